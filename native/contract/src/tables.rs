@@ -1,0 +1,237 @@
+//! Generated from proto/tables.json by proto/generate.ts. Do not edit.
+
+pub mod product {
+    pub const NAME: &str = "Trackbed";
+    pub const LABEL_PREFIX: &str = "trackbed.dev";
+    pub const METRIC_PREFIX: &str = "trackbed";
+    pub const API_GROUP: &str = "trackbed.dev";
+    pub const CONTROL_PLANE_NAMESPACE: &str = "trackbed-system";
+    pub const CONTRACT_VERSION: u32 = 1;
+}
+
+pub mod ports {
+    /// captured outbound TCP
+    pub const OUTBOUND: u16 = 15_001;
+    /// captured inbound TCP that did not come by HBONE
+    pub const INBOUND_PLAIN: u16 = 15_006;
+    /// HBONE: HTTP/2 CONNECT in mutual TLS
+    pub const HBONE: u16 = 15_008;
+    /// captured DNS, UDP and TCP
+    pub const DNS: u16 = 15_053;
+    /// xDS, certificates and node reports, gRPC over TLS
+    pub const CONTROL: u16 = 15_012;
+    /// the engine's Prometheus text
+    pub const ENGINE_METRICS: u16 = 15_020;
+    /// the daemon's /healthz/ready and /metrics
+    pub const DAEMON_HEALTH: u16 = 15_021;
+    /// control's /healthz/ready and /metrics
+    pub const CONTROL_HEALTH: u16 = 15_014;
+}
+
+pub mod marks {
+    /// 0x539: sockets of the engine, never captured
+    pub const ENGINE: u32 = 1_337;
+    /// 0x111: connections whose replies must come back to the engine
+    pub const REPLY: u32 = 273;
+    /// 0xfff: the bits of a mark that are ours
+    pub const MASK: u32 = 4_095;
+    /// routing table that delivers marked packets to loopback
+    pub const ROUTE_TABLE: u32 = 100;
+    /// preference of the routing rule that selects it
+    pub const RULE_PREFERENCE: u32 = 32_764;
+}
+
+pub mod addresses {
+    /// source of kubelet probes
+    pub const PROBE_V4: &str = "169.254.7.127";
+    /// source of kubelet probes
+    pub const PROBE_V6: &str = "fd16:9254:7127:1337:ffff:ffff:ffff:ffff";
+    /// destination of the capture proof, never routed
+    pub const PROOF_V4: &str = "169.254.7.126";
+    /// destination of the capture proof, never routed
+    pub const PROOF_V6: &str = "fd16:9254:7127:1337:ffff:ffff:ffff:fffe";
+    /// port of the capture proof
+    pub const PROOF_PORT: u16 = 15_021;
+}
+
+pub mod paths {
+    /// root-only directory that daemon and engine share; --run overrides it
+    pub const RUN: &str = "/run/trackbed";
+    /// gRPC, proto/engine.proto; the daemon listens
+    pub const DIRECTOR_SOCKET: &str = "director.sock";
+    /// SOCK_SEQPACKET with descriptors; the engine listens
+    pub const NETNS_SOCKET: &str = "netns.sock";
+    /// HTTP for the CLI; the daemon listens
+    pub const ADMIN_SOCKET: &str = "admin.sock";
+    /// what the daemon last applied
+    pub const SNAPSHOT: &str = "snapshot.json";
+}
+
+pub mod labels {
+    /// enabled | disabled; the pod beats the namespace
+    pub const MESH: &str = "trackbed.dev/mesh";
+}
+
+pub mod annotations {
+    /// directory mode: path of the network namespace that stands in for the pod
+    pub const NETNS: &str = "trackbed.dev/netns";
+    /// comma list of ports never captured on the way out
+    pub const EXCLUDE_OUTBOUND_PORTS: &str = "trackbed.dev/exclude-outbound-ports";
+    /// comma list of CIDRs never captured on the way out
+    pub const EXCLUDE_OUTBOUND_CIDRS: &str = "trackbed.dev/exclude-outbound-cidrs";
+    /// comma list of ports never captured on the way in
+    pub const EXCLUDE_INBOUND_PORTS: &str = "trackbed.dev/exclude-inbound-ports";
+    /// comma list of CIDRs never captured on the way in
+    pub const EXCLUDE_INBOUND_CIDRS: &str = "trackbed.dev/exclude-inbound-cidrs";
+    /// outbound: capture only what the pod sends
+    pub const CAPTURE: &str = "trackbed.dev/capture";
+    /// enabled | disabled, default enabled
+    pub const DNS_CAPTURE: &str = "trackbed.dev/dns-capture";
+}
+
+pub mod bounds {
+    /// longest wait of a connection for workload, identity and policy
+    pub const HOLD_MILLISECONDS: u32 = 5_000;
+    /// longest wait for an application or peer to accept
+    pub const CONNECT_MILLISECONDS: u32 = 10_000;
+    /// longest TLS handshake plus HTTP/2 preface
+    pub const HANDSHAKE_MILLISECONDS: u32 = 5_000;
+    /// default time live connections keep after a pod left the mesh
+    pub const DRAIN_MILLISECONDS: u32 = 600_000;
+    /// largest packet on netns.sock
+    pub const NETNS_HANDOVER_BYTES: u32 = 1_024;
+    /// longest :authority: 253 of a name, brackets, port and margin
+    pub const AUTHORITY_BYTES: u32 = 320;
+    /// flow records waiting for the director; the oldest is dropped and counted
+    pub const FLOW_QUEUE: u32 = 4_096;
+    /// largest gRPC message that any of our services accepts
+    pub const GRPC_MESSAGE_BYTES: u32 = 4_194_304;
+}
+
+pub mod errors {
+    /// the pod's network namespace no longer exists or was replaced; nothing if the pod was just deleted; otherwise check the pod's netns path
+    pub const CAPTURE_NETNS_GONE: &str = "E_CAPTURE_NETNS_GONE";
+    /// nft or ip refused the rules; read the cause; check that nft is installed and the kernel has nf_tables
+    pub const CAPTURE_RULES_FAILED: &str = "E_CAPTURE_RULES_FAILED";
+    /// the rules read back are not the rules applied; something else edits the namespace: trackbed explain pod/NAME shows the difference
+    pub const CAPTURE_RULES_DIFFER: &str = "E_CAPTURE_RULES_DIFFER";
+    /// the pod carries another mesh's rules, annotation or sidecar; take the pod out of the other mesh first, or label it trackbed.dev/mesh=disabled
+    pub const CAPTURE_FOREIGN_MESH: &str = "E_CAPTURE_FOREIGN_MESH";
+    /// hostNetwork pods are never enrolled; label the pod trackbed.dev/mesh=disabled to silence this
+    pub const CAPTURE_HOST_NETWORK: &str = "E_CAPTURE_HOST_NETWORK";
+    /// a probe connection did not reach the engine's listener; compare the namespace's rules: trackbed explain pod/NAME
+    pub const CAPTURE_PROOF_FAILED: &str = "E_CAPTURE_PROOF_FAILED";
+    /// a listener could not be bound inside the pod's namespace; see which process of the pod holds one of the ports 15001, 15006, 15008, 15053
+    pub const CAPTURE_LISTEN_FAILED: &str = "E_CAPTURE_LISTEN_FAILED";
+    /// no engine is connected to the daemon; look at the engine's log; captured pods refuse traffic until it is back
+    pub const ENGINE_AWAY: &str = "E_ENGINE_AWAY";
+    /// a network namespace hand-over was malformed or its sender is not trusted; only the node's daemon may write to netns.sock
+    pub const HANDOVER_REFUSED: &str = "E_HANDOVER_REFUSED";
+    /// daemon and engine do not speak the same contract version; upgrade the older one
+    pub const CONTRACT_VERSION: &str = "E_CONTRACT_VERSION";
+    /// no workload is known for the local pod yet; check that control knows the pod: trackbed explain pod/NAME
+    pub const WORKLOAD_UNKNOWN: &str = "E_WORKLOAD_UNKNOWN";
+    /// no valid certificate for the pod's identity; check the certificate authority: trackbed status
+    pub const IDENTITY_MISSING: &str = "E_IDENTITY_MISSING";
+    /// the certificate authority refused to sign; the pod must be live on the calling node with that service account
+    pub const IDENTITY_REFUSED: &str = "E_IDENTITY_REFUSED";
+    /// a SPIFFE identity is not spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT; the peer's certificate must hold exactly one such URI SAN
+    pub const IDENTITY_MALFORMED: &str = "E_IDENTITY_MALFORMED";
+    /// the peer proved another identity than the one expected; an address may have moved to another pod; if it persists, treat it as an attack
+    pub const IDENTITY_MISMATCH: &str = "E_IDENTITY_MISMATCH";
+    /// an AuthorizationPolicy denied the connection; the flow names policy and rule
+    pub const POLICY_DENIED: &str = "E_POLICY_DENIED";
+    /// ALLOW policies exist for the destination and none matches; add a rule for this source, or see trackbed flows for its identity
+    pub const POLICY_NO_ALLOW: &str = "E_POLICY_NO_ALLOW";
+    /// plaintext to a workload whose PeerAuthentication is STRICT; enrol the client, or set the port to PERMISSIVE
+    pub const POLICY_STRICT: &str = "E_POLICY_STRICT";
+    /// the workload names a policy that is not known; refused until it is; wait for control, or correct the policy that was rejected
+    pub const POLICY_UNKNOWN: &str = "E_POLICY_UNKNOWN";
+    /// a policy could not be compiled in full and denies what it selects; correct the field named in the reason
+    pub const POLICY_INVALID: &str = "E_POLICY_INVALID";
+    /// the destination is not one this pod may be asked for; CONNECT must name the pod's own address and an application port
+    pub const DESTINATION_REFUSED: &str = "E_DESTINATION_REFUSED";
+    /// the destination is one of the mesh's own ports; applications must not use ports 15001, 15006, 15008, 15053
+    pub const DESTINATION_OWN_PORT: &str = "E_DESTINATION_OWN_PORT";
+    /// the service has no healthy endpoint for this port; check the service's selector and its pods
+    pub const SERVICE_NO_ENDPOINT: &str = "E_SERVICE_NO_ENDPOINT";
+    /// the service does not have this port; compare the port with the Service
+    pub const SERVICE_NO_PORT: &str = "E_SERVICE_NO_PORT";
+    /// no TCP connection to the peer's HBONE port; check that NetworkPolicies admit port 15008 and that the peer's engine runs
+    pub const TUNNEL_UNREACHABLE: &str = "E_TUNNEL_UNREACHABLE";
+    /// the TLS handshake or the HTTP/2 preface failed; compare roots and clocks of the two nodes
+    pub const TUNNEL_HANDSHAKE: &str = "E_TUNNEL_HANDSHAKE";
+    /// the peer answered CONNECT with another status than 200; the status says why: 400 request, 401 policy, 503 application
+    pub const TUNNEL_PEER_REFUSED: &str = "E_TUNNEL_PEER_REFUSED";
+    /// the tunnel ended under a live connection; look at the peer's engine
+    pub const TUNNEL_LOST: &str = "E_TUNNEL_LOST";
+    /// the application refused the connection; check that it listens on this port
+    pub const UPSTREAM_REFUSED: &str = "E_UPSTREAM_REFUSED";
+    /// the application did not accept in time; check the application's accept queue
+    pub const UPSTREAM_TIMEOUT: &str = "E_UPSTREAM_TIMEOUT";
+    /// a bound of the engine was reached; the reason names the bound
+    pub const ENGINE_LIMIT: &str = "E_ENGINE_LIMIT";
+    /// the DNS server that the pod asked did not answer; check the server in the pod's resolv.conf
+    pub const DNS_UPSTREAM: &str = "E_DNS_UPSTREAM";
+    /// a document is not valid and is not in force; correct the file, line and field named
+    pub const SOURCE_INVALID: &str = "E_SOURCE_INVALID";
+    /// a document uses a field this version cannot enforce; remove the field or use a version that supports it
+    pub const SOURCE_UNSUPPORTED: &str = "E_SOURCE_UNSUPPORTED";
+    /// control cannot be reached; the last known state stays in force; check control and the network to it
+    pub const CONTROL_AWAY: &str = "E_CONTROL_AWAY";
+    /// control does not accept this node's token; compare the node's token file with control's
+    pub const CONTROL_UNAUTHENTICATED: &str = "E_CONTROL_UNAUTHENTICATED";
+    /// the snapshot on disk is damaged or from a newer version and was not used; it is replaced as soon as control answers
+    pub const SNAPSHOT_INVALID: &str = "E_SNAPSHOT_INVALID";
+    /// the command line is wrong; see --help
+    pub const USAGE: &str = "E_USAGE";
+}
+
+pub mod metrics {
+    /// connections opened
+    pub const ISTIO_TCP_CONNECTIONS_OPENED_TOTAL: &str = "istio_tcp_connections_opened_total";
+    /// connections closed
+    pub const ISTIO_TCP_CONNECTIONS_CLOSED_TOTAL: &str = "istio_tcp_connections_closed_total";
+    /// connections denied or failed
+    pub const ISTIO_TCP_CONNECTIONS_FAILED_TOTAL: &str = "istio_tcp_connections_failed_total";
+    /// payload bytes from server to client (istio#32399), for both reporters
+    pub const ISTIO_TCP_SENT_BYTES_TOTAL: &str = "istio_tcp_sent_bytes_total";
+    /// payload bytes from client to server, for both reporters
+    pub const ISTIO_TCP_RECEIVED_BYTES_TOTAL: &str = "istio_tcp_received_bytes_total";
+    /// enrolled pods of the node by phase
+    pub const TRACKBED_PODS: &str = "trackbed_pods";
+    /// enrolled pods whose capture is not proven
+    pub const TRACKBED_PODS_UNPROVEN: &str = "trackbed_pods_unproven";
+    /// rule changes that were not ours, by pod
+    pub const TRACKBED_DRIFT_TOTAL: &str = "trackbed_drift_total";
+    /// rule repairs, by result
+    pub const TRACKBED_REPAIRS_TOTAL: &str = "trackbed_repairs_total";
+    /// flow records dropped because a queue was full
+    pub const TRACKBED_FLOWS_DROPPED_TOTAL: &str = "trackbed_flows_dropped_total";
+    /// certificates signed
+    pub const TRACKBED_CERTIFICATES_ISSUED_TOTAL: &str = "trackbed_certificates_issued_total";
+    /// certificate requests refused, by code
+    pub const TRACKBED_CERTIFICATES_REFUSED_TOTAL: &str = "trackbed_certificates_refused_total";
+    /// seconds until a certificate ends, by kind: root, issuer, workload
+    pub const TRACKBED_CERTIFICATE_EXPIRY_SECONDS: &str = "trackbed_certificate_expiry_seconds";
+    /// documents read, by kind and result
+    pub const TRACKBED_DOCUMENTS: &str = "trackbed_documents";
+    /// time from a change to its xDS resources
+    pub const TRACKBED_COMPILE_SECONDS: &str = "trackbed_compile_seconds";
+    /// connected daemons
+    pub const TRACKBED_XDS_STREAMS: &str = "trackbed_xds_streams";
+    /// xDS responses sent, by type
+    pub const TRACKBED_XDS_PUSHES_TOTAL: &str = "trackbed_xds_pushes_total";
+    /// xDS responses that a daemon refused, by type
+    pub const TRACKBED_XDS_NACKS_TOTAL: &str = "trackbed_xds_nacks_total";
+    /// generation the engine acknowledged
+    pub const TRACKBED_STATE_GENERATION: &str = "trackbed_state_generation";
+    /// worker processes that the keeper had to replace
+    pub const TRACKBED_ENGINE_RESTARTS_TOTAL: &str = "trackbed_engine_restarts_total";
+    /// open HBONE connections, by role
+    pub const TRACKBED_TUNNELS: &str = "trackbed_tunnels";
+    /// captured connections that are open
+    pub const TRACKBED_CONNECTIONS: &str = "trackbed_connections";
+    /// captured DNS queries, by outcome
+    pub const TRACKBED_DNS_REQUESTS_TOTAL: &str = "trackbed_dns_requests_total";
+}

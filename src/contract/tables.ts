@@ -1,0 +1,368 @@
+// Generated from proto/tables.json by proto/generate.ts. Do not edit.
+
+export const product = {
+  name: "Trackbed",
+  labelPrefix: "trackbed.dev",
+  metricPrefix: "trackbed",
+  apiGroup: "trackbed.dev",
+  controlPlaneNamespace: "trackbed-system",
+  contractVersion: 1,
+} as const;
+
+export const ports = {
+  /** captured outbound TCP (pod) */
+  outbound: 15001,
+  /** captured inbound TCP that did not come by HBONE (pod) */
+  inboundPlain: 15006,
+  /** HBONE: HTTP/2 CONNECT in mutual TLS (pod) */
+  hbone: 15008,
+  /** captured DNS, UDP and TCP (pod) */
+  dns: 15053,
+  /** xDS, certificates and node reports, gRPC over TLS (control) */
+  control: 15012,
+  /** the engine's Prometheus text (node loopback) */
+  engineMetrics: 15020,
+  /** the daemon's /healthz/ready and /metrics (node loopback) */
+  daemonHealth: 15021,
+  /** control's /healthz/ready and /metrics (control loopback) */
+  controlHealth: 15014,
+} as const;
+
+export const marks = {
+  /** 0x539: sockets of the engine, never captured */
+  engine: 1337,
+  /** 0x111: connections whose replies must come back to the engine */
+  reply: 273,
+  /** 0xfff: the bits of a mark that are ours */
+  mask: 4095,
+  /** routing table that delivers marked packets to loopback */
+  routeTable: 100,
+  /** preference of the routing rule that selects it */
+  rulePreference: 32764,
+} as const;
+
+export const addresses = {
+  /** source of kubelet probes */
+  probeV4: "169.254.7.127",
+  /** source of kubelet probes */
+  probeV6: "fd16:9254:7127:1337:ffff:ffff:ffff:ffff",
+  /** destination of the capture proof, never routed */
+  proofV4: "169.254.7.126",
+  /** destination of the capture proof, never routed */
+  proofV6: "fd16:9254:7127:1337:ffff:ffff:ffff:fffe",
+  /** port of the capture proof */
+  proofPort: 15021,
+} as const;
+
+export const paths = {
+  /** root-only directory that daemon and engine share; --run overrides it */
+  run: "/run/trackbed",
+  /** gRPC, proto/engine.proto; the daemon listens */
+  directorSocket: "director.sock",
+  /** SOCK_SEQPACKET with descriptors; the engine listens */
+  netnsSocket: "netns.sock",
+  /** HTTP for the CLI; the daemon listens */
+  adminSocket: "admin.sock",
+  /** what the daemon last applied */
+  snapshot: "snapshot.json",
+} as const;
+
+export const labels = {
+  /** enabled | disabled; the pod beats the namespace (Namespace, Pod) */
+  mesh: "trackbed.dev/mesh",
+} as const;
+
+export const annotations = {
+  /** directory mode: path of the network namespace that stands in for the pod (Pod) */
+  netns: "trackbed.dev/netns",
+  /** comma list of ports never captured on the way out (Pod) */
+  excludeOutboundPorts: "trackbed.dev/exclude-outbound-ports",
+  /** comma list of CIDRs never captured on the way out (Pod) */
+  excludeOutboundCidrs: "trackbed.dev/exclude-outbound-cidrs",
+  /** comma list of ports never captured on the way in (Pod) */
+  excludeInboundPorts: "trackbed.dev/exclude-inbound-ports",
+  /** comma list of CIDRs never captured on the way in (Pod) */
+  excludeInboundCidrs: "trackbed.dev/exclude-inbound-cidrs",
+  /** outbound: capture only what the pod sends (Pod) */
+  capture: "trackbed.dev/capture",
+  /** enabled | disabled, default enabled (Namespace, Pod) */
+  dnsCapture: "trackbed.dev/dns-capture",
+} as const;
+
+export const bounds = {
+  /** longest wait of a connection for workload, identity and policy */
+  holdMilliseconds: 5000,
+  /** longest wait for an application or peer to accept */
+  connectMilliseconds: 10000,
+  /** longest TLS handshake plus HTTP/2 preface */
+  handshakeMilliseconds: 5000,
+  /** default time live connections keep after a pod left the mesh */
+  drainMilliseconds: 600000,
+  /** largest packet on netns.sock */
+  netnsHandoverBytes: 1024,
+  /** longest :authority: 253 of a name, brackets, port and margin */
+  authorityBytes: 320,
+  /** flow records waiting for the director; the oldest is dropped and counted */
+  flowQueue: 4096,
+  /** largest gRPC message that any of our services accepts */
+  grpcMessageBytes: 4194304,
+} as const;
+
+export const errors = {
+  E_CAPTURE_NETNS_GONE: {
+    side: "self",
+    retryable: "yes",
+    help: "the pod's network namespace no longer exists or was replaced",
+    next: "nothing if the pod was just deleted; otherwise check the pod's netns path",
+  },
+  E_CAPTURE_RULES_FAILED: {
+    side: "self",
+    retryable: "yes",
+    help: "nft or ip refused the rules",
+    next: "read the cause; check that nft is installed and the kernel has nf_tables",
+  },
+  E_CAPTURE_RULES_DIFFER: {
+    side: "self",
+    retryable: "yes",
+    help: "the rules read back are not the rules applied",
+    next: "something else edits the namespace: trackbed explain pod/NAME shows the difference",
+  },
+  E_CAPTURE_FOREIGN_MESH: {
+    side: "control",
+    retryable: "no",
+    help: "the pod carries another mesh's rules, annotation or sidecar",
+    next: "take the pod out of the other mesh first, or label it trackbed.dev/mesh=disabled",
+  },
+  E_CAPTURE_HOST_NETWORK: {
+    side: "control",
+    retryable: "no",
+    help: "hostNetwork pods are never enrolled",
+    next: "label the pod trackbed.dev/mesh=disabled to silence this",
+  },
+  E_CAPTURE_PROOF_FAILED: {
+    side: "self",
+    retryable: "yes",
+    help: "a probe connection did not reach the engine's listener",
+    next: "compare the namespace's rules: trackbed explain pod/NAME",
+  },
+  E_CAPTURE_LISTEN_FAILED: {
+    side: "self",
+    retryable: "yes",
+    help: "a listener could not be bound inside the pod's namespace",
+    next: "see which process of the pod holds one of the ports 15001, 15006, 15008, 15053",
+  },
+  E_ENGINE_AWAY: {
+    side: "self",
+    retryable: "yes",
+    help: "no engine is connected to the daemon",
+    next: "look at the engine's log; captured pods refuse traffic until it is back",
+  },
+  E_HANDOVER_REFUSED: {
+    side: "self",
+    retryable: "no",
+    help: "a network namespace hand-over was malformed or its sender is not trusted",
+    next: "only the node's daemon may write to netns.sock",
+  },
+  E_CONTRACT_VERSION: {
+    side: "self",
+    retryable: "no",
+    help: "daemon and engine do not speak the same contract version",
+    next: "upgrade the older one",
+  },
+  E_WORKLOAD_UNKNOWN: {
+    side: "control",
+    retryable: "fresh",
+    help: "no workload is known for the local pod yet",
+    next: "check that control knows the pod: trackbed explain pod/NAME",
+  },
+  E_IDENTITY_MISSING: {
+    side: "control",
+    retryable: "fresh",
+    help: "no valid certificate for the pod's identity",
+    next: "check the certificate authority: trackbed status",
+  },
+  E_IDENTITY_REFUSED: {
+    side: "control",
+    retryable: "yes",
+    help: "the certificate authority refused to sign",
+    next: "the pod must be live on the calling node with that service account",
+  },
+  E_IDENTITY_MALFORMED: {
+    side: "peer",
+    retryable: "no",
+    help: "a SPIFFE identity is not spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT",
+    next: "the peer's certificate must hold exactly one such URI SAN",
+  },
+  E_IDENTITY_MISMATCH: {
+    side: "peer",
+    retryable: "no",
+    help: "the peer proved another identity than the one expected",
+    next: "an address may have moved to another pod; if it persists, treat it as an attack",
+  },
+  E_POLICY_DENIED: {
+    side: "control",
+    retryable: "no",
+    help: "an AuthorizationPolicy denied the connection",
+    next: "the flow names policy and rule",
+  },
+  E_POLICY_NO_ALLOW: {
+    side: "control",
+    retryable: "no",
+    help: "ALLOW policies exist for the destination and none matches",
+    next: "add a rule for this source, or see trackbed flows for its identity",
+  },
+  E_POLICY_STRICT: {
+    side: "client",
+    retryable: "no",
+    help: "plaintext to a workload whose PeerAuthentication is STRICT",
+    next: "enrol the client, or set the port to PERMISSIVE",
+  },
+  E_POLICY_UNKNOWN: {
+    side: "control",
+    retryable: "fresh",
+    help: "the workload names a policy that is not known; refused until it is",
+    next: "wait for control, or correct the policy that was rejected",
+  },
+  E_POLICY_INVALID: {
+    side: "control",
+    retryable: "no",
+    help: "a policy could not be compiled in full and denies what it selects",
+    next: "correct the field named in the reason",
+  },
+  E_DESTINATION_REFUSED: {
+    side: "client",
+    retryable: "no",
+    help: "the destination is not one this pod may be asked for",
+    next: "CONNECT must name the pod's own address and an application port",
+  },
+  E_DESTINATION_OWN_PORT: {
+    side: "client",
+    retryable: "no",
+    help: "the destination is one of the mesh's own ports",
+    next: "applications must not use ports 15001, 15006, 15008, 15053",
+  },
+  E_SERVICE_NO_ENDPOINT: {
+    side: "server",
+    retryable: "yes",
+    help: "the service has no healthy endpoint for this port",
+    next: "check the service's selector and its pods",
+  },
+  E_SERVICE_NO_PORT: {
+    side: "client",
+    retryable: "no",
+    help: "the service does not have this port",
+    next: "compare the port with the Service",
+  },
+  E_TUNNEL_UNREACHABLE: {
+    side: "peer",
+    retryable: "yes",
+    help: "no TCP connection to the peer's HBONE port",
+    next: "check that NetworkPolicies admit port 15008 and that the peer's engine runs",
+  },
+  E_TUNNEL_HANDSHAKE: {
+    side: "peer",
+    retryable: "yes",
+    help: "the TLS handshake or the HTTP/2 preface failed",
+    next: "compare roots and clocks of the two nodes",
+  },
+  E_TUNNEL_PEER_REFUSED: {
+    side: "peer",
+    retryable: "fresh",
+    help: "the peer answered CONNECT with another status than 200",
+    next: "the status says why: 400 request, 401 policy, 503 application",
+  },
+  E_TUNNEL_LOST: {
+    side: "peer",
+    retryable: "fresh",
+    help: "the tunnel ended under a live connection",
+    next: "look at the peer's engine",
+  },
+  E_UPSTREAM_REFUSED: {
+    side: "server",
+    retryable: "yes",
+    help: "the application refused the connection",
+    next: "check that it listens on this port",
+  },
+  E_UPSTREAM_TIMEOUT: {
+    side: "server",
+    retryable: "yes",
+    help: "the application did not accept in time",
+    next: "check the application's accept queue",
+  },
+  E_ENGINE_LIMIT: {
+    side: "self",
+    retryable: "yes",
+    help: "a bound of the engine was reached",
+    next: "the reason names the bound",
+  },
+  E_DNS_UPSTREAM: {
+    side: "server",
+    retryable: "yes",
+    help: "the DNS server that the pod asked did not answer",
+    next: "check the server in the pod's resolv.conf",
+  },
+  E_SOURCE_INVALID: {
+    side: "control",
+    retryable: "no",
+    help: "a document is not valid and is not in force",
+    next: "correct the file, line and field named",
+  },
+  E_SOURCE_UNSUPPORTED: {
+    side: "control",
+    retryable: "no",
+    help: "a document uses a field this version cannot enforce",
+    next: "remove the field or use a version that supports it",
+  },
+  E_CONTROL_AWAY: {
+    side: "control",
+    retryable: "yes",
+    help: "control cannot be reached; the last known state stays in force",
+    next: "check control and the network to it",
+  },
+  E_CONTROL_UNAUTHENTICATED: {
+    side: "self",
+    retryable: "no",
+    help: "control does not accept this node's token",
+    next: "compare the node's token file with control's",
+  },
+  E_SNAPSHOT_INVALID: {
+    side: "self",
+    retryable: "no",
+    help: "the snapshot on disk is damaged or from a newer version and was not used",
+    next: "it is replaced as soon as control answers",
+  },
+  E_USAGE: {
+    side: "client",
+    retryable: "no",
+    help: "the command line is wrong",
+    next: "see --help",
+  },
+} as const;
+
+export type ErrorCode = keyof typeof errors;
+
+export const metrics = {
+  istio_tcp_connections_opened_total: { type: "counter", help: "connections opened" },
+  istio_tcp_connections_closed_total: { type: "counter", help: "connections closed" },
+  istio_tcp_connections_failed_total: { type: "counter", help: "connections denied or failed" },
+  istio_tcp_sent_bytes_total: { type: "counter", help: "payload bytes from server to client (istio#32399), for both reporters" },
+  istio_tcp_received_bytes_total: { type: "counter", help: "payload bytes from client to server, for both reporters" },
+  trackbed_pods: { type: "gauge", help: "enrolled pods of the node by phase" },
+  trackbed_pods_unproven: { type: "gauge", help: "enrolled pods whose capture is not proven" },
+  trackbed_drift_total: { type: "counter", help: "rule changes that were not ours, by pod" },
+  trackbed_repairs_total: { type: "counter", help: "rule repairs, by result" },
+  trackbed_flows_dropped_total: { type: "counter", help: "flow records dropped because a queue was full" },
+  trackbed_certificates_issued_total: { type: "counter", help: "certificates signed" },
+  trackbed_certificates_refused_total: { type: "counter", help: "certificate requests refused, by code" },
+  trackbed_certificate_expiry_seconds: { type: "gauge", help: "seconds until a certificate ends, by kind: root, issuer, workload" },
+  trackbed_documents: { type: "gauge", help: "documents read, by kind and result" },
+  trackbed_compile_seconds: { type: "histogram", help: "time from a change to its xDS resources" },
+  trackbed_xds_streams: { type: "gauge", help: "connected daemons" },
+  trackbed_xds_pushes_total: { type: "counter", help: "xDS responses sent, by type" },
+  trackbed_xds_nacks_total: { type: "counter", help: "xDS responses that a daemon refused, by type" },
+  trackbed_state_generation: { type: "gauge", help: "generation the engine acknowledged" },
+  trackbed_engine_restarts_total: { type: "counter", help: "worker processes that the keeper had to replace" },
+  trackbed_tunnels: { type: "gauge", help: "open HBONE connections, by role" },
+  trackbed_connections: { type: "gauge", help: "captured connections that are open" },
+  trackbed_dns_requests_total: { type: "counter", help: "captured DNS queries, by outcome" },
+} as const;

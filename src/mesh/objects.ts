@@ -1,0 +1,117 @@
+// The Kubernetes objects that the mesh reads, projected to the fields it needs. Every source (directory, later the API server) produces
+// exactly these, so nothing behind a source knows which one it was.
+export type ObjectMeta = {
+  readonly name: string;
+  /** Empty for objects without a namespace (Namespace, Node). */
+  readonly namespace: string;
+  readonly uid: string;
+  readonly labels: Readonly<Record<string, string>>;
+  readonly annotations: Readonly<Record<string, string>>;
+  /** RFC 3339, empty when the source does not know it; the oldest object wins ties. */
+  readonly creationTimestamp: string;
+};
+
+export type Namespace = { readonly kind: "Namespace"; readonly metadata: ObjectMeta };
+
+export type Node = {
+  readonly kind: "Node";
+  readonly metadata: ObjectMeta;
+  /** status.addresses of type InternalIP. */
+  readonly addresses: readonly string[];
+  readonly podCIDRs: readonly string[];
+};
+
+export type PodPhase = "Pending" | "Running" | "Succeeded" | "Failed" | "Unknown";
+
+export type ContainerPort = { readonly name: string; readonly port: number };
+
+export type Pod = {
+  readonly kind: "Pod";
+  readonly metadata: ObjectMeta;
+  readonly nodeName: string;
+  readonly serviceAccountName: string;
+  readonly hostNetwork: boolean;
+  readonly phase: PodPhase;
+  readonly ready: boolean;
+  readonly podIPs: readonly string[];
+  readonly ports: readonly ContainerPort[];
+  /** TCP ports that a liveness, readiness or startup probe uses. */
+  readonly probePorts: readonly number[];
+  readonly dnsSearch: readonly string[];
+  /** First ownerReference with controller = true, when there is one. */
+  readonly owner: { readonly kind: string; readonly name: string } | null;
+};
+
+export type ServicePort = {
+  readonly name: string;
+  readonly port: number;
+  /** A number, or the name of a container port. */
+  readonly targetPort: number | string;
+  readonly protocol: "TCP" | "UDP" | "SCTP";
+  readonly appProtocol: string;
+};
+
+export type Service = {
+  readonly kind: "Service";
+  readonly metadata: ObjectMeta;
+  readonly type: "ClusterIP" | "NodePort" | "LoadBalancer" | "ExternalName";
+  /** Empty = headless. */
+  readonly clusterIPs: readonly string[];
+  readonly selector: Readonly<Record<string, string>>;
+  readonly ports: readonly ServicePort[];
+  readonly trafficDistribution: string;
+  readonly publishNotReadyAddresses: boolean;
+};
+
+export type Source = {
+  readonly principals: readonly string[];
+  readonly notPrincipals: readonly string[];
+  readonly namespaces: readonly string[];
+  readonly notNamespaces: readonly string[];
+  readonly serviceAccounts: readonly string[];
+  readonly notServiceAccounts: readonly string[];
+  readonly ipBlocks: readonly string[];
+  readonly notIpBlocks: readonly string[];
+};
+
+export type Operation = { readonly ports: readonly string[]; readonly notPorts: readonly string[] };
+
+export type Condition = { readonly key: string; readonly values: readonly string[]; readonly notValues: readonly string[] };
+
+export type PolicyRule = { readonly from: readonly Source[]; readonly to: readonly Operation[]; readonly when: readonly Condition[] };
+
+export type AuthorizationPolicy = {
+  readonly kind: "AuthorizationPolicy";
+  readonly metadata: ObjectMeta;
+  readonly action: "ALLOW" | "DENY";
+  /** Empty = every pod of the namespace, or of the mesh when the namespace is the root namespace. */
+  readonly selector: Readonly<Record<string, string>>;
+  readonly rules: readonly PolicyRule[];
+  /**
+   * Paths of fields that L4 cannot enforce, for example "spec.rules[0].to[0].operation.methods". A DENY with any of them denies its whole
+   * target; an ALLOW loses the rules that hold them (both fail closed).
+   */
+  readonly unenforceable: readonly string[];
+  readonly dryRun: boolean;
+};
+
+export type MutualTlsMode = "UNSET" | "DISABLE" | "PERMISSIVE" | "STRICT";
+
+export type PeerAuthentication = {
+  readonly kind: "PeerAuthentication";
+  readonly metadata: ObjectMeta;
+  readonly selector: Readonly<Record<string, string>>;
+  readonly mode: MutualTlsMode;
+  readonly portModes: Readonly<Record<number, MutualTlsMode>>;
+};
+
+export type MeshObject = Namespace | Node | Pod | Service | AuthorizationPolicy | PeerAuthentication;
+
+export type Kind = MeshObject["kind"];
+
+export type ObjectOf<K extends Kind> = Extract<MeshObject, { kind: K }>;
+
+/** "kind/namespace/name": unique over everything a source holds. */
+export type ObjectKey = `${Kind}/${string}/${string}`;
+
+export const keyOf = (object: MeshObject): ObjectKey => `${object.kind}/${object.metadata.namespace}/${object.metadata.name}`;
