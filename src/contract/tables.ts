@@ -325,6 +325,30 @@ export const errors = {
     help: "control does not accept this node's token",
     next: "compare the node's token file with control's",
   },
+  E_IDENTITY_RATE_LIMITED: {
+    side: "client",
+    retryable: "yes",
+    help: "this node asked for more certificates in a minute than control signs for one node",
+    next: "nothing: the engine asks again; if it persists, see which of the node's pods ask and why",
+  },
+  E_AUTHORITY_INVALID: {
+    side: "self",
+    retryable: "no",
+    help: "the stored root or issuer cannot be used and is never replaced silently",
+    next: "restore the files in control's state directory, or move all of them away to start a new trust root",
+  },
+  E_CONTROL_LISTEN_FAILED: {
+    side: "self",
+    retryable: "yes",
+    help: "control could not bind an address",
+    next: "see which process holds the port, and that the address belongs to this host",
+  },
+  E_DISCOVERY_PROTOCOL: {
+    side: "peer",
+    retryable: "fresh",
+    help: "the other end of a discovery stream broke its protocol",
+    next: "compare the versions of control and daemon",
+  },
   E_SNAPSHOT_INVALID: {
     side: "self",
     retryable: "no",

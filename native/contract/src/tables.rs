@@ -181,6 +181,14 @@ pub mod errors {
     pub const CONTROL_AWAY: &str = "E_CONTROL_AWAY";
     /// control does not accept this node's token; compare the node's token file with control's
     pub const CONTROL_UNAUTHENTICATED: &str = "E_CONTROL_UNAUTHENTICATED";
+    /// this node asked for more certificates in a minute than control signs for one node; nothing: the engine asks again; if it persists, see which of the node's pods ask and why
+    pub const IDENTITY_RATE_LIMITED: &str = "E_IDENTITY_RATE_LIMITED";
+    /// the stored root or issuer cannot be used and is never replaced silently; restore the files in control's state directory, or move all of them away to start a new trust root
+    pub const AUTHORITY_INVALID: &str = "E_AUTHORITY_INVALID";
+    /// control could not bind an address; see which process holds the port, and that the address belongs to this host
+    pub const CONTROL_LISTEN_FAILED: &str = "E_CONTROL_LISTEN_FAILED";
+    /// the other end of a discovery stream broke its protocol; compare the versions of control and daemon
+    pub const DISCOVERY_PROTOCOL: &str = "E_DISCOVERY_PROTOCOL";
     /// the snapshot on disk is damaged or from a newer version and was not used; it is replaced as soon as control answers
     pub const SNAPSHOT_INVALID: &str = "E_SNAPSHOT_INVALID";
     /// the command line is wrong; see --help
