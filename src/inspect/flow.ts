@@ -1,0 +1,133 @@
+// Flow records as people and scripts read them: the engine's binary Flow and Event projected to plain JSON, and back to one line of text.
+import { type CloseBy, Direction, type Event, type Flow, type FlowEnd, FlowPhase, Path, Verdict } from "#contract/gen/engine_pb.ts";
+import { formatAddress } from "#inspect/address.ts";
+
+export type FlowEndpoint = {
+  readonly address: string;
+  readonly port: number;
+  readonly workload: string | null;
+  readonly namespace: string | null;
+  /** SPIFFE URI, only when proven. */
+  readonly identity: string | null;
+  readonly node: string | null;
+};
+
+export type FlowRecord = {
+  /** Unique per engine instance; the opened and the closed record of one connection share it. */
+  readonly id: string;
+  readonly phase: "opened" | "closed";
+  readonly direction: "outbound" | "inbound";
+  readonly path: "relay" | "tunnel" | "plain" | null;
+  readonly verdict: "allowed" | "denied" | "failed";
+  /** "namespace/name" and rule index of the policy that decided. */
+  readonly policy: string | null;
+  readonly rule: number | null;
+  readonly code: string | null;
+  readonly reason: string | null;
+  /** RFC 3339 with milliseconds. */
+  readonly start: string;
+  readonly source: FlowEndpoint;
+  readonly destination: FlowEndpoint;
+  readonly service: string | null;
+  readonly bytesSent: number;
+  readonly bytesReceived: number;
+  readonly connectMicroseconds: number;
+  readonly handshakeMicroseconds: number;
+  readonly firstByteMicroseconds: number;
+  readonly durationMicroseconds: number;
+  readonly tls: { readonly version: string; readonly cipher: string; readonly group: string; readonly peerSerial: string } | null;
+  readonly closedBy: "client" | "server" | "engine" | null;
+  readonly reset: boolean;
+  readonly podUid: string;
+};
+
+export type EngineEvent = {
+  readonly time: string;
+  readonly level: string;
+  readonly code: string | null;
+  readonly podUid: string | null;
+  readonly message: string;
+};
+
+/** One line of GET /v1/flows (application/x-ndjson). `sequence` grows by one per record of this daemon; `dropped` says how many are missing here. */
+export type FlowLine =
+  | { readonly type: "flow"; readonly sequence: number; readonly flow: FlowRecord }
+  | { readonly type: "event"; readonly sequence: number; readonly event: EngineEvent }
+  | { readonly type: "dropped"; readonly count: number };
+
+const none = (text: string): string | null => (text === "" ? null : text);
+
+/** Nanoseconds since 1970 as RFC 3339 with milliseconds. */
+const time = (nanoseconds: bigint): string => new Date(Number(nanoseconds / 1_000_000n)).toISOString();
+
+const directions = { [Direction.UNSPECIFIED]: null, [Direction.OUTBOUND]: "outbound", [Direction.INBOUND]: "inbound" } as const;
+const flowPaths = { [Path.UNSPECIFIED]: null, [Path.RELAY]: "relay", [Path.TUNNEL]: "tunnel", [Path.PLAIN]: "plain" } as const;
+const verdicts = {
+  [Verdict.UNSPECIFIED]: null,
+  [Verdict.ALLOWED]: "allowed",
+  [Verdict.DENIED]: "denied",
+  [Verdict.FAILED]: "failed",
+} as const;
+const phases = { [FlowPhase.UNSPECIFIED]: null, [FlowPhase.OPENED]: "opened", [FlowPhase.CLOSED]: "closed" } as const;
+const closers: readonly FlowRecord["closedBy"][] = [null, "client", "server", "engine"];
+
+const closerOf = (by: CloseBy): FlowRecord["closedBy"] => closers[by] ?? null;
+
+function endpoint(end: FlowEnd | undefined): FlowEndpoint {
+  return {
+    address: end === undefined ? "" : formatAddress(end.address),
+    port: end?.port ?? 0,
+    workload: none(end?.workload ?? ""),
+    namespace: none(end?.namespace ?? ""),
+    identity: none(end?.identity ?? ""),
+    node: none(end?.node ?? ""),
+  };
+}
+
+/** The record, or which field makes it one that no engine may send. */
+export function projectFlow(flow: Flow): FlowRecord | { readonly fault: string } {
+  const phase = phases[flow.phase as keyof typeof phases];
+  const direction = directions[flow.direction as keyof typeof directions];
+  const verdict = verdicts[flow.verdict as keyof typeof verdicts];
+  const path = flowPaths[flow.path as keyof typeof flowPaths];
+  if (!phase) return { fault: `phase ${flow.phase}` };
+  if (!direction) return { fault: `direction ${flow.direction}` };
+  if (!verdict) return { fault: `verdict ${flow.verdict}` };
+  if (path === undefined) return { fault: `path ${flow.path}` };
+  return {
+    id: flow.id.toString(),
+    phase,
+    direction,
+    path,
+    verdict,
+    policy: none(flow.policy),
+    rule: flow.policy === "" ? null : flow.rule,
+    code: none(flow.code),
+    reason: none(flow.reason),
+    start: time(flow.start),
+    source: endpoint(flow.source),
+    destination: endpoint(flow.destination),
+    service: none(flow.service),
+    bytesSent: Number(flow.bytesSent),
+    bytesReceived: Number(flow.bytesReceived),
+    connectMicroseconds: Number(flow.connectMicroseconds),
+    handshakeMicroseconds: Number(flow.handshakeMicroseconds),
+    firstByteMicroseconds: Number(flow.firstByteMicroseconds),
+    durationMicroseconds: Number(flow.durationMicroseconds),
+    tls:
+      flow.tlsVersion === ""
+        ? null
+        : { version: flow.tlsVersion, cipher: flow.tlsCipher, group: flow.tlsGroup, peerSerial: flow.peerSerial },
+    closedBy: closerOf(flow.closedBy),
+    reset: flow.reset,
+    podUid: flow.podUid,
+  };
+}
+
+export const projectEvent = (event: Event): EngineEvent => ({
+  time: time(event.time),
+  level: event.level,
+  code: none(event.code),
+  podUid: none(event.podUid),
+  message: event.message,
+});
