@@ -1,11 +1,13 @@
 // The Kubernetes objects that the mesh reads, projected to the fields it needs. Every source (directory, later the API server) produces
 // exactly these, so nothing behind a source knows which one it was.
+export type Labels = Readonly<Record<string, string>>;
+
 export type ObjectMeta = {
   readonly name: string;
   /** Empty for objects without a namespace (Namespace, Node). */
   readonly namespace: string;
   readonly uid: string;
-  readonly labels: Readonly<Record<string, string>>;
+  readonly labels: Labels;
   readonly annotations: Readonly<Record<string, string>>;
   /** RFC 3339, empty when the source does not know it; the oldest object wins ties. */
   readonly creationTimestamp: string;
@@ -57,7 +59,7 @@ export type Service = {
   readonly type: "ClusterIP" | "NodePort" | "LoadBalancer" | "ExternalName";
   /** Empty = headless. */
   readonly clusterIPs: readonly string[];
-  readonly selector: Readonly<Record<string, string>>;
+  readonly selector: Labels;
   readonly ports: readonly ServicePort[];
   readonly trafficDistribution: string;
   readonly publishNotReadyAddresses: boolean;
@@ -85,7 +87,7 @@ export type AuthorizationPolicy = {
   readonly metadata: ObjectMeta;
   readonly action: "ALLOW" | "DENY";
   /** Empty = every pod of the namespace, or of the mesh when the namespace is the root namespace. */
-  readonly selector: Readonly<Record<string, string>>;
+  readonly selector: Labels;
   readonly rules: readonly PolicyRule[];
   /**
    * Paths of fields that L4 cannot enforce, for example "spec.rules[0].to[0].operation.methods". A DENY with any of them denies its whole
@@ -100,7 +102,7 @@ export type MutualTlsMode = "UNSET" | "DISABLE" | "PERMISSIVE" | "STRICT";
 export type PeerAuthentication = {
   readonly kind: "PeerAuthentication";
   readonly metadata: ObjectMeta;
-  readonly selector: Readonly<Record<string, string>>;
+  readonly selector: Labels;
   readonly mode: MutualTlsMode;
   readonly portModes: Readonly<Record<number, MutualTlsMode>>;
 };

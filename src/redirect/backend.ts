@@ -1,0 +1,49 @@
+// The seam between what shall be captured and how a kernel is told: nftables now, another backend behind the same four verbs later.
+import type { Plan } from "./plan.ts";
+
+/** Path of an open namespace: "/proc/self/fd/N" of this process, /run/netns/NAME, or any path that leads to one. */
+export type NetnsPath = string;
+
+/** Something in the namespace that is not ours and stands before our rules or belongs to another mesh. */
+export type Foreign = {
+  /** mesh: never touch this pod. nat, mark, legacy: may take packets before our rules do. */
+  readonly kind: "mesh" | "nat" | "mark" | "legacy";
+  /** "table ip nat, chain ISTIO_OUTPUT" */
+  readonly where: string;
+  readonly reason: string;
+};
+
+/** A namespace as read back, already compared with nothing: see `compare`. */
+export type Reading = {
+  /** Our table in normal form, null when there is none. */
+  readonly table: TableForm | null;
+  readonly routing: RoutingForm;
+  /** False where IPv6 is switched off or absent: routing for it is neither possible nor needed. */
+  readonly ipv6: boolean;
+  readonly foreign: readonly Foreign[];
+};
+
+/** Sorted lines, each one set, chain or rule with its place; counters and handles left out. */
+export type TableForm = readonly string[];
+
+/** The rules and routes that bring marked packets home, as counted in the namespace. */
+export type RoutingForm = { readonly rule4: number; readonly rule6: number; readonly route4: number; readonly route6: number };
+
+export type Comparison = {
+  /** holder: what stays after un-enrolment. different: our table by name, not by content. */
+  readonly rules: "none" | "equal" | "different" | "holder";
+  /** Exactly one rule and one route per address family that the namespace has. */
+  readonly routing: boolean;
+  /** What is missing ("-") and what is too much ("+"), for people; bounded. */
+  readonly differences: readonly string[];
+};
+
+export type Backend = {
+  /** Routing where it is missing, then the whole table in one transaction. May be repeated at any time. */
+  apply(netns: NetnsPath, plan: Plan): Promise<void>;
+  /** Replaces the table by the one that keeps captured connections alive and captures nothing new. */
+  holder(netns: NetnsPath): Promise<void>;
+  /** Table first, then routing. Only without captured connections: they would go on in clear. */
+  remove(netns: NetnsPath): Promise<void>;
+  read(netns: NetnsPath): Promise<Reading>;
+};
