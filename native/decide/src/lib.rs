@@ -1,1 +1,26 @@
-//! 
+//! Everything that decides, pure: the mesh as one immutable snapshot, and where a connection goes, on which path, and whether it may.
+#![forbid(unsafe_code)]
+#![allow(dead_code, clippy::needless_pass_by_value)] // until the bodies are written
+
+mod authority;
+mod decode;
+mod explain;
+mod inbound;
+mod local;
+mod names;
+mod outbound;
+mod refusal;
+mod resource;
+mod settings;
+mod world;
+
+pub use authority::{Authority, AuthorityError, Host};
+pub use explain::{Explanation, explain_inbound};
+pub use inbound::{Admitted, inbound_plain, inbound_tunnel, recheck_inbound, relay_inbound};
+pub use local::{Local, LocalPod};
+pub use names::Answer;
+pub use outbound::{Chooser, Outbound, Plain, Relay, Tunnel, outbound, recheck_outbound};
+pub use refusal::{Refusal, Status};
+pub use resource::{Protocol, Service, Workload};
+pub use settings::{Settings, SettingsError};
+pub use world::World;

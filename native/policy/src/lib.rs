@@ -1,1 +1,10 @@
-//! 
+//! The one L4 authorization evaluator: policies compiled strictly from the wire, and the verdict over a connection.
+#![forbid(unsafe_code)]
+
+mod evaluate;
+mod parse;
+mod policy;
+
+pub use evaluate::{Candidate, Considered, Decision, Effect, Evaluation, PolicyRef, Refused, evaluate, explain};
+pub use parse::{PolicyError, Problem};
+pub use policy::{Action, Connection, Policy, Rejected, Scope};

@@ -1,0 +1,1 @@
+//! Wire messages into workloads and services.
