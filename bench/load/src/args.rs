@@ -14,7 +14,7 @@ serve        answers every mode; the first byte of a connection says which (b, e
 bulk         sends --bytes over each of --streams connections (1; 1 GB) and waits for the count that arrived
 round-trips  100-byte echoes in a closed loop on --connections (1) for --seconds (3)
 connects     connect, 64-byte echo, close, by --at-once threads (1) for --seconds (3)
-idle         opens --connections (1000), one echo each, prints a line, holds them until standard input ends
+idle         opens --connections (1000), one echo each; each line on standard input asks for one more and prints how many live
 
 Every socket of this program uses cubic and TCP_NODELAY.";
 

@@ -14,6 +14,9 @@ const BULK_BUFFER: usize = 256 * 1024;
 /// One latency bucket resolves 0.1 % up to a minute.
 const LONGEST_NANOS: u64 = 60_000_000_000;
 
+/// A held connection that does not answer for this long counts as dead.
+const SILENCE: Duration = Duration::from_secs(5);
+
 /// Figures of one run. p50, p99 and max in microseconds, 0 for bulk, which has no round trips.
 #[derive(Debug, Serialize)]
 pub(crate) struct Figures {
@@ -124,22 +127,23 @@ pub(crate) fn connects(to: SocketAddr, at_once: usize, seconds: u64) -> io::Resu
     collect(threads, 128)
 }
 
-/// Opens and holds connections; the runner reads the proxies' memory meanwhile and then closes standard input.
+/// Opens and holds connections and prints how many are open; each line on standard input asks for one echo on every one of them, and the
+/// answer says how many still live. Ends with standard input.
 pub(crate) fn idle(to: SocketAddr, connections: usize) -> io::Result<()> {
     let mut held = Vec::with_capacity(connections);
     for _ in 0..connections {
         let mut stream = open(to, socket::ECHO)?;
+        stream.set_read_timeout(Some(SILENCE))?;
         exchange::<100>(&mut stream)?;
         held.push(stream);
     }
     println!("{{\"open\":{}}}", held.len());
-    let mut line = String::new();
-    io::stdin().lock().read_line(&mut line)?;
-    let alive = held
-        .iter_mut()
-        .filter_map(|stream| exchange::<100>(stream).ok())
-        .count();
-    println!("{{\"alive\":{alive}}}");
+    for line in io::stdin().lock().lines() {
+        line?;
+        // A dead connection stays dead: what failed once is dropped and never counted again.
+        held.retain_mut(|stream| exchange::<100>(stream).is_ok());
+        println!("{{\"alive\":{}}}", held.len());
+    }
     Ok(())
 }
 
