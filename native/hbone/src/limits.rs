@@ -34,7 +34,7 @@ pub const CONNECT_ANSWER: Duration = Duration::from_millis(bounds::CONNECT_MILLI
 /// A client that finished its handshake has something to ask: without a CONNECT by then it only holds memory.
 pub const FIRST_CONNECT: Duration = Duration::from_secs(30);
 /// A tunnel without a stream for this long is closed by the client.
-pub const IDLE: Duration = Duration::from_secs(300);
+pub const IDLE: Duration = Duration::from_mins(5);
 
 /// The bounds that an engine may set otherwise; everything else is fixed.
 #[derive(Debug, Clone, Copy)]
