@@ -1,0 +1,106 @@
+// What control offers: the newest version of every resource, encoded once for all streams, and a notice of each change.
+import { create, toBinary } from "@bufbuild/protobuf";
+import { BinaryWriter } from "@bufbuild/protobuf/wire";
+import { ResourceSchema } from "#contract/gen/envoy/discovery_pb.ts";
+import { RESOURCE_TYPES, type TypeUrl, type XdsResource } from "./resource.ts";
+
+/** A resource as it stands in a response: length and bytes of its envoy Resource message, shared by every stream. */
+export type Encoded = { readonly resource: XdsResource; readonly wire: Uint8Array };
+
+export type StoreChange = {
+  readonly typeUrl: TypeUrl;
+  /** Whether a name is new, has a new version, or is gone. */
+  readonly changes: ReadonlyMap<string, "added" | "changed" | "removed">;
+  /** Every alias that the changed resources have or had. */
+  readonly aliases: ReadonlySet<string>;
+};
+
+export type ResourceStore = {
+  /** Applies one batch and notifies once. Resources whose version is already there change nothing. Returns how many names changed. */
+  update(typeUrl: TypeUrl, upsert: Iterable<XdsResource>, remove: Iterable<string>): number;
+  get(typeUrl: TypeUrl, name: string): Encoded | undefined;
+  names(typeUrl: TypeUrl): Iterable<string>;
+  size(typeUrl: TypeUrl): number;
+  /** Names of the resources that are called so or have that alias. */
+  resolve(typeUrl: TypeUrl, nameOrAlias: string): readonly string[];
+  /** Counts batches that changed something. */
+  revision(): number;
+  watch(listener: (change: StoreChange) => void): () => void;
+};
+
+type Table = { readonly resources: Map<string, Encoded>; readonly byAlias: Map<string, Set<string>> };
+
+export function createStore(): ResourceStore {
+  const tables = new Map<TypeUrl, Table>();
+  const listeners = new Set<(change: StoreChange) => void>();
+  let revision = 0;
+
+  function tableOf(typeUrl: TypeUrl): Table {
+    const table = tables.get(typeUrl) ?? { resources: new Map(), byAlias: new Map() };
+    tables.set(typeUrl, table);
+    return table;
+  }
+  for (const typeUrl of RESOURCE_TYPES) tableOf(typeUrl);
+
+  function update(typeUrl: TypeUrl, upsert: Iterable<XdsResource>, remove: Iterable<string>): number {
+    const table = tableOf(typeUrl);
+    const changes = new Map<string, "added" | "changed" | "removed">();
+    const aliases = new Set<string>();
+    for (const name of remove) {
+      if (drop(table, name, aliases)) changes.set(name, "removed");
+    }
+    for (const resource of upsert) {
+      if (table.resources.get(resource.name)?.resource.version === resource.version) continue;
+      const known = drop(table, resource.name, aliases) || changes.get(resource.name) === "removed";
+      put(table, typeUrl, resource, aliases);
+      changes.set(resource.name, known ? "changed" : "added");
+    }
+    if (changes.size === 0) return 0;
+    revision++;
+    for (const listener of listeners) listener({ typeUrl, changes, aliases });
+    return changes.size;
+  }
+
+  return {
+    update,
+    get: (typeUrl, name) => tableOf(typeUrl).resources.get(name),
+    names: (typeUrl) => tableOf(typeUrl).resources.keys(),
+    size: (typeUrl) => tableOf(typeUrl).resources.size,
+    resolve: (typeUrl, nameOrAlias) => {
+      const { resources, byAlias } = tableOf(typeUrl);
+      const aliased = byAlias.get(nameOrAlias) ?? [];
+      return resources.has(nameOrAlias) ? [...new Set([nameOrAlias, ...aliased])] : [...aliased];
+    },
+    revision: () => revision,
+    watch: (listener) => {
+      listeners.add(listener);
+      return () => listeners.delete(listener);
+    },
+  };
+}
+
+function drop({ resources, byAlias }: Table, name: string, aliases: Set<string>): boolean {
+  const old = resources.get(name);
+  if (old === undefined) return false;
+  for (const alias of old.resource.aliases) {
+    aliases.add(alias);
+    const holders = byAlias.get(alias);
+    holders?.delete(name);
+    if (holders?.size === 0) byAlias.delete(alias);
+  }
+  return resources.delete(name);
+}
+
+function put({ resources, byAlias }: Table, typeUrl: TypeUrl, resource: XdsResource, aliases: Set<string>): void {
+  resources.set(resource.name, { resource, wire: encode(typeUrl, resource) });
+  for (const alias of resource.aliases) {
+    aliases.add(alias);
+    const holders = byAlias.get(alias) ?? new Set();
+    byAlias.set(alias, holders.add(resource.name));
+  }
+}
+
+function encode(typeUrl: TypeUrl, { name, version, aliases, body }: XdsResource): Uint8Array {
+  const message = create(ResourceSchema, { name, version, aliases: [...aliases], resource: { typeUrl, value: body } });
+  return new BinaryWriter().bytes(toBinary(ResourceSchema, message)).finish();
+}
