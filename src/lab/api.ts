@@ -1,5 +1,6 @@
 // What a lab gives to tests, benches and the demo: a mesh of nodes and pods made of network namespaces on this machine.
 import type { ChildProcess } from "node:child_process";
+import type { NodeStatus } from "#inspect/status.ts";
 
 export type Output = {
   readonly code: number | null;
@@ -33,6 +34,8 @@ export type PodPlace = Place & {
   readonly node: string;
   /** Dual stack, in the order of status.podIPs. */
   readonly ips: readonly string[];
+  /** The process that holds the pod's namespaces. */
+  readonly pause: number;
   /** Processes of the containers that the lab started, in document order. */
   readonly pids: readonly number[];
 };
@@ -43,7 +46,7 @@ export type Role = "launcher" | "daemon" | "engine" | "worker";
 export type NodePlace = Place & {
   readonly ips: readonly string[];
   /** The --run directory of its daemon and engine: director.sock, netns.sock, admin.sock, snapshot.json. */
-  readonly run: string;
+  readonly runDirectory: string;
   /** Live processes of the role, read from /proc at each call. */
   pidsOf(role: Role): readonly number[];
   /** Signals every live process of the role; rejects when there is none. Returns the process ids that were signalled. */
@@ -90,6 +93,12 @@ export type Lab = {
   stopNode(name: string): Promise<void>;
   /** Everything: control, then every node; resolves when each pod that its labels enrol is ready. */
   startMesh(): Promise<void>;
+  /** Resolves when each pod that its labels enrol is ready on every node. */
+  ready(deadlineMs?: number): Promise<void>;
+  /** What the daemon of a node says now. */
+  status(node: string): Promise<NodeStatus>;
+  /** Signals the upstream DNS server: SIGSTOP is a server that does not answer. */
+  signalDns(signal: NodeJS.Signals): void;
   /** tcpdump of everything on the wire between the nodes, at this node's end of it. */
   captureWire(node: string, filter?: string): Promise<Capture>;
   /** tcpdump inside a pod's namespace, loopback included. */

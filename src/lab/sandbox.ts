@@ -15,14 +15,17 @@ const FORWARDED: readonly NodeJS.Signals[] = ["SIGINT", "SIGTERM", "SIGHUP", "SI
 const INIT =
   'mount -t tmpfs -o mode=0755 tmpfs /run && mkdir -p /run/netns /run/trackbed-lab && chmod 0700 /run/trackbed-lab && "$@"; exit $?';
 
-/** Whether this process is inside a sandbox, by the mark and by what the kernel says: init must be ours. */
-export function insideSandbox(): boolean {
-  return process.env[MARK] === "1" && readFileSync("/proc/1/cmdline", "latin1").split("\0")[3] === INIT_NAME;
+/** Whether a sandbox was made for this very process: its parent is init, and init is ours. */
+export function inOwnSandbox(): boolean {
+  return process.ppid === 1 && process.env[MARK] === "1" && readFileSync("/proc/1/cmdline", "latin1").split("\0")[3] === INIT_NAME;
 }
 
-/** Returns inside the sandbox only. Outside, runs this same command in a new one, passes signals on and ends with its exit code. */
+/**
+ * Returns inside a sandbox that is this process's own. Outside, runs this same command in a new one, passes signals on and ends with its exit
+ * code. Sandboxes nest: a test file that calls this inside the test runner's sandbox gets one more, so that labs never meet.
+ */
 export async function enterSandbox(): Promise<void> {
-  if (insideSandbox()) return holdLifeline();
+  if (inOwnSandbox()) return holdLifeline();
   const user = process.getuid?.() === 0 ? [] : ["--user", "--map-root-user"];
   const namespaces = ["--net", "--mount", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc", ...user];
   const command = [process.execPath, ...process.execArgv, ...process.argv.slice(1)];
@@ -45,7 +48,6 @@ export async function enterSandbox(): Promise<void> {
 }
 
 function holdLifeline(): void {
-  if (process.ppid !== 1) return; // a descendant: the process that init started holds it for all
   const lifeline = new Socket({ fd: LIFELINE, readable: true, writable: false });
   const end = (): never => process.exit(129); // init ends with us and the kernel kills the rest
   lifeline.setEncoding("latin1");

@@ -1,0 +1,107 @@
+// The steps that make a lab: namespaces, links and routes, then pods, then the stand-ins for kube-proxy and the cluster's DNS.
+import type { ChildProcess } from "node:child_process";
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+import type { LabOptions, Place, PodPlace } from "./api.ts";
+import type { Documents, LabNode, LabPod } from "./documents.ts";
+import { layout } from "./mesh.ts";
+import {
+  type Batch,
+  netnsName,
+  nodeBatch,
+  nodeSysctls,
+  podBatches,
+  podSysctls,
+  UNDERLAY,
+  underlayAddresses,
+  underlayBatch,
+} from "./network.ts";
+import type { Children } from "./place.ts";
+import { furnishPod, startContainers } from "./pods.ts";
+import { hostsFile, kubeProxyRules, resolvConf } from "./service.ts";
+import { until } from "./until.ts";
+
+const CLUSTER_DOMAIN = "cluster.local";
+const DNS_DEADLINE_MS = 5000;
+
+/** What startLab builds step by step. */
+export type Build = {
+  readonly options: LabOptions;
+  readonly mesh: string;
+  readonly directory: string;
+  readonly children: Children;
+  readonly underlay: Place;
+  documents: Documents;
+  readonly pods: Map<string, PodPlace>;
+  readonly external: Readonly<Record<string, readonly string[]>>;
+  links: number;
+  dns: ChildProcess | undefined;
+};
+
+export async function buildNetwork({ documents, underlay }: Build): Promise<void> {
+  const { nodes } = documents;
+  await addNamespaces(
+    underlay,
+    nodes.map(({ name }) => name),
+    nodeSysctls,
+  );
+  await underlay.run(["sysctl", "-qw", ...nodeSysctls]);
+  await apply(underlay, underlayBatch(documents));
+  await Promise.all(nodes.map((node) => apply(underlay, nodeBatch(node, documents))));
+}
+
+async function addNamespaces(underlay: Place, names: readonly string[], sysctls: readonly string[]): Promise<void> {
+  for (const name of names) await underlay.run(["ip", "netns", "add", name]); // one at a time: they share the set-up of /run/netns
+  await Promise.all(names.map((name) => underlay.run(["nsenter", `--net=/run/netns/${name}`, "sysctl", "-qw", ...sysctls])));
+}
+
+async function apply(underlay: Place, { netns, lines }: Batch): Promise<void> {
+  const where = netns === null ? [] : ["-n", netns];
+  await underlay.run(["ip", ...where, "-batch", "-"], { input: `${lines.join("\n")}\n` });
+}
+
+export async function addPods(build: Build, pods: readonly LabPod[]): Promise<void> {
+  const { underlay, documents, directory, mesh, children, options } = build;
+  await addNamespaces(
+    underlay,
+    pods.map(({ netns }) => netnsName(netns)),
+    podSysctls,
+  );
+  const links = new Map(pods.map((pod) => [pod, `pod${build.links++}`]));
+  for (const node of documents.nodes) await linkPods(underlay, node, pods, links);
+  await Promise.all(
+    pods.map(async (pod) => {
+      if (!documents.nodes.some(({ name }) => name === pod.node)) throw new Error(`pod ${pod.namespace}/${pod.name}: no Node ${pod.node}`);
+      const servers = underlayAddresses(documents.nodes);
+      const place = await furnishPod(pod, directory, mesh, resolvConf(pod.namespace, CLUSTER_DOMAIN, servers), children);
+      build.pods.set(place.name, options.containers === false ? place : await startContainers(pod, place, directory, mesh, children));
+    }),
+  );
+}
+
+async function linkPods(underlay: Place, node: LabNode, pods: readonly LabPod[], links: ReadonlyMap<LabPod, string>): Promise<void> {
+  const batches = pods.filter((pod) => pod.node === node.name).map((pod) => podBatches(pod, node, links.get(pod) ?? ""));
+  if (batches.length === 0) return;
+  await apply(underlay, { netns: node.name, lines: batches.flatMap(([onNode]) => onNode.lines) });
+  await Promise.all(batches.map(([, inPod]) => apply(underlay, inPod)));
+}
+
+export async function applyServices({ documents, underlay, directory, external }: Build): Promise<void> {
+  writeFileSync(join(directory, "hosts"), hostsFile(documents, CLUSTER_DOMAIN, external));
+  const input = kubeProxyRules(documents);
+  await Promise.all(documents.nodes.map(({ name }) => underlay.run(["nsenter", `--net=/run/netns/${name}`, "nft", "-f", "-"], { input })));
+}
+
+export async function startDns(
+  { children, directory, underlay, external, documents }: Build,
+  ips: readonly string[],
+): Promise<ChildProcess> {
+  writeFileSync(join(directory, "hosts"), hostsFile(documents, CLUSTER_DOMAIN, external));
+  const listen = ips.map((ip) => `--listen-address=${ip}`);
+  const local = ["--no-resolv", "--no-hosts", `--addn-hosts=${directory}/hosts`, `--local=/${CLUSTER_DOMAIN}/`, "--local-ttl=5"];
+  const quiet = ["--conf-file=/dev/null", "--keep-in-foreground", "--log-facility=-", "--user=root", "--pid-file="];
+  const command = ["dnsmasq", ...quiet, "--bind-interfaces", `--interface=${UNDERLAY}`, "--except-interface=lo", ...listen, ...local];
+  const child = children.start(command, { log: layout(directory).log("dns") });
+  await until("dnsmasq answers", async () => (await underlay.run(["ss", "-Hlun", "sport", "=", ":53"])).includes(":53"), DNS_DEADLINE_MS);
+  return child;
+}
