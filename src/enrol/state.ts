@@ -31,6 +31,19 @@ export type EngineFacts = {
   readonly fault: Fault | null;
 };
 
+/** What is known of the pod inside the engine. */
+export type EngineView = {
+  readonly connected: boolean;
+  /** The namespace whose descriptor the engine has for the pod: handed over just now, or named by the engine itself. */
+  readonly holds: NamespaceIdentity | null;
+  /** AddPod with today's fields was sent on this stream for `holds`. */
+  readonly added: boolean;
+  /** Milliseconds of the RemovePod that was sent on this stream and not yet answered by PodGone. */
+  readonly draining: number | null;
+  /** Null when the engine has not said anything about the pod in `holds`. */
+  readonly facts: EngineFacts | null;
+};
+
 export type Observed = {
   /** The namespace that the pod's path leads to now; "unknown" before it was read, null when there is none. */
   readonly namespace: NamespaceIdentity | "unknown" | null;
@@ -41,17 +54,7 @@ export type Observed = {
   readonly foreign: string | null;
   /** The namespace that we captured last; a promise to keep also while the engine is away. */
   readonly captured: NamespaceIdentity | null;
-  readonly engine: {
-    readonly connected: boolean;
-    /** The namespace whose descriptor this engine instance holds for the pod, or was just given. */
-    readonly holds: NamespaceIdentity | null;
-    /** AddPod with today's fields was sent on this stream for `holds`. */
-    readonly added: boolean;
-    /** RemovePod was sent and PodGone has not come. */
-    readonly draining: boolean;
-    /** Null when the engine has not said anything about the pod in `holds`. */
-    readonly facts: EngineFacts | null;
-  };
+  readonly engine: EngineView;
   /** Result of the capture proof for these rules and this engine. */
   readonly proof: "none" | "proven" | Fault;
 };
@@ -63,7 +66,7 @@ export const unobserved: Observed = {
   routing: false,
   foreign: null,
   captured: null,
-  engine: { connected: false, holds: null, added: false, draining: false, facts: null },
+  engine: { connected: false, holds: null, added: false, draining: null, facts: null },
   proof: "none",
 };
 
@@ -74,7 +77,7 @@ export type Step =
   /** Give the engine the namespace's descriptor. */
   | { readonly do: "handOver" }
   | { readonly do: "addPod" }
-  /** The engine will say something by itself. */
+  /** The engine will say something by itself. `fault` is why the pod is not as desired meanwhile. */
   | { readonly do: "waitEngine"; readonly fault: Fault | null }
   /** Routing, then the whole table in one transaction. */
   | { readonly do: "applyRules" }
