@@ -62,7 +62,7 @@ export type Capture = {
 export type LabOptions = {
   /** Directory of YAML documents: Nodes, Pods and Services are the truth about what is built. */
   readonly mesh: string;
-  /** trackbed-engine to run; default $TRACKBED_ENGINE, then native/target/release, then native/target/debug. */
+  /** trackbed-engine to run; found as src/engine/binary.ts says when not given. */
   readonly engine?: string;
   /** Start the programs of the pods' containers (default true). */
   readonly containers?: boolean;

@@ -3,12 +3,13 @@ import type { ChildProcess } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { paths, ports } from "#contract/tables.ts";
+import { findBinary } from "#engine/binary.ts";
 import type { NodeStatus } from "#inspect/status.ts";
 import type { Capture, ExecOptions, Lab, LabOptions, NodePlace, Output, Place, PodPlace, Role } from "./api.ts";
 import { addPods, applyServices, type Build, buildNetwork, startDns } from "./build.ts";
 import { startCapture } from "./capture.ts";
 import { type LabNode, readDocuments } from "./documents.ts";
-import { controlCommand, findEngine, get, launcherCommand, layout, pidsOf } from "./mesh.ts";
+import { controlCommand, get, launcherCommand, layout, pidsOf } from "./mesh.ts";
 import { netnsName, UNDERLAY, UPLINK, underlayAddresses } from "./network.ts";
 import { type Children, end, newChildren, newPlace } from "./place.ts";
 import { inOwnSandbox } from "./sandbox.ts";
@@ -89,7 +90,7 @@ function assemble(build: Build, ips: readonly string[]): Lab {
     },
     async startNode(name) {
       const place = node(name);
-      const engine = findEngine(options.engine);
+      const engine = options.engine ?? findBinary("trackbed-engine");
       const command = launcherCommand(name, mesh, directory, ips[0] ?? "", engine);
       const child = children.start(["nsenter", `--net=${place.netns}`, "--", ...command], { log: files.log(name) });
       launchers.set(name, child);

@@ -1,5 +1,5 @@
 // The mesh's own processes in a lab: control in the underlay, a launcher with daemon and engine on each node.
-import { existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync } from "node:fs";
 import { request } from "node:http";
 import { join } from "node:path";
 import { ports } from "#contract/tables.ts";
@@ -35,14 +35,6 @@ export function launcherCommand(node: string, mesh: string, directory: string, c
   const main = join(root, "src/engine/main.ts");
   const where = ["--node", node, "--mesh", mesh, "--run", run(node), "--engine", engine];
   return [process.execPath, main, ...where, "--control", controlUrl(controlIp), "--root", rootCertificate, "--token", token(node)];
-}
-
-/** The engine to run: as told, then $TRACKBED_ENGINE, then what cargo built, release first. */
-export function findEngine(told = process.env["TRACKBED_ENGINE"]): string {
-  const built = ["release", "debug"].map((profile) => join(root, "native/target", profile, "trackbed-engine"));
-  const found = (told === undefined ? built : [told]).find((path) => existsSync(path));
-  if (found === undefined) throw new Error(`no engine at ${told ?? built.join(" or ")}: build it with "make engine"`);
-  return found;
 }
 
 type Process = { readonly pid: number; readonly parent: number; readonly argv: readonly string[] };

@@ -1,0 +1,26 @@
+// Runs every TypeScript test inside one sandbox, so that whatever a test makes is gone with it, and ends with the runner's exit code.
+// Arguments are files to run instead of all.
+import { spawn } from "node:child_process";
+import { globSync } from "node:fs";
+import { resolve } from "node:path";
+import { enterSandbox } from "../src/lab/sandbox.ts";
+
+// Two files at a time fit two cores; labs with debug engines are the heaviest and wait on conditions, not on time.
+const CONCURRENCY = 2;
+const PATTERNS = ["src/**/*.test.ts", "test/**/*.test.ts", "bench/**/*.test.ts", "proto/**/*.test.ts"];
+
+process.chdir(resolve(import.meta.dirname, ".."));
+await enterSandbox();
+const wanted = process.argv.slice(2);
+const files = wanted.length > 0 ? wanted : globSync(PATTERNS).sort();
+if (files.length === 0) throw new Error(`no test file matches ${PATTERNS.join(", ")}`);
+const runner = spawn(process.execPath, ["--test", `--test-concurrency=${CONCURRENCY}`, ...files], { stdio: "inherit" });
+for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => runner.kill(signal));
+runner.once("error", (error) => {
+  console.error(`cannot start the test runner: ${error.message}`);
+  process.exitCode = 1;
+});
+runner.once("exit", (code, signal) => {
+  process.exitCode = code ?? 1;
+  if (signal !== null) console.error(`the test runner was ended by ${signal}`);
+});
