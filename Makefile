@@ -63,6 +63,7 @@ check: $(STAMPS)/npm $(STAMPS)/cargo-deny ## types, lint, format, clippy, licenc
 	$(call say,clippy)
 	$(CARGO) clippy $(WORKSPACE) --workspace --all-targets -- -D warnings
 	$(call say,licences and bans)
+	$(CARGO) fetch $(WORKSPACE)
 	cargo deny --manifest-path native/Cargo.toml --offline check licenses bans sources
 	$(call say,generated files)
 	$(MAKE) generate
