@@ -4,10 +4,10 @@ import type { Capture, Place } from "./api.ts";
 import { end } from "./place.ts";
 import { until } from "./until.ts";
 
-// Packets reach the file as they come (-U), whole (-s 0), and the ring holds a burst of a local bulk transfer.
-const TCPDUMP = ["tcpdump", "-n", "-U", "-s", "0", "-B", "16384", "-Z", "root"];
-// tcpdump reads the ring in batches: what was on the wire before stop() is in the file after this grace.
+// Packets reach the file as they come (-U, immediate mode), whole (-s 0), and the ring holds a burst of a local bulk transfer.
+const TCPDUMP = ["tcpdump", "-n", "-U", "--immediate-mode", "-s", "0", "-B", "16384", "-Z", "root"];
 const GRACE_MS = 2000;
+const STATISTICS = /(\d+) packets? captured, (\d+) packets? received by filter/g;
 
 export async function startCapture(place: Place, device: string, file: string, filter = ""): Promise<Capture> {
   const child = place.spawn([...TCPDUMP, "-i", device, "-w", file, ...(filter === "" ? [] : [filter])]);
@@ -21,9 +21,28 @@ export async function startCapture(place: Place, device: string, file: string, f
     5000,
     () => told,
   );
+  /** tcpdump prints these on SIGUSR1. */
+  const statistics = async (): Promise<{ captured: number; received: number }> => {
+    const asked = told.length;
+    child.kill("SIGUSR1");
+    const [, captured, received] = await until(
+      "statistics of tcpdump",
+      () => [...told.slice(asked).matchAll(STATISTICS)].at(-1),
+      GRACE_MS,
+      () => told,
+    );
+    return { captured: Number(captured), received: Number(received) };
+  };
   return {
     file,
     async stop() {
+      const { received } = await statistics(); // what was on the wire until now has to be in the file
+      await until(
+        "every packet is in the file",
+        async () => (await statistics()).captured >= received,
+        GRACE_MS,
+        () => told,
+      );
       const closed = once(child, "close");
       await end(child, "SIGINT", GRACE_MS);
       await closed;
