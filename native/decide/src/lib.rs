@@ -1,11 +1,12 @@
 //! Everything that decides, pure: the mesh as one immutable snapshot, and where a connection goes, on which path, and whether it may.
 #![forbid(unsafe_code)]
-#![allow(dead_code, clippy::needless_pass_by_value)] // until the bodies are written
 
 mod authority;
 mod decode;
+mod endpoint;
 mod explain;
 mod inbound;
+mod index;
 mod local;
 mod names;
 mod outbound;
@@ -21,6 +22,6 @@ pub use local::{Local, LocalPod};
 pub use names::Answer;
 pub use outbound::{Chooser, Outbound, Plain, Relay, Tunnel, outbound, recheck_outbound};
 pub use refusal::{Refusal, Status};
-pub use resource::{Protocol, Service, Workload};
-pub use settings::{Settings, SettingsError};
+pub use resource::{Protocol, Service, Waypoint, WaypointTarget, Workload};
+pub use settings::{Settings, SettingsError, is_own_port};
 pub use world::World;

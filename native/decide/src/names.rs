@@ -1,8 +1,9 @@
-//! Names of the mesh for DNS: exact host names, as one client namespace may see them.
+//! Names of the mesh: exact host names and virtual addresses, as the clients of one namespace may see them.
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::resource::Service;
+use crate::refusal::Refusal;
+use crate::resource::{Service, Workload};
 use crate::world::World;
 
 /// A name of the mesh. Without addresses it exists and has none of them: NODATA, not NXDOMAIN.
@@ -17,6 +18,58 @@ impl World {
     /// A host name without its final dot, any case: of a service (`web.shop.svc.cluster.local`) or of one endpoint of a headless service
     /// (`db-0.db.shop.svc.cluster.local`). `None` = not a name of the mesh for this client.
     pub fn lookup(&self, hostname: &str, client_namespace: &str) -> Option<Answer> {
-        unimplemented!("{hostname} {client_namespace}")
+        let hostname = hostname.to_ascii_lowercase();
+        if let Some(service) = visible(self.services_named(&hostname), client_namespace) {
+            let addresses = if service.addresses.is_empty() { self.headless(service, |_| true) } else { self.host_vips(service) };
+            return Some(Answer { service: Arc::clone(service), addresses });
+        }
+        let (pod, rest) = hostname.split_once('.')?;
+        let service = visible(self.services_named(rest), client_namespace).filter(|service| service.addresses.is_empty())?;
+        let is_it = |endpoint: &Workload| &*endpoint.name == pod;
+        self.endpoints(&service.key)
+            .iter()
+            .any(|endpoint| is_it(endpoint))
+            .then(|| Answer { service: Arc::clone(service), addresses: self.headless(service, is_it) })
     }
+
+    /// The service that a client means by a virtual address: an exact one before a block. A service that exists but is not for this client
+    /// is refused: unknown to the mesh would mean plaintext.
+    pub(crate) fn service_by_vip(&self, address: IpAddr, client_namespace: &str) -> Result<Option<&Arc<Service>>, Refusal> {
+        let mut claimants = self.services_at(address);
+        // A pod's own address is more exact than any block that somebody's document claims around it.
+        if claimants.is_empty() && self.workloads_at(address).is_empty() {
+            claimants = self.services_around(address);
+        }
+        match (visible(claimants, client_namespace), claimants.first()) {
+            (None, Some(hidden)) => Err(Refusal::destination(format!("service {} is visible in its own namespace only", hidden.key))),
+            (found, _) => Ok(found),
+        }
+    }
+
+    fn host_vips(&self, service: &Service) -> Vec<IpAddr> {
+        let hosts = self.vips(service).into_iter().filter(|net| net.prefix_len() == net.max_prefix_len());
+        in_families(service, hosts.map(|net| net.addr()).collect())
+    }
+
+    fn headless(&self, service: &Service, wanted: impl Fn(&Workload) -> bool) -> Vec<IpAddr> {
+        let network = &self.settings().network;
+        let endpoints = self
+            .endpoints(&service.key)
+            .iter()
+            .filter(|endpoint| endpoint.network == *network && (endpoint.healthy || service.allow_unhealthy) && wanted(endpoint));
+        in_families(service, endpoints.flat_map(|endpoint| endpoint.addresses.iter().copied()).collect())
+    }
+}
+
+/// The client's own namespace first, then the canonical one, then by key: the same for every client of a namespace.
+fn visible<'a>(services: &'a [Arc<Service>], client_namespace: &str) -> Option<&'a Arc<Service>> {
+    let allowed = |service: &&Arc<Service>| !service.namespace_only || &*service.namespace == client_namespace;
+    services.iter().filter(allowed).min_by_key(|service| (&*service.namespace != client_namespace, !service.canonical))
+}
+
+fn in_families(service: &Service, mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+    addresses.retain(|address| if address.is_ipv4() { service.ipv4 } else { service.ipv6 });
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
 }

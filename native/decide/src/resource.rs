@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use trackbed_balance::{Mode, Place, Scope};
-use trackbed_contract::Identity;
+use trackbed_contract::{Identity, TrustDomain};
 
 /// How a workload is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -103,6 +103,17 @@ impl Workload {
     /// Its address to dial: of the wanted family if it has one.
     pub fn address_like(&self, wanted: IpAddr) -> Option<IpAddr> {
         self.addresses.iter().find(|address| address.is_ipv4() == wanted.is_ipv4()).or_else(|| self.addresses.first()).copied()
+    }
+
+    /// The same workload in a mesh of another trust domain, unless it names its own.
+    pub(crate) fn in_trust_domain(self: &Arc<Self>, trust_domain: &TrustDomain) -> Arc<Self> {
+        if !self.trust_domain_is_the_meshs {
+            return Arc::clone(self);
+        }
+        match Identity::new(trust_domain, self.identity.namespace(), self.identity.service_account()) {
+            Ok(identity) if identity != self.identity => Arc::new(Self { identity, ..(**self).clone() }),
+            _ => Arc::clone(self),
+        }
     }
 
     pub(crate) fn place(&self) -> Place<'_> {

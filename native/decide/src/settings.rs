@@ -2,7 +2,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use trackbed_contract::tables::bounds;
+use trackbed_contract::tables::{bounds, ports};
 use trackbed_contract::{IdentityError, TrustDomain, engine};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,4 +42,9 @@ impl Settings {
             hold: Duration::from_millis(hold.into()),
         })
     }
+}
+
+/// Ports that the engine listens on inside every captured pod: no application's, so never a destination.
+pub fn is_own_port(port: u16) -> bool {
+    matches!(port, ports::OUTBOUND | ports::INBOUND_PLAIN | ports::HBONE | ports::DNS)
 }
