@@ -1,23 +1,29 @@
 // The director's side of proto/engine.proto: one engine at a time, told only the difference to what it holds.
-import type {
-  AddPod,
-  CertificateReply,
-  CertificateRequest,
-  Drift,
-  Hello,
-  MeshSettings,
-  PodGone,
-  PodState,
-  Rejected,
-  ReportBatch,
-  ResourceType,
+import { createServer } from "node:http2";
+import { Code, ConnectError, type ConnectRouter } from "@connectrpc/connect";
+import { connectNodeAdapter } from "@connectrpc/connect-node";
+import {
+  type AddPod,
+  type CertificateReply,
+  type CertificateRequest,
+  Director as DirectorService,
+  type Drift,
+  type FromEngine,
+  type Hello,
+  type MeshSettings,
+  type PodGone,
+  type PodState,
+  type Rejected,
+  type ReportBatch,
+  type ToEngine,
 } from "#contract/gen/engine_pb.ts";
+import { bounds, product } from "#contract/tables.ts";
+import { meshError } from "#mesh/error.ts";
+import { type Attachment, attachment } from "./attachment.ts";
+import { createLedger, type StateChange } from "./ledger.ts";
+import { listenOn } from "./socket.ts";
 
-export type StateResource = { readonly type: ResourceType; readonly name: string; readonly version: string; readonly body: Uint8Array };
-export type StateKey = { readonly type: ResourceType; readonly name: string };
-
-/** A change of the desired state. With `reset`, `upsert` is all there is. */
-export type StateChange = { readonly reset: boolean; readonly upsert: readonly StateResource[]; readonly remove: readonly StateKey[] };
+export type { StateChange, StateKey, StateResource } from "./ledger.ts";
 
 /** What the director tells its owner. Callbacks must not block; `certificate` may take its time and never rejects. */
 export type DirectorEvents = {
@@ -29,16 +35,19 @@ export type DirectorEvents = {
   drift(drift: Drift): void;
   applied(generation: bigint, rejected: readonly Rejected[]): void;
   certificate(request: CertificateRequest): Promise<CertificateReply>;
+  /** May throw for a batch that no engine may send: the engine's report stream then ends with INVALID_ARGUMENT. */
   report(batch: ReportBatch): void;
 };
 
 export type Director = {
   readonly connected: boolean;
-  /** Last Hello of the engine that is attached, null without one. */
+  /** Hello of the engine that is attached, null without one. */
   readonly hello: Hello | null;
   /** Generation last sent and last acknowledged. */
   readonly generation: bigint;
   readonly acknowledged: bigint;
+  /** Resources of the desired state. */
+  readonly resources: number;
   setSettings(settings: MeshSettings): void;
   /** Nothing is sent to an engine before the first call, so an unknown state never takes anything away from it. */
   setState(change: StateChange): void;
@@ -47,8 +56,135 @@ export type Director = {
   removePod(uid: string, drainMilliseconds: number): boolean;
   /** Every pod to keep has been named. Sent to the engine after the state is. */
   inSync(): void;
-  /** Resolves when capture is proven; rejects with E_CAPTURE_PROOF_FAILED or E_ENGINE_AWAY. */
+  /** Resolves when capture is proven; rejects with the engine's code, E_CAPTURE_PROOF_FAILED or E_ENGINE_AWAY. */
   prove(uid: string): Promise<void>;
   setLogLevel(filter: string): boolean;
   close(): Promise<void>;
 };
+
+export type DirectorOptions = {
+  /** Path of director.sock. */
+  readonly path: string;
+  readonly version: string;
+  readonly settings: MeshSettings;
+  readonly events: DirectorEvents;
+};
+
+/** An engine that opened a stream and says nothing holds a slot no longer than this. */
+const HELLO_MS = 5000;
+
+export async function startDirector(options: DirectorOptions): Promise<Director> {
+  const { events } = options;
+  const ledger = createLedger();
+  const shared = { settings: options.settings, stateKnown: false, generation: 0n, acknowledged: 0n };
+  let current: Attachment | null = null;
+
+  async function* attach(requests: AsyncIterable<FromEngine>): AsyncGenerator<ToEngine> {
+    const incoming = requests[Symbol.asyncIterator]();
+    const hello = await readHello(incoming);
+    current?.end("another stream of the engine took its place");
+    const one = attachment({ hello, version: options.version, ledger, shared, events });
+    current = one;
+    events.attached(hello);
+    try {
+      yield* one.run(incoming);
+    } finally {
+      if (current === one) {
+        current = null;
+        events.detached(one.reason());
+      }
+    }
+  }
+
+  async function report(batches: AsyncIterable<ReportBatch>): Promise<{ received: bigint }> {
+    let received = 0n;
+    for await (const batch of batches) {
+      try {
+        events.report(batch);
+      } catch (cause) {
+        throw new ConnectError(cause instanceof Error ? cause.message : String(cause), Code.InvalidArgument, undefined, undefined, cause);
+      }
+      received += BigInt(batch.flows.length + batch.events.length);
+    }
+    return { received };
+  }
+
+  const routes = (router: ConnectRouter): unknown => router.service(DirectorService, { attach, report });
+  const server = createServer(
+    connectNodeAdapter({
+      routes,
+      connect: false,
+      grpcWeb: false,
+      readMaxBytes: bounds.grpcMessageBytes,
+      writeMaxBytes: bounds.grpcMessageBytes,
+    }),
+  );
+  const sessions = new Set<{ destroy(): void }>();
+  server.on("session", (session) => {
+    sessions.add(session);
+    session.on("close", () => sessions.delete(session));
+    // A vanished engine is told by `detached`; without a listener Node would end the process.
+    session.on("error", () => session.destroy());
+  });
+  await listenOn(server, options.path);
+
+  return {
+    get connected() {
+      return current !== null;
+    },
+    get hello() {
+      return current?.hello ?? null;
+    },
+    get generation() {
+      return shared.generation;
+    },
+    get acknowledged() {
+      return shared.acknowledged;
+    },
+    get resources() {
+      return ledger.size;
+    },
+    setSettings: (settings) => {
+      shared.settings = settings;
+      current?.welcome();
+    },
+    setState: (change) => {
+      shared.stateKnown = true;
+      ledger.change(change);
+      current?.wake();
+    },
+    addPod: (pod) => current?.send({ case: "addPod", value: pod }) ?? false,
+    removePod: (uid, drainMilliseconds) =>
+      current?.send({ case: "removePod", value: { $typeName: "trackbed.engine.v1.RemovePod", uid, drainMilliseconds } }) ?? false,
+    inSync: () => current?.inSync(),
+    prove: (uid) =>
+      current?.prove(uid) ?? Promise.reject(meshError("E_ENGINE_AWAY", `no engine is connected to prove the capture of pod ${uid}`)),
+    setLogLevel: (filter) =>
+      current?.send({ case: "setLogLevel", value: { $typeName: "trackbed.engine.v1.SetLogLevel", filter } }) ?? false,
+    close: async () => {
+      current?.end("the director stops");
+      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+      for (const session of sessions) session.destroy();
+      await closed;
+    },
+  };
+}
+
+async function readHello(incoming: AsyncIterator<FromEngine>): Promise<Hello> {
+  const late = Promise.withResolvers<never>();
+  const timer = setTimeout(() => late.reject(new ConnectError(`no Hello within ${HELLO_MS} ms`, Code.DeadlineExceeded)), HELLO_MS);
+  try {
+    const first = await Promise.race([incoming.next(), late.promise]);
+    const message = first.done ? undefined : first.value.message;
+    if (message?.case !== "hello")
+      throw new ConnectError(`the first message must be Hello, not ${message?.case ?? "nothing"}`, Code.InvalidArgument);
+    const { contractVersion } = message.value;
+    if (contractVersion !== product.contractVersion) {
+      const text = `the engine speaks contract version ${contractVersion}, this daemon ${product.contractVersion} (E_CONTRACT_VERSION)`;
+      throw new ConnectError(text, Code.FailedPrecondition);
+    }
+    return message.value;
+  } finally {
+    clearTimeout(timer);
+  }
+}

@@ -1,6 +1,6 @@
 // Flow records as people and scripts read them: the engine's binary Flow and Event projected to plain JSON, and back to one line of text.
 import { type CloseBy, Direction, type Event, type Flow, type FlowEnd, FlowPhase, Path, Verdict } from "#contract/gen/engine_pb.ts";
-import { formatAddress } from "#inspect/address.ts";
+import { formatAddress } from "#mesh/address.ts";
 
 export type FlowEndpoint = {
   readonly address: string;
