@@ -1,0 +1,214 @@
+//! Every kind of TCP and UDP socket the engine makes inside a pod's namespace, each with its options in one place.
+//!
+//! All are non-blocking and ready for tokio's `from_std`. Only their making happens inside the namespace (see `Netns::enter`).
+//! IPv6 sockets are IPv6 only, so an IPv4 address is never seen IPv4-mapped.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::AsFd,
+    time::Duration,
+};
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use trackbed_contract::tables::marks;
+
+use crate::{
+    namespace::{Netns, NetnsError},
+    sys,
+};
+
+/// Accept queue asked for; the kernel cuts it to net.core.somaxconn, 4096 by default. It has to hold what arrives while a worker restarts.
+pub const BACKLOG: i32 = 4096;
+/// A peer that died silently is found after 30 s + 3 probes 10 s apart = 60 s when the connection is idle ...
+pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+pub const KEEPALIVE_PROBES: u32 = 3;
+/// ... and after the same 60 s when bytes wait for its acknowledgement.
+pub const USER_TIMEOUT: Duration = Duration::from_mins(1);
+/// A node's default (bbr) paces, and costs 20-40 % CPU over veth and loopback; the sysctl cannot be set inside a pod's namespace.
+const CONGESTION_CONTROL: &[u8] = b"cubic";
+const LOOPBACK: &[u8] = b"lo";
+
+/// A socket of a pod's namespace could not be made; `source` keeps the errno (ECONNREFUSED, EADDRNOTAVAIL, EMFILE ...).
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {step} for {address}: {source}")]
+pub struct SocketError {
+    pub step: &'static str,
+    pub address: SocketAddr,
+    pub source: io::Error,
+}
+
+/// A TCP listener. Not marked: accepted sockets inherit a mark, and a marked answer to the app over `lo` would give the app's own
+/// connection the connection mark of spoofed ones. They inherit no-delay, keepalive and congestion control too.
+pub fn listen_tcp(netns: &Netns, address: SocketAddr) -> Result<TcpListener, SocketError> {
+    let socket = make(netns, address, Type::STREAM)?;
+    steps(
+        address,
+        &[
+            ("set SO_REUSEADDR", &|| socket.set_reuse_address(true)),
+            ("set TCP options", &|| tune(&socket)),
+            ("bind the listener", &|| socket.bind(&address.into())),
+            ("listen", &|| socket.listen(BACKLOG)),
+        ],
+    )?;
+    Ok(socket.into())
+}
+
+/// The one DNS socket of a family: takes queries to any server (TPROXY), tells which (`datagram::receive`) and answers in that server's
+/// name (`datagram::send_as`). Marked, so that the rules turn the port of its answers into 53.
+pub fn listen_dns_udp(netns: &Netns, address: SocketAddr) -> Result<UdpSocket, SocketError> {
+    let socket = make(netns, address, Type::DGRAM)?;
+    let (level, option) = match address {
+        SocketAddr::V4(_) => (libc::SOL_IP, libc::IP_RECVORIGDSTADDR),
+        SocketAddr::V6(_) => (libc::SOL_IPV6, libc::IPV6_RECVORIGDSTADDR),
+    };
+    steps(
+        address,
+        &[
+            ("set SO_REUSEADDR", &|| socket.set_reuse_address(true)),
+            ("set IP_TRANSPARENT", &|| set_transparent(&socket, address)),
+            ("set SO_MARK", &|| socket.set_mark(marks::ENGINE)),
+            ("ask for original destinations", &|| sys::set_int(socket.as_fd(), level, option, 1)),
+            ("bind the DNS socket", &|| socket.bind(&address.into())),
+        ],
+    )?;
+    Ok(socket.into())
+}
+
+/// A TCP connection of the engine's own to anywhere: never captured. The handshake is under way; await it with `established`.
+pub fn connect_marked(netns: &Netns, destination: SocketAddr) -> Result<TcpStream, SocketError> {
+    let socket = make(netns, destination, Type::STREAM)?;
+    steps(destination, &[("set SO_MARK", &|| socket.set_mark(marks::ENGINE)), ("set TCP options", &|| tune(&socket))])?;
+    start(socket, destination)
+}
+
+/// A TCP connection to the pod's own application that shows the client's address as its source.
+///
+/// Bound to `lo`: the application is always reached over it, TIME_WAIT ports of spoofed sources are reused only there (without, 4001
+/// connections a minute from one client exhaust 4000 ports), and a packet with a foreign source can never leave the pod. An application
+/// that binds its listener to another device is not reachable over `lo` with or without this. The port is the kernel's choice, at
+/// connect: the client's own port would collide with the conntrack entry of a captured plaintext connection.
+pub fn connect_spoofed(netns: &Netns, source: IpAddr, destination: SocketAddr) -> Result<TcpStream, SocketError> {
+    let socket = make(netns, destination, Type::STREAM)?;
+    let client = SocketAddr::new(source, 0);
+    steps(
+        destination,
+        &[
+            ("set SO_MARK", &|| socket.set_mark(marks::ENGINE)),
+            ("set TCP options", &|| tune(&socket)),
+            ("set IP_TRANSPARENT", &|| set_transparent(&socket, destination)),
+            // Level IP for both families.
+            ("set IP_BIND_ADDRESS_NO_PORT", &|| sys::set_int(socket.as_fd(), libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)),
+            ("bind to lo", &|| socket.bind_device(Some(LOOPBACK))),
+            ("bind the client's address", &|| socket.bind(&client.into())),
+        ],
+    )?;
+    start(socket, destination)
+}
+
+/// A TCP connection as the application itself would open it: captured when capture works. Only for the capture proof.
+pub fn connect_unmarked(netns: &Netns, destination: SocketAddr) -> Result<TcpStream, SocketError> {
+    start(make(netns, destination, Type::STREAM)?, destination)
+}
+
+/// A UDP socket of the engine's own that talks to one server only: never captured, other senders are dropped by the kernel.
+pub fn connect_udp_marked(netns: &Netns, destination: SocketAddr) -> Result<UdpSocket, SocketError> {
+    let socket = make(netns, destination, Type::DGRAM)?;
+    steps(destination, &[("set SO_MARK", &|| socket.set_mark(marks::ENGINE)), ("connect", &|| socket.connect(&destination.into()))])?;
+    Ok(socket.into())
+}
+
+/// Waits until a connection of this module is open. Bound it with a timeout; dropping it closes the socket. Needs a tokio runtime.
+pub async fn established(stream: TcpStream) -> io::Result<tokio::net::TcpStream> {
+    let stream = tokio::net::TcpStream::from_std(stream)?;
+    stream.writable().await?;
+    match stream.take_error()? {
+        None => Ok(stream),
+        Some(error) => Err(error),
+    }
+}
+
+/// Where a redirected connection was going (SO_ORIGINAL_DST). A connection made straight to a listener shows the listener itself or fails
+/// with ENOENT: refuse destinations that are our own ports, or the engine calls itself.
+pub fn original_destination(socket: &impl AsFd) -> io::Result<SocketAddr> {
+    let socket = SockRef::from(socket);
+    let local = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::Unsupported)?;
+    let original = match local.ip().to_canonical() {
+        IpAddr::V4(_) => socket.original_dst_v4(),
+        IpAddr::V6(_) => socket.original_dst_v6(),
+    }?;
+    original.as_socket().map(canonical).ok_or_else(|| io::ErrorKind::Unsupported.into())
+}
+
+/// The same address, never IPv4-mapped.
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        IpAddr::V4(ip) => SocketAddr::new(ip.into(), address.port()),
+        IpAddr::V6(_) => address,
+    }
+}
+
+/// Closes with RST. Not after our own shutdown of the sending side: the peer would read an orderly end.
+pub fn reset(socket: impl AsFd) -> io::Result<()> {
+    SockRef::from(&socket).set_linger(Some(Duration::ZERO))
+}
+
+/// The options of every TCP connection that carries application bytes.
+fn tune(socket: &Socket) -> io::Result<()> {
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_PROBES);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    match socket.set_tcp_congestion(CONGESTION_CONTROL) {
+        // A kernel without cubic keeps its default, which is correct, only slower.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn make(netns: &Netns, address: SocketAddr, kind: Type) -> Result<Socket, SocketError> {
+    let fail = |step, source| SocketError { step, address, source };
+    let protocol = if kind == Type::STREAM { Protocol::TCP } else { Protocol::UDP };
+    // Socket::new sets close-on-exec with the same call.
+    let made = netns.enter(|| Socket::new(Domain::for_address(address), kind, Some(protocol)));
+    let socket = match made {
+        Ok(made) => made.map_err(|source| fail("make a socket", source))?,
+        Err(error) => return Err(fail("enter the pod's network namespace", enter_cause(error))),
+    };
+    socket.set_nonblocking(true).map_err(|source| fail("set O_NONBLOCK", source))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true).map_err(|source| fail("set IPV6_V6ONLY", source))?;
+    }
+    Ok(socket)
+}
+
+fn enter_cause(error: NetnsError) -> io::Error {
+    match error {
+        NetnsError::Enter { source, .. } | NetnsError::Inside { source, .. } => source,
+        NetnsError::NotANamespace => io::Error::other(error),
+    }
+}
+
+fn set_transparent(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    match address {
+        SocketAddr::V4(_) => socket.set_ip_transparent_v4(true),
+        SocketAddr::V6(_) => socket.set_ip_transparent_v6(true),
+    }
+}
+
+type Step<'a> = (&'static str, &'a dyn Fn() -> io::Result<()>);
+
+/// Runs the steps in order; the first that fails is named in the error.
+fn steps(address: SocketAddr, steps: &[Step<'_>]) -> Result<(), SocketError> {
+    steps.iter().try_for_each(|(step, run)| run().map_err(|source| SocketError { step, address, source }))
+}
+
+fn start(socket: Socket, destination: SocketAddr) -> Result<TcpStream, SocketError> {
+    match socket.connect(&destination.into()) {
+        Err(source) if source.raw_os_error() != Some(libc::EINPROGRESS) => {
+            Err(SocketError { step: "connect", address: destination, source })
+        }
+        _ => Ok(socket.into()),
+    }
+}
