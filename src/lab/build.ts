@@ -99,7 +99,8 @@ export async function startDns(
   writeFileSync(join(directory, "hosts"), hostsFile(documents, CLUSTER_DOMAIN, external));
   const listen = ips.map((ip) => `--listen-address=${ip}`);
   const local = ["--no-resolv", "--no-hosts", `--addn-hosts=${directory}/hosts`, `--local=/${CLUSTER_DOMAIN}/`, "--local-ttl=5"];
-  const quiet = ["--conf-file=/dev/null", "--keep-in-foreground", "--log-facility=-", "--user=root", "--pid-file="];
+  // --no-daemon also keeps the user: changing it fails in a user namespace with one id.
+  const quiet = ["--conf-file=/dev/null", "--no-daemon", "--log-facility=-"];
   const command = ["dnsmasq", ...quiet, "--bind-interfaces", `--interface=${UNDERLAY}`, "--except-interface=lo", ...listen, ...local];
   const child = children.start(command, { log: layout(directory).log("dns") });
   await until("dnsmasq answers", async () => (await underlay.run(["ss", "-Hlun", "sport", "=", ":53"])).includes(":53"), DNS_DEADLINE_MS);

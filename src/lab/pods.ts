@@ -24,7 +24,7 @@ for file in resolv.conf hosts; do
   mount -n --bind "/run/$file" "$target"
 done
 mkdir -p /run/tmp && chmod 1777 /run/tmp
-echo "$name" > /proc/sys/kernel/hostname
+hostname "$name"
 echo furnished
 cd / && exec sleep infinity`;
 
