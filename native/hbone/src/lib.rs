@@ -1,16 +1,19 @@
 //! HBONE: one HTTP/2 CONNECT stream per TCP connection, in mutual TLS; both roles, the pool of tunnels, and the pump that moves the bytes.
 //!
 //! Everything here runs on single-threaded tokio runtimes (`LocalRuntime` or `LocalSet`) and spawns local tasks.
-#![allow(dead_code, clippy::unused_async, clippy::needless_pass_by_value)] // until the bodies behind the agreed signatures are in
 
+mod alive;
 pub mod client;
+mod ends;
 mod error;
 pub mod headers;
 pub mod limits;
+mod linger;
 pub mod pool;
 pub mod pump;
 pub mod server;
 mod stream;
+mod sys;
 
 pub use client::{ConnectRequest, Tunnel};
 pub use error::TunnelError;

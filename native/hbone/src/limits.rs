@@ -27,6 +27,8 @@ pub const LOCAL_ERROR_RESETS: usize = 256;
 /// Time between PINGs, and how long one may stay unanswered.
 pub const PING_INTERVAL: Duration = Duration::from_secs(10);
 pub const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// TCP connection to the peer's HBONE port.
+pub const CONNECT: Duration = Duration::from_millis(bounds::CONNECT_MILLISECONDS as u64);
 /// TLS handshake, HTTP/2 preface and first SETTINGS together.
 pub const HANDSHAKE: Duration = Duration::from_millis(bounds::HANDSHAKE_MILLISECONDS as u64);
 /// Answer to CONNECT: the peer's own limit for its application, and the way there and back.
@@ -35,10 +37,13 @@ pub const CONNECT_ANSWER: Duration = Duration::from_millis(bounds::CONNECT_MILLI
 pub const FIRST_CONNECT: Duration = Duration::from_secs(30);
 /// A tunnel without a stream for this long is closed by the client.
 pub const IDLE: Duration = Duration::from_mins(5);
+/// How long the last bytes may take after the end of a connection, or before a reset: longer than any round trip, short for a person.
+pub const LINGER: Duration = Duration::from_secs(1);
 
 /// The bounds that an engine may set otherwise; everything else is fixed.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
+    pub connect: Duration,
     pub handshake: Duration,
     pub connect_answer: Duration,
     pub first_connect: Duration,
@@ -52,6 +57,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            connect: CONNECT,
             handshake: HANDSHAKE,
             connect_answer: CONNECT_ANSWER,
             first_connect: FIRST_CONNECT,
