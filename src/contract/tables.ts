@@ -355,6 +355,12 @@ export const errors = {
     help: "the snapshot on disk is damaged or from a newer version and was not used",
     next: "it is replaced as soon as control answers",
   },
+  E_DAEMON_AWAY: {
+    side: "self",
+    retryable: "yes",
+    help: "no daemon answers on its admin socket",
+    next: "see that a daemon runs on this node, or name its directory with --run",
+  },
   E_USAGE: {
     side: "client",
     retryable: "no",

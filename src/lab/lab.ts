@@ -12,12 +12,11 @@ import { type LabNode, readDocuments } from "./documents.ts";
 import { controlCommand, get, launcherCommand, layout, pidsOf } from "./mesh.ts";
 import { netnsName, UNDERLAY, UPLINK, underlayAddresses } from "./network.ts";
 import { type Children, end, newChildren, newPlace } from "./place.ts";
-import { inOwnSandbox } from "./sandbox.ts";
+import { inOwnSandbox, LAB_DIRECTORY } from "./sandbox.ts";
 import { until } from "./until.ts";
 
 export type { Capture, ExecOptions, Lab, LabOptions, NodePlace, Output, Place, PodPlace, Role };
 
-export const LAB_DIRECTORY = "/run/trackbed-lab";
 export const OUTSIDE_NAME = "outside.example";
 const STOP_GRACE_MS = 3000;
 // Two cores start control, two daemons and two engines at once; a debug build and a cold module cache take their time.

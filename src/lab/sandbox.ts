@@ -8,12 +8,13 @@ import { constants } from "node:os";
 const MARK = "TRACKBED_SANDBOX";
 /** Name by which `trackbed` finds a running lab in /proc: argv[3] of the sandbox's init process. */
 export const INIT_NAME = "trackbed-lab-init";
+/** Where a lab keeps everything: made with the sandbox, on its private /run. */
+export const LAB_DIRECTORY = "/run/trackbed-lab";
 /** Pipe from the outer process: each line is a signal to pass on, its end is the end of everything. */
 const LIFELINE = 3;
 const FORWARDED: readonly NodeJS.Signals[] = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"];
 // /run is replaced whole: what a lab makes there must neither be seen nor outlive it. bash stays as init because it reaps orphans.
-const INIT =
-  'mount -t tmpfs -o mode=0755 tmpfs /run && mkdir -p /run/netns /run/trackbed-lab && chmod 0700 /run/trackbed-lab && "$@"; exit $?';
+const INIT = `mount -t tmpfs -o mode=0755 tmpfs /run && mkdir -p -m 0700 /run/netns ${LAB_DIRECTORY} && "$@"; exit $?`;
 
 /** Whether a sandbox was made for this very process: its parent is init, and init is ours. */
 export function inOwnSandbox(): boolean {

@@ -191,6 +191,8 @@ pub mod errors {
     pub const DISCOVERY_PROTOCOL: &str = "E_DISCOVERY_PROTOCOL";
     /// the snapshot on disk is damaged or from a newer version and was not used; it is replaced as soon as control answers
     pub const SNAPSHOT_INVALID: &str = "E_SNAPSHOT_INVALID";
+    /// no daemon answers on its admin socket; see that a daemon runs on this node, or name its directory with --run
+    pub const DAEMON_AWAY: &str = "E_DAEMON_AWAY";
     /// the command line is wrong; see --help
     pub const USAGE: &str = "E_USAGE";
 }

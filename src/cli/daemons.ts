@@ -1,0 +1,97 @@
+// Finds the daemons to talk to and asks them: HTTP on their admin sockets.
+import { existsSync } from "node:fs";
+import { request } from "node:http";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { paths } from "#contract/tables.ts";
+import type { FlowLine } from "#inspect/flow.ts";
+import type { AdminError, NodeStatus, PodExplanation } from "#inspect/status.ts";
+import { meshError } from "#mesh/error.ts";
+import { runDirectories, runningLabs } from "../lab/find.ts";
+import { daemonAway, isDaemonAway } from "./outcome.ts";
+
+const ANSWER_MS = 3000;
+/** No admin answer is near this; flows are read line by line and do not count. */
+const LARGEST_ANSWER = 64 << 20;
+
+export type Daemon = { readonly run: string };
+
+/** Where to look, in order: --run, TRACKBED_RUN (colons between), /run/trackbed, then every lab on this machine. The first that is there wins. */
+export function findDaemons(runs: readonly string[], env: NodeJS.ProcessEnv = process.env): Daemon[] {
+  const told = runs.length > 0 ? runs : (env["TRACKBED_RUN"] ?? "").split(":").filter((path) => path !== "");
+  if (told.length > 0) return told.map((run) => ({ run }));
+  if (existsSync(join(paths.run, paths.adminSocket))) return [{ run: paths.run }];
+  const found = runningLabs().flatMap(runDirectories);
+  if (found.length === 0) throw daemonAway(`no daemon found: no ${join(paths.run, paths.adminSocket)} and no running lab that has one`);
+  return found.map((run) => ({ run }));
+}
+
+export type Asked<T> = { readonly answers: readonly T[]; readonly failures: readonly { readonly run: string; readonly error: Error }[] };
+
+/** Asks every daemon; rejects with NoDaemon when none could be reached. */
+export async function askAll<T>(daemons: readonly Daemon[], ask: (daemon: Daemon) => Promise<T>): Promise<Asked<T>> {
+  const results = await Promise.allSettled(daemons.map(ask));
+  const answers = results.flatMap((result) => (result.status === "fulfilled" ? [result.value] : []));
+  const failures = results.flatMap((result, index) =>
+    result.status === "rejected" ? [{ run: daemons[index]?.run ?? "", error: result.reason as Error }] : [],
+  );
+  const first = failures[0];
+  if (first !== undefined && failures.length === daemons.length && failures.every(({ error }) => isDaemonAway(error))) throw first.error;
+  return { answers, failures };
+}
+
+export const status = (daemon: Daemon): Promise<NodeStatus> => getJson<NodeStatus>(daemon, "/v1/status");
+
+/** Null when the node does not know the pod. */
+export async function explainPod(daemon: Daemon, namespace: string, name: string): Promise<PodExplanation | null> {
+  const { code, body } = await get(daemon, `/v1/pods/${namespace}/${name}`);
+  return code === 404 ? null : parse<PodExplanation>(code, body);
+}
+
+/** Records that are kept, and with `follow` those to come until `stop`. */
+export async function* flows(daemon: Daemon, follow: boolean, stop: AbortSignal): AsyncGenerator<FlowLine> {
+  const response = await open(daemon, `/v1/flows${follow ? "?follow=true" : ""}`, stop);
+  if (response.statusCode !== 200) {
+    parse(response.statusCode ?? 0, await text(response));
+    return;
+  }
+  try {
+    for await (const line of createInterface({ input: response })) if (line !== "") yield JSON.parse(line) as FlowLine;
+  } catch (error) {
+    if (!stop.aborted) throw error;
+  }
+}
+
+async function getJson<T>(daemon: Daemon, path: string): Promise<T> {
+  const { code, body } = await get(daemon, path);
+  return parse<T>(code, body);
+}
+
+function parse<T>(code: number, body: string): T {
+  if (code === 200) return JSON.parse(body) as T;
+  const error = JSON.parse(body) as AdminError;
+  throw meshError(error.code, error.message);
+}
+
+async function get(daemon: Daemon, path: string): Promise<{ code: number; body: string }> {
+  const response = await open(daemon, path, AbortSignal.timeout(ANSWER_MS));
+  return { code: response.statusCode ?? 0, body: await text(response) };
+}
+
+async function text(stream: AsyncIterable<unknown>): Promise<string> {
+  let all = "";
+  for await (const chunk of stream) {
+    all += String(chunk);
+    if (all.length > LARGEST_ANSWER) throw new Error(`an answer of more than ${LARGEST_ANSWER} bytes`);
+  }
+  return all;
+}
+
+function open({ run }: Daemon, path: string, signal: AbortSignal): Promise<import("node:http").IncomingMessage> {
+  const socketPath = join(run, paths.adminSocket);
+  return new Promise((resolve, reject) => {
+    const req = request({ socketPath, path, signal }, (response) => resolve(response.setEncoding("utf8")));
+    req.once("error", (cause) => reject(daemonAway(`no daemon answers on ${socketPath}`, cause)));
+    req.end();
+  });
+}

@@ -1,0 +1,106 @@
+// The command line: parse → build → run. Each command is a function in a file of its own name and answers with an exit code.
+import { Command, CommanderError, Option } from "commander";
+import { runDemo } from "./demo/demo.ts";
+import { runExec } from "./exec.ts";
+import { runExplain } from "./explain.ts";
+import { runFlows } from "./flows.ts";
+import { describeError, exit, exitOf, type Format } from "./outcome.ts";
+import { runRescue } from "./rescue.ts";
+import { runStatus } from "./status.ts";
+import { runVersion, version } from "./version.ts";
+
+type Common = { readonly run: string[]; readonly output: Format };
+
+const collect = (value: string, all: string[]): string[] => [...all, value];
+
+const outputOption = (): Option => new Option("-o, --output <format>", "how to answer").choices(["text", "json"]).default("text");
+
+function parse(act: (result: Promise<number>) => void): Command {
+  const program = new Command("trackbed")
+    .description("A service mesh that lives on the node.")
+    .version(version(), "-V, --version")
+    .exitOverride()
+    .showHelpAfterError("(see trackbed --help)")
+    .addHelpText(
+      "after",
+      `
+Daemons are looked for in --run DIR, then TRACKBED_RUN, then /run/trackbed, then every lab that runs on this machine.
+
+Exit codes: 0 fine · 1 not healthy, or it did not work · 64 wrong command line · 69 no daemon can be reached`,
+    );
+  const asking = (name: string, description: string): Command =>
+    program
+      .command(name)
+      .description(description)
+      .option("--run <dir>", "run directory of a daemon (repeatable)", collect, [])
+      .addOption(outputOption());
+
+  program
+    .command("demo")
+    .description("bring up the example mesh on this machine, check it step by step, and leave it up to play with")
+    .option("--once", "end after the checks, with exit code 0 or 1", false)
+    .option("--mesh <dir>", "working copy of the example to use", ".cache/demo/mesh")
+    .addOption(outputOption())
+    .action((options: { once: boolean; mesh: string; output: Format }) => act(runDemo(options)));
+  asking("status", "nodes and pods: state, identity, and why something is not ready").action(({ run, output }: Common) =>
+    act(runStatus(run, output)),
+  );
+  asking("flows", "connections: who, to whom, by which path, and what decided")
+    .option("-f, --follow", "go on with those to come", false)
+    .option("-n, --namespace <name>", "only with this namespace on one side")
+    .addOption(new Option("--verdict <verdict>", "only these").choices(["allowed", "denied", "failed"]))
+    .action(({ run, output, ...options }: Common & Parameters<typeof runFlows>[1]) => act(runFlows(run, options, output)));
+  asking("explain", "one pod: what was seen, what was done, what comes next")
+    .argument("<pod>", "pod/NAME or pod/NAMESPACE/NAME")
+    .option("-n, --namespace <name>", "the pod's namespace, where its name alone is not clear")
+    .action((pod: string, { run, output, namespace }: Common & { namespace?: string }) => act(runExplain(pod, namespace, run, output)));
+  program
+    .command("exec")
+    .description("run a command in a pod of a running lab")
+    .argument("<pod>", "pod/NAME or pod/NAMESPACE/NAME")
+    .argument("<command...>", "after --")
+    .option("-n, --namespace <name>", "the pod's namespace, where its name alone is not clear")
+    .action((pod: string, command: string[], { namespace }: { namespace?: string }) => act(runExec(pod, namespace, command)));
+  program
+    .command("rescue")
+    .description("take Trackbed's rules and routes out of network namespaces, without daemon or control")
+    .option("--netns <path>", "only this namespace (repeatable); default: every one on this machine", collect, [])
+    .option("--yes", "do it; without, only tell what is there", false)
+    .addOption(outputOption())
+    .action((options: { netns: string[]; yes: boolean; output: Format }) => act(runRescue(options, options.output)));
+  asking("version", "versions of this program and of what runs on the nodes").action(({ run, output }: Common) =>
+    act(runVersion(run, output)),
+  );
+  return program;
+}
+
+/** Even errors keep to the format that was asked for. */
+function formatOf(argv: readonly string[]): Format {
+  const at = argv.findIndex((word) => word === "-o" || word === "--output");
+  const value = at >= 0 ? argv[at + 1] : argv.find((word) => /^(-o=?|--output=)json$/.test(word)) && "json";
+  return value === "json" ? "json" : "text";
+}
+
+async function main(argv: readonly string[]): Promise<number> {
+  let result: Promise<number> = Promise.resolve(exit.ok);
+  const program = parse((started) => {
+    result = started;
+  });
+  try {
+    if (argv.length === 0) program.help({ error: true });
+    program.parse([...argv], { from: "user" });
+    return await result;
+  } catch (error) {
+    if (!(error instanceof CommanderError)) {
+      console.error(describeError(error, formatOf(argv)));
+      return exitOf(error);
+    }
+    if (error.exitCode === 0) return exit.ok; // help or version was asked for and given
+    if (error.code === "commander.unknownCommand")
+      console.error(`expected one of: ${program.commands.map((command) => command.name()).join(", ")}`);
+    return exit.usage;
+  }
+}
+
+process.stdout.on("error", (error: NodeJS.ErrnoException) => process.exit(error.code === "EPIPE" ? exit.ok : exit.failed));
+process.exitCode = await main(process.argv.slice(2));
