@@ -1,0 +1,104 @@
+// What is compared: where the client runs, what it dials, and whose CPU and memory count as the proxies'.
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import type { Lab, PodPlace } from "../src/lab/api.ts";
+
+export type Variant = {
+  readonly name: string;
+  /** Rows are compared with the `direct` of the same placement. */
+  readonly placement: "across nodes" | "on one node";
+  readonly client: PodPlace;
+  readonly to: string;
+  readonly server: () => readonly number[];
+  readonly proxies: () => readonly number[];
+};
+
+export const PORT = 9000;
+
+const firstIp = (pod: PodPlace): string => {
+  const [ip] = pod.ips;
+  if (ip === undefined) throw new Error(`${pod.name} has no address`);
+  return ip;
+};
+
+/** A TCP proxy as small as HAProxy gets: one thread, no logging, the same time-outs as a mesh would have. */
+function haproxyConfig(backend: string): string {
+  return `global
+  nbthread 1
+  maxconn 20000
+defaults
+  mode tcp
+  timeout connect 10s
+  timeout client 1h
+  timeout server 1h
+frontend in
+  bind :${PORT}
+  default_backend out
+backend out
+  server next ${backend}:${PORT}
+`;
+}
+
+function startHaproxy(lab: Lab, pod: PodPlace, backend: string): number {
+  const directory = join(lab.directory, "haproxy");
+  mkdirSync(directory, { recursive: true });
+  const file = join(directory, `${pod.name.replace("/", "-")}.cfg`);
+  writeFileSync(file, haproxyConfig(backend));
+  const child = pod.spawn(["haproxy", "-db", "-f", file]);
+  if (child.pid === undefined) throw new Error("haproxy did not start");
+  return child.pid;
+}
+
+/** Starts servers and proxies in a running lab. `load` is the path of the load generator. */
+export function startVariants(lab: Lab, load: string): readonly Variant[] {
+  const plain = { client: lab.pod("plain/client"), server: lab.pod("plain/server"), neighbour: lab.pod("plain/neighbour") };
+  const mesh = { client: lab.pod("mesh/client"), server: lab.pod("mesh/server"), neighbour: lab.pod("mesh/neighbour") };
+  const serve = (pod: PodPlace): number => {
+    const child = pod.spawn([load, "serve", `0.0.0.0:${PORT}`]);
+    child.stdout?.resume();
+    if (child.pid === undefined) throw new Error(`${load} did not start`);
+    return child.pid;
+  };
+  const at = (pod: PodPlace): string => `${firstIp(pod)}:${PORT}`;
+  const pids = {
+    plain: serve(plain.server),
+    plainNeighbour: serve(plain.neighbour),
+    mesh: serve(mesh.server),
+    meshNeighbour: serve(mesh.neighbour),
+  };
+  const haproxy = [
+    startHaproxy(lab, lab.pod("plain/haproxy-a"), firstIp(lab.pod("plain/haproxy-b"))),
+    startHaproxy(lab, lab.pod("plain/haproxy-b"), firstIp(plain.server)),
+  ];
+  const engines = (): readonly number[] => lab.nodes.flatMap((node) => [...node.pidsOf("engine"), ...node.pidsOf("worker")]);
+  const across = "across nodes";
+  const local = "on one node";
+  return [
+    { name: "direct", placement: across, client: plain.client, to: at(plain.server), server: () => [pids.plain], proxies: () => [] },
+    {
+      name: "haproxy",
+      placement: across,
+      client: plain.client,
+      to: at(lab.pod("plain/haproxy-a")),
+      server: () => [pids.plain],
+      proxies: () => haproxy,
+    },
+    { name: "trackbed", placement: across, client: mesh.client, to: at(mesh.server), server: () => [pids.mesh], proxies: engines },
+    {
+      name: "direct",
+      placement: local,
+      client: plain.client,
+      to: at(plain.neighbour),
+      server: () => [pids.plainNeighbour],
+      proxies: () => [],
+    },
+    {
+      name: "trackbed",
+      placement: local,
+      client: mesh.client,
+      to: at(mesh.neighbour),
+      server: () => [pids.meshNeighbour],
+      proxies: engines,
+    },
+  ];
+}
