@@ -1,0 +1,114 @@
+//! One query to the server that the pod asked, from inside the pod's namespace, hard to answer for anybody else.
+
+use std::{
+    cell::{Cell, RefCell},
+    io, net,
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use rustix::rand::{GetRandomFlags, getrandom};
+use tokio::{io::Interest, net::UdpSocket};
+use trackbed_netns::{Netns, SocketError, socket};
+
+use crate::question;
+
+/// A resolver that waits longer than 5 s has asked again by itself.
+pub const UPSTREAM_LIMIT: Duration = Duration::from_secs(5);
+/// Relayed queries of one pod at a time, UDP and TCP together: each UDP one is a descriptor, and a process has 20000.
+pub const IN_FLIGHT: usize = 1024;
+/// Largest UDP message.
+const RESPONSE_BYTES: usize = 65_535;
+
+/// Makes the sockets of the relay: non-blocking, in the pod's namespace, marked.
+pub trait Dial {
+    /// Connected, so that the kernel picks a new random port for each query and drops what others send to it.
+    fn udp(&self, server: SocketAddr) -> io::Result<net::UdpSocket>;
+    /// Connecting.
+    fn tcp(&self, server: SocketAddr) -> io::Result<net::TcpStream>;
+}
+
+impl Dial for Netns {
+    fn udp(&self, server: SocketAddr) -> io::Result<net::UdpSocket> {
+        socket::connect_udp_marked(self, server).map_err(cause)
+    }
+    fn tcp(&self, server: SocketAddr) -> io::Result<net::TcpStream> {
+        socket::connect_marked(self, server).map_err(cause)
+    }
+}
+
+impl<D: Dial> Dial for Arc<D> {
+    fn udp(&self, server: SocketAddr) -> io::Result<net::UdpSocket> {
+        (**self).udp(server)
+    }
+    fn tcp(&self, server: SocketAddr) -> io::Result<net::TcpStream> {
+        (**self).tcp(server)
+    }
+}
+
+fn cause(error: SocketError) -> io::Error {
+    io::Error::new(error.source.kind(), error)
+}
+
+/// Sends the query under a fresh random id from a fresh port and waits for the answer that matches id and question. Others are ignored:
+/// one forged packet must not end the wait. The caller bounds the time.
+pub(crate) async fn udp(dial: &impl Dial, query: &[u8], server: SocketAddr, scratch: &RefCell<Vec<u8>>) -> io::Result<Vec<u8>> {
+    let asked = question::parse(query).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let asked = query.get(asked.bytes).unwrap_or_default();
+    let mut message = query.to_vec();
+    let sent = random_id()?;
+    let id = exchange_id(&mut message, sent).ok_or(io::ErrorKind::InvalidInput)?;
+
+    let upstream = UdpSocket::from_std(dial.udp(server)?)?;
+    upstream.send(&message).await?;
+    loop {
+        let answer = upstream
+            .async_io(Interest::READABLE, || {
+                let mut scratch = scratch.borrow_mut();
+                scratch.resize(RESPONSE_BYTES, 0);
+                let length = upstream.try_recv(&mut scratch)?;
+                let response = scratch.get(..length).unwrap_or_default();
+                Ok(question::answers(response, sent, asked).then(|| response.to_vec()))
+            })
+            .await?;
+        if let Some(mut response) = answer {
+            exchange_id(&mut response, id);
+            return Ok(response);
+        }
+    }
+}
+
+/// Puts another id into a message and gives the one it had.
+fn exchange_id(message: &mut [u8], id: [u8; 2]) -> Option<[u8; 2]> {
+    message.first_chunk_mut::<2>().map(|slot| std::mem::replace(slot, id))
+}
+
+/// From the kernel: with a guessable id, who can send from the server's address could answer for it.
+fn random_id() -> io::Result<[u8; 2]> {
+    let mut id = [0; 2];
+    getrandom(&mut id, GetRandomFlags::empty())?;
+    Ok(id)
+}
+
+/// How many relays are under way; a slot is given back when its guard is dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Slots(Cell<usize>);
+
+pub(crate) struct Slot<'a>(&'a Cell<usize>);
+
+impl Slots {
+    pub(crate) fn take(&self, bound: usize) -> Option<Slot<'_>> {
+        let used = self.0.get();
+        (used < bound).then(|| {
+            self.0.set(used + 1);
+            Slot(&self.0)
+        })
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
