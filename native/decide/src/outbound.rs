@@ -159,7 +159,12 @@ impl<'w> Route<'w, '_, '_> {
                 return Err(Refusal::unavailable(errors::SERVICE_NO_ENDPOINT, reason));
             }
             let known = if let [only] = claimants { Some(Arc::clone(only)) } else { None };
-            known.as_deref().map_or(Ok(()), |only| self.not_excluded(only))?;
+            if let Some(only) = &known {
+                if let Some(waypoint) = only.waypoint.as_ref().filter(|waypoint| !self.comes_from(waypoint)) {
+                    return self.by_waypoint(waypoint, service);
+                }
+                self.not_excluded(only)?;
+            }
             return self.plain(self.destination, known, service);
         };
         if meshed.iter().any(|other| other.identity != first.identity || other.protocol != first.protocol) {

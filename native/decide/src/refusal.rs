@@ -35,6 +35,11 @@ impl Status {
 }
 
 impl Refusal {
+    /// Worth holding the connection for, at most `settings.hold`: the next world may know what is missing.
+    pub fn may_pass(&self) -> bool {
+        matches!(self.code, errors::WORKLOAD_UNKNOWN | errors::POLICY_UNKNOWN)
+    }
+
     /// The destination is not one to ask for.
     pub(crate) fn destination(reason: impl Into<String>) -> Self {
         Self { code: errors::DESTINATION_REFUSED, reason: reason.into(), policy: None, status: Status::BadRequest }
