@@ -1,1 +1,42 @@
-fn main() {}
+//! The process that moves the bytes of a node's pods: a keeper, and the worker that it starts from this same program.
+mod blob;
+mod cli;
+mod clock;
+mod control;
+mod data;
+mod director;
+mod keeper;
+mod log;
+mod report;
+mod sys;
+mod worker;
+
+use std::process::ExitCode;
+
+use cli::Command;
+
+fn main() -> ExitCode {
+    let command = match cli::parse(std::env::args_os().skip(1)) {
+        Ok(command) => command,
+        Err(error) => return error.exit(),
+    };
+    let result = match command {
+        Command::Help => {
+            print!("{}", cli::HELP);
+            Ok(())
+        }
+        Command::Version => {
+            println!("trackbed-engine {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+        Command::Keeper(options) => keeper::build(options).and_then(keeper::Keeper::run),
+        Command::Worker(options, descent) => worker::build(options, descent).and_then(worker::Worker::run),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("trackbed-engine: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! What reaches a pod: HBONE on 15008 and captured plaintext on 15006, under the pod's policy, shown to the application as from the client.
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use tokio::net::TcpStream;
+use trackbed_contract::engine::{Direction, Path};
+use trackbed_contract::tables::errors;
+use trackbed_decide::{Admitted, Refusal, inbound_plain, inbound_tunnel};
+use trackbed_hbone::limits::Limits;
+use trackbed_hbone::{Request, pump, serve};
+use trackbed_netns::socket;
+
+use super::hold::{Ready, hold, missing};
+use super::live::{Facts, Registered};
+use super::outbound::{baggage, upstream_failed};
+use super::station::Station;
+use super::{Thread, dial_application};
+use crate::report::account::Account;
+
+impl Thread {
+    /// One tunnel of a peer, until it ends.
+    pub(super) async fn inbound_tunnel(self: Rc<Self>, station: Rc<Station>, socket: TcpStream, peer: SocketAddr) {
+        let ready = match hold(&self.shared, || station.pod()).await {
+            Ok(ready) => ready,
+            Err(refusal) => {
+                let mut account = Account::new(&self.shared, Direction::Inbound, &station.pod());
+                account.source(peer, None, None);
+                account.path(Path::Tunnel);
+                account.refused(&refusal);
+                return pump::reset(socket);
+            }
+        };
+        let gauge = &self.shared.counters.server_tunnels;
+        gauge.fetch_add(1, Ordering::Relaxed);
+        let (shutdown, certified) = (station.shutdown().clone(), Arc::clone(&ready.certified));
+        drop(ready);
+        let handler = {
+            let (thread, station) = (Rc::clone(&self), Rc::clone(&station));
+            move |request| Rc::clone(&thread).connect(Rc::clone(&station), request)
+        };
+        if let Err(error) = serve(socket, peer, &certified, Limits::default(), shutdown, handler).await {
+            tracing::debug!(target: "hbone", %peer, pod = %station.pod().local.uid, code = error.code(), %error, "tunnel ended");
+        }
+        gauge.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// One CONNECT.
+    async fn connect(self: Rc<Self>, station: Rc<Station>, request: Request) {
+        let pod = station.pod();
+        let (identity, from) = (request.peer.identity.clone(), request.peer_address);
+        let mut account = Account::new(&self.shared, Direction::Inbound, &pod);
+        account.path(Path::Tunnel);
+        account.peer(&request.peer);
+        account.source(from, None, Some(&identity));
+        let admit = |ready: &Ready| {
+            let world = ready.world().ok_or_else(no_world)?;
+            inbound_tunnel(world, &station.pod().local, &identity, from.ip(), &request.authority)
+        };
+        let admitted = hold(&self.shared, || station.pod()).await.and_then(|ready| {
+            let admitted = admit(&ready)?;
+            let registered = self.register(&station, &mut account, from, Some(&identity), &ready, &admitted);
+            Ok((admitted, registered))
+        });
+        let (admitted, registered) = match admitted {
+            Ok(admitted) => admitted,
+            Err(refusal) => {
+                request.refuse(refusal.status.code());
+                return account.refused(&refusal);
+            }
+        };
+        let started = Instant::now();
+        let server =
+            dial_application(&pod, admitted.source_ip, admitted.target).await.map_err(|error| upstream_failed(admitted.target, &error));
+        let server = match server.map_err(|failed| failed.refusal).and_then(|server| registered.check().map(|()| server)) {
+            Ok(server) => server,
+            Err(refusal) => {
+                request.refuse(refusal.status.code());
+                return account.refused(&refusal);
+            }
+        };
+        account.timing(started.elapsed(), std::time::Duration::ZERO);
+        match request.accept(Some(&baggage(&admitted.workload))) {
+            Ok(client) => {
+                registered.opened(vec![account]);
+                let outcome = pump::inbound(client, server, registered.meter()).await;
+                registered.closed(&outcome);
+            }
+            Err(error) => {
+                // The client went away while we connected for it.
+                pump::reset(server);
+                account.refused(&missing(error.code(), error.to_string()));
+            }
+        }
+    }
+
+    /// One captured plaintext connection.
+    pub(super) async fn inbound_plain(self: Rc<Self>, station: Rc<Station>, client: TcpStream, from: SocketAddr) {
+        let pod = station.pod();
+        let mut account = Account::new(&self.shared, Direction::Inbound, &pod);
+        account.path(Path::Plain);
+        account.source(from, None, None);
+        let decided = self.decide_plain(&station, &client, from, &mut account).await;
+        let (admitted, registered) = match decided {
+            Ok(decided) => decided,
+            Err(refusal) => {
+                account.refused(&refusal);
+                return pump::reset(client);
+            }
+        };
+        let started = Instant::now();
+        let server =
+            dial_application(&pod, admitted.source_ip, admitted.target).await.map_err(|error| upstream_failed(admitted.target, &error));
+        match server.map_err(|failed| failed.refusal).and_then(|server| registered.check().map(|()| server)) {
+            Ok(server) => {
+                account.timing(started.elapsed(), std::time::Duration::ZERO);
+                registered.opened(vec![account]);
+                let outcome = pump::relay(client, server, registered.meter()).await;
+                registered.closed(&outcome);
+            }
+            Err(refusal) => {
+                account.refused(&refusal);
+                pump::reset(client);
+            }
+        }
+    }
+
+    async fn decide_plain(
+        &self,
+        station: &Station,
+        client: &TcpStream,
+        from: SocketAddr,
+        account: &mut Account,
+    ) -> Result<(Admitted, Registered<'_>), Refusal> {
+        let destination = socket::original_destination(client)
+            .map_err(|error| missing(errors::DESTINATION_REFUSED, format!("it was not redirected: {error}")))?;
+        account.destination(destination, None, None);
+        let ready = hold(&self.shared, || station.pod()).await?;
+        let world = ready.world().ok_or_else(no_world)?;
+        let admitted = inbound_plain(world, &station.pod().local, from.ip(), destination)?;
+        let registered = self.register(station, account, from, None, &ready, &admitted);
+        Ok((admitted, registered))
+    }
+
+    /// Names both ends in the account and puts the connection into the table, with no await after the decision.
+    fn register(
+        &self,
+        station: &Station,
+        account: &mut Account,
+        from: SocketAddr,
+        identity: Option<&trackbed_contract::Identity>,
+        ready: &Ready,
+        admitted: &Admitted,
+    ) -> Registered<'_> {
+        // The client's workload only labels; its identity is what was proven. Of several at one address only a proven one may be named.
+        let source = ready.world().map(|world| world.workloads_at(from.ip())).unwrap_or_default();
+        let source = source.iter().find(|workload| identity.is_none_or(|identity| workload.identity == *identity));
+        account.source(from, source.map(AsRef::as_ref), identity);
+        account.destination(admitted.target, Some(&admitted.workload), identity.map(|_| &admitted.workload.identity));
+        account.service(admitted.service.as_deref());
+        account.policy(admitted.policy.as_ref());
+        self.live.register(&station.pod(), Facts::Inbound(admitted.clone()))
+    }
+}
+
+fn no_world() -> Refusal {
+    missing(errors::WORKLOAD_UNKNOWN, "the director has said nothing yet".into())
+}

@@ -1,0 +1,174 @@
+//! The live connections of a data thread, each with the facts it was decided on, so that it can be decided again and cut.
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use trackbed_contract::tables::errors;
+use trackbed_decide::{Admitted, Outbound, Refusal, World, recheck_inbound, recheck_outbound};
+use trackbed_hbone::{Meter, Outcome};
+
+use super::hold::missing;
+use crate::report::account::Account;
+use crate::worker::shared::{OpenOne, Pod, Shared};
+
+#[derive(Debug, Default)]
+pub(crate) struct Live {
+    connections: RefCell<HashMap<u64, Rc<Connection>>>,
+    next: Cell<u64>,
+}
+
+/// What a connection was decided on.
+#[derive(Debug)]
+pub(crate) enum Facts {
+    Outbound(Outbound),
+    Inbound(Admitted),
+    /// Both halves, and the pod that the second one leads to.
+    Relay(Outbound, Admitted, Arc<Pod>),
+}
+
+#[derive(Debug)]
+pub(crate) struct Connection {
+    /// The pod whose capture made it.
+    pod: Arc<Pod>,
+    facts: RefCell<Facts>,
+    pub(crate) meter: Rc<Meter>,
+    accounts: RefCell<Vec<Account>>,
+    cut: RefCell<Option<Refusal>>,
+    _open: RefCell<Vec<OpenOne>>,
+}
+
+/// A connection in the table; it leaves the table when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Registered<'a> {
+    live: &'a Live,
+    key: u64,
+    connection: Rc<Connection>,
+}
+
+impl Live {
+    /// Call it without an await between the decision and this, so that no change of the world falls in between.
+    pub(crate) fn register(&self, pod: &Arc<Pod>, facts: Facts) -> Registered<'_> {
+        let key = self.next.get();
+        self.next.set(key + 1);
+        let mut open = vec![pod.open.one()];
+        if let Facts::Relay(_, _, destination) = &facts {
+            open.push(destination.open.one());
+        }
+        let connection = Rc::new(Connection {
+            pod: Arc::clone(pod),
+            facts: RefCell::new(facts),
+            meter: Meter::new(),
+            accounts: RefCell::default(),
+            cut: RefCell::default(),
+            _open: RefCell::new(open),
+        });
+        self.connections.borrow_mut().insert(key, Rc::clone(&connection));
+        Registered { live: self, key, connection }
+    }
+
+    /// Decides every connection again and cuts those that are denied now.
+    pub(crate) fn recheck(&self, shared: &Shared) {
+        let guard = shared.world.load();
+        let Some(world) = guard.as_ref() else { return };
+        for connection in self.snapshot() {
+            if let Err(refusal) = connection.recheck(shared, world) {
+                connection.cut(refusal);
+            }
+        }
+    }
+
+    /// Cuts connections of the pods that `which` picks, and says how many.
+    pub(crate) fn cut_where(&self, which: impl Fn(&Pod) -> bool, reason: &str) -> u32 {
+        let chosen = self.snapshot().into_iter().filter(|connection| connection.touches(&which));
+        chosen.map(|connection| connection.cut(missing(errors::ENGINE_LIMIT, reason.to_owned()))).count().try_into().unwrap_or(u32::MAX)
+    }
+
+    /// Metrics of long connections, and the ends of certificates that no tunnel watches.
+    pub(crate) fn tick(&self, shared: &Shared) {
+        for connection in self.snapshot() {
+            connection.accounts.borrow_mut().iter_mut().for_each(|account| account.count_meter(&connection.meter));
+            if let Err(refusal) = connection.certificates(shared) {
+                connection.cut(refusal);
+            }
+        }
+    }
+
+    fn snapshot(&self) -> Vec<Rc<Connection>> {
+        self.connections.borrow().values().cloned().collect()
+    }
+}
+
+impl Connection {
+    fn recheck(&self, shared: &Shared, world: &World) -> Result<(), Refusal> {
+        // The pod as it is now: the director may have changed its addresses.
+        let current = |pod: &Arc<Pod>| shared.pods.load().get(&pod.local.uid).filter(|now| now.cookie == pod.cookie).cloned();
+        let pod = current(&self.pod).unwrap_or_else(|| Arc::clone(&self.pod));
+        let mut facts = self.facts.borrow_mut();
+        match &mut *facts {
+            Facts::Outbound(outbound) => recheck_outbound(world, &pod.local, outbound),
+            Facts::Inbound(admitted) => {
+                *admitted = recheck_inbound(world, &pod.local, admitted)?;
+                Ok(())
+            }
+            Facts::Relay(outbound, admitted, destination) => {
+                recheck_outbound(world, &pod.local, outbound)?;
+                let destination = current(destination).unwrap_or_else(|| Arc::clone(destination));
+                *admitted = recheck_inbound(world, &destination.local, admitted)?;
+                Ok(())
+            }
+        }
+    }
+
+    /// A relay has no TLS whose certificates would end it, but may not outlive them either.
+    fn certificates(&self, shared: &Shared) -> Result<(), Refusal> {
+        let Facts::Relay(_, _, destination) = &*self.facts.borrow() else { return Ok(()) };
+        for identity in [&self.pod.identity, &destination.identity] {
+            if shared.certified(identity).is_none() {
+                return Err(missing(errors::IDENTITY_MISSING, format!("the certificate of {identity} has ended")));
+            }
+        }
+        Ok(())
+    }
+
+    fn touches(&self, which: &impl Fn(&Pod) -> bool) -> bool {
+        which(&self.pod) || matches!(&*self.facts.borrow(), Facts::Relay(_, _, destination) if which(destination))
+    }
+
+    fn cut(&self, refusal: Refusal) {
+        // The first reason is the one that counts.
+        self.cut.borrow_mut().get_or_insert(refusal);
+        self.meter.cut();
+    }
+}
+
+impl Registered<'_> {
+    pub(crate) fn meter(&self) -> &Rc<Meter> {
+        &self.connection.meter
+    }
+
+    /// Why it was cut while it was being set up.
+    pub(crate) fn check(&self) -> Result<(), Refusal> {
+        self.connection.cut.borrow().clone().map_or(Ok(()), Err)
+    }
+
+    /// The application is connected: bytes may move.
+    pub(crate) fn opened(&self, mut accounts: Vec<Account>) {
+        accounts.iter_mut().for_each(Account::opened);
+        *self.connection.accounts.borrow_mut() = accounts;
+    }
+
+    /// The pump has ended.
+    pub(crate) fn closed(self, outcome: &Outcome) {
+        let cut = self.connection.cut.borrow_mut().take();
+        for account in self.connection.accounts.take() {
+            account.closed(outcome, cut.as_ref());
+        }
+    }
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        self.live.connections.borrow_mut().remove(&self.key);
+    }
+}

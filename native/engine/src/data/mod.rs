@@ -1,0 +1,245 @@
+//! A data thread: a single-threaded runtime with the pods assigned to it, their connections and their tunnels. Nothing in it is shared.
+mod hold;
+mod inbound;
+mod live;
+mod names;
+mod outbound;
+mod proof;
+mod relay;
+mod station;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+use trackbed_balance::Load;
+use trackbed_hbone::limits::Limits;
+use trackbed_hbone::{Connector, Pool, Target};
+use trackbed_netns::socket;
+
+use crate::worker::shared::{Pod, Shared};
+use live::Live;
+use proof::Proofs;
+use relay::Reachable;
+pub(crate) use station::Listeners;
+use station::Station;
+
+/// Orders on their way to a data thread; the control thread waits when it is full, a data thread never does.
+const ORDERS: usize = 256;
+/// Metrics of live connections, gauges and certificates are looked at this often.
+const TICK: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// Serve this pod's listeners.
+    Add {
+        pod: Arc<Pod>,
+        listeners: Listeners,
+    },
+    /// The pod wants to be captured in more ways.
+    Listen {
+        uid: Arc<str>,
+        listeners: Listeners,
+    },
+    /// What the director says about the pod has changed; its namespace has not.
+    Update(Arc<Pod>),
+    /// Cut what is left of the pod's connections, here and into it from other pods, and close everything of its namespace.
+    Close {
+        uid: Arc<str>,
+        cookie: u64,
+        cut: oneshot::Sender<u32>,
+    },
+    /// The world or the identities have changed: decide live connections again.
+    Recheck(oneshot::Sender<()>),
+    /// These addresses belong to other workloads now, or to none.
+    Evict(Vec<IpAddr>),
+    Prove {
+        uid: Arc<str>,
+        result: oneshot::Sender<Result<(), String>>,
+    },
+    /// Accept nothing more; what is open goes on.
+    StopAccepting,
+    /// Cut everything.
+    CutAll(oneshot::Sender<u32>),
+}
+
+pub(crate) type Handle = mpsc::Sender<Order>;
+
+/// Everything that tasks of one data thread use together.
+#[derive(Debug)]
+pub(crate) struct Thread {
+    shared: Arc<Shared>,
+    stations: RefCell<HashMap<Arc<str>, Rc<Station>>>,
+    live: Live,
+    load: RefCell<Load>,
+    pool: Pool<FromPod>,
+    proofs: Proofs,
+    reachable: Reachable,
+}
+
+/// Starts a data thread. One that ends by a panic takes the worker with it: a half engine would refuse some pods for ever.
+pub(crate) fn spawn(index: usize, shared: Arc<Shared>) -> io::Result<Handle> {
+    let (orders, queue) = mpsc::channel(ORDERS);
+    std::thread::Builder::new().name(format!("data-{index}")).spawn(move || {
+        let run = std::panic::AssertUnwindSafe(|| run(shared, queue));
+        match std::panic::catch_unwind(run) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                eprintln!("trackbed-engine: data thread {index} cannot start: {error}");
+                std::process::abort();
+            }
+            Err(_panic) => std::process::abort(),
+        }
+    })?;
+    Ok(orders)
+}
+
+fn run(shared: Arc<Shared>, mut queue: mpsc::Receiver<Order>) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(tokio::runtime::LocalOptions::default())?;
+    runtime.block_on(async move {
+        let connector = FromPod(Arc::clone(&shared));
+        let thread = Rc::new(Thread {
+            shared,
+            stations: RefCell::default(),
+            live: Live::default(),
+            load: RefCell::default(),
+            pool: Pool::new(connector, Limits::default()),
+            proofs: Proofs::default(),
+            reachable: Reachable::default(),
+        });
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut tunnels = 0;
+        loop {
+            tokio::select! {
+                order = queue.recv() => match order {
+                    Some(order) => thread.obey(order),
+                    None => return,
+                },
+                _ = ticks.tick() => thread.tick(&mut tunnels),
+            }
+        }
+    });
+    Ok(())
+}
+
+impl Thread {
+    fn obey(self: &Rc<Self>, order: Order) {
+        match order {
+            Order::Add { pod, listeners } => {
+                let uid = Arc::clone(&pod.local.uid);
+                let station = Station::open(self, pod, listeners);
+                self.stations.borrow_mut().insert(uid, station);
+            }
+            Order::Listen { uid, listeners } => {
+                if let Some(station) = self.stations.borrow().get(&uid) {
+                    station.listen(self, listeners);
+                }
+            }
+            Order::Update(pod) => {
+                let station = self.stations.borrow().get(&pod.local.uid).cloned();
+                if let Some(station) = station.filter(|station| station.cookie() == pod.cookie) {
+                    station.update(pod);
+                }
+            }
+            Order::Close { uid, cookie, cut } => {
+                let answer = self.close(&uid, cookie);
+                let _ = cut.send(answer);
+            }
+            Order::Recheck(done) => {
+                self.live.recheck(&self.shared);
+                let _ = done.send(());
+            }
+            Order::Evict(addresses) => {
+                for address in addresses {
+                    self.pool.evict(address);
+                    self.reachable.forget(address);
+                }
+            }
+            Order::Prove { uid, result } => {
+                let station = self.stations.borrow().get(&uid).cloned();
+                let thread = Rc::clone(self);
+                tokio::task::spawn_local(async move {
+                    let proof = match station {
+                        Some(station) => thread.prove(&station.pod()).await,
+                        None => Err("the engine does not hold this pod".to_owned()),
+                    };
+                    let _ = result.send(proof);
+                });
+            }
+            Order::StopAccepting => self.stations.borrow().values().for_each(|station| station.stop_accepting()),
+            Order::CutAll(cut) => {
+                let count = self.live.cut_where(|_| true, "the engine is stopping");
+                let _ = cut.send(count);
+            }
+        }
+    }
+
+    /// Connections cut.
+    fn close(&self, uid: &str, cookie: u64) -> u32 {
+        let cut = self.live.cut_where(|pod| *pod.local.uid == *uid && pod.cookie == cookie, "the pod has left the mesh");
+        self.pool.evict_pod(uid);
+        let mut stations = self.stations.borrow_mut();
+        if let Some(station) = stations.get(uid).filter(|station| station.cookie() == cookie) {
+            station.close();
+            stations.remove(uid);
+        }
+        cut
+    }
+
+    fn tick(&self, tunnels: &mut usize) {
+        self.live.tick(&self.shared);
+        self.stations.borrow().values().for_each(|station| station.count_dns(&self.shared));
+        let now = self.pool.tunnels();
+        // The gauge is the sum over threads: add the difference.
+        let gauge = &self.shared.counters.client_tunnels;
+        gauge.fetch_add(now.wrapping_sub(*tunnels), std::sync::atomic::Ordering::Relaxed);
+        *tunnels = now;
+    }
+}
+
+/// Dials tunnels from inside the source pod's network namespace.
+#[derive(Debug)]
+struct FromPod(Arc<Shared>);
+
+impl Connector for FromPod {
+    type Io = TcpStream;
+
+    async fn connect(&self, target: &Target) -> io::Result<TcpStream> {
+        let pod = self.0.pods.load().get(&target.source_uid).cloned();
+        let pod = pod.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the source pod has left the mesh"))?;
+        dial(&pod, target.destination).await
+    }
+}
+
+/// A connection of the engine's own, inside a pod's network namespace.
+async fn dial(pod: &Pod, destination: SocketAddr) -> io::Result<TcpStream> {
+    let started = socket::connect_marked(&pod.netns, destination).map_err(cause)?;
+    within_limit(socket::established(started)).await
+}
+
+/// A connection to the pod's own application, which sees the client's address.
+async fn dial_application(pod: &Pod, source: IpAddr, target: SocketAddr) -> io::Result<TcpStream> {
+    let started = if source == target.ip() || source.is_ipv4() != target.is_ipv4() {
+        socket::connect_marked(&pod.netns, target)
+    } else {
+        socket::connect_spoofed(&pod.netns, source, target)
+    };
+    within_limit(socket::established(started.map_err(cause)?)).await
+}
+
+async fn within_limit(connecting: impl Future<Output = io::Result<TcpStream>>) -> io::Result<TcpStream> {
+    const LIMIT: Duration = Duration::from_millis(trackbed_contract::tables::bounds::CONNECT_MILLISECONDS as u64);
+    tokio::time::timeout(LIMIT, connecting).await.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer within 10 s")))
+}
+
+/// Keeps the kind, which decides about retries, and names the step in the text.
+fn cause(error: trackbed_netns::SocketError) -> io::Error {
+    io::Error::new(error.source.kind(), error)
+}

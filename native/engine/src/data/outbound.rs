@@ -1,0 +1,282 @@
+//! What a pod's applications send: one captured connection from accept to its end, by relay, tunnel or in plain.
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+use trackbed_contract::engine::{Direction, Path};
+use trackbed_contract::tables::errors;
+use trackbed_decide::{Chooser, Outbound, Plain, Refusal, Tunnel, Workload, outbound};
+use trackbed_hbone::headers::{Baggage, Forwarded, TraceParent};
+use trackbed_hbone::{ConnectRequest, Target, TunnelError, TunnelStream, pump};
+use trackbed_netns::socket;
+
+use super::hold::{Ready, hold, missing};
+use super::live::{Facts, Registered};
+use super::station::Station;
+use super::{Thread, dial};
+use crate::report::account::Account;
+use crate::worker::shared::Pod;
+
+/// Endpoints tried for one connection before the application is told: the first and two others.
+const ATTEMPTS: usize = 3;
+
+/// One captured connection: who, whither, by which pod.
+pub(super) struct Captured {
+    pub(super) pod: Arc<Pod>,
+    pub(super) client: SocketAddr,
+    pub(super) destination: SocketAddr,
+    pub(super) account: Account,
+}
+
+/// Why an attempt did not lead to a connection.
+pub(super) struct Failed {
+    pub(super) refusal: Refusal,
+    /// Another endpoint may do better.
+    pub(super) retry: bool,
+}
+
+impl From<Refusal> for Failed {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, retry: false }
+    }
+}
+
+/// Where the bytes go.
+enum Carrier {
+    Tunnel(TunnelStream),
+    Socket(TcpStream),
+}
+
+impl Thread {
+    pub(super) async fn outbound(self: Rc<Self>, station: Rc<Station>, client: TcpStream, from: SocketAddr) {
+        let Ok(destination) = socket::original_destination(&client) else {
+            // Nothing redirected it: it was made straight to the listener.
+            return pump::reset(client);
+        };
+        if super::proof::is_proof(destination) {
+            return self.proofs.receive(client).await;
+        }
+        let pod = station.pod();
+        let account = Account::new(&self.shared, Direction::Outbound, &pod);
+        let mut captured = Captured { pod, client: from, destination, account };
+        captured.account.source(from, None, None);
+        captured.account.destination(destination, None, None);
+        let client = ClientCell(RefCell::new(Some(client)));
+        if let Err(refusal) = self.carry(&station, &mut captured, &client).await {
+            client.reset();
+            captured.account.refused(&refusal);
+        }
+    }
+
+    /// Carries the connection to its end. The error is that of a connection that was never opened.
+    async fn carry(&self, station: &Station, captured: &mut Captured, client: &ClientCell) -> Result<(), Refusal> {
+        if client.local_address() == Some(captured.destination) {
+            return Err(missing(errors::DESTINATION_OWN_PORT, "the engine's own listener was asked for".into()));
+        }
+        if !captured.pod.local.addresses.contains(&captured.client.ip()) {
+            let reason = format!("source address {} is none of the pod's", captured.client.ip());
+            return Err(missing(errors::WORKLOAD_UNKNOWN, reason));
+        }
+        let mut failed: Vec<Arc<str>> = Vec::new();
+        loop {
+            let ready = hold(&self.shared, || station.pod()).await?;
+            captured.account.source(captured.client, Some(&ready.local.workload), Some(ready.local.identity()));
+            let decision = self.choose(&ready, captured, &failed);
+            let endpoint = name_ends(captured, &decision);
+            let Err(error) = self.attempt(ready, captured, decision, client).await else { return Ok(()) };
+            match endpoint.filter(|_| error.retry) {
+                Some(uid) => {
+                    self.load.borrow_mut().failed(&uid, Instant::now());
+                    failed.push(uid);
+                    if failed.len() == ATTEMPTS {
+                        return Err(error.refusal);
+                    }
+                }
+                None => return Err(error.refusal),
+            }
+        }
+    }
+
+    fn choose(&self, ready: &Ready, captured: &Captured, failed: &[Arc<str>]) -> Outbound {
+        let Some(world) = ready.world() else {
+            return Outbound::Refuse(missing(errors::WORKLOAD_UNKNOWN, "the director has said nothing yet".into()));
+        };
+        let load = self.load.borrow();
+        let mut rng = fastrand::Rng::new();
+        let mut chooser = Chooser { rng: &mut rng, load: &load, now: Instant::now(), exclude: failed };
+        outbound(world, &captured.pod.local, captured.destination, &mut chooser)
+    }
+
+    /// Whoever takes `ready` lets go of it before bytes move: it holds a whole snapshot of the mesh.
+    async fn attempt(&self, ready: Ready, captured: &mut Captured, decision: Outbound, client: &ClientCell) -> Result<(), Failed> {
+        match decision {
+            Outbound::Refuse(refusal) => Err(refusal.into()),
+            Outbound::Plain(plain) => {
+                drop(ready);
+                self.plain(captured, plain, client).await
+            }
+            Outbound::Tunnel(tunnel) => self.tunnel(ready, captured, tunnel, client).await,
+            Outbound::Relay(relay) => {
+                if let Some(destination) = self.relay_destination(captured, &relay).await {
+                    self.relay(ready, captured, relay, &destination, client).await
+                } else {
+                    self.tunnel(ready, captured, relay.tunnel, client).await
+                }
+            }
+        }
+    }
+
+    async fn plain(&self, captured: &mut Captured, plain: Plain, client: &ClientCell) -> Result<(), Failed> {
+        captured.account.path(Path::Plain);
+        let address = plain.address;
+        let endpoint = plain.endpoint.as_ref().map(|endpoint| Arc::clone(&endpoint.uid));
+        let registered = self.live.register(&captured.pod, Facts::Outbound(Outbound::Plain(plain)));
+        let started = Instant::now();
+        let server = dial(&captured.pod, address).await.map_err(|error| upstream_failed(address, &error))?;
+        captured.account.timing(started.elapsed(), Duration::ZERO);
+        self.pump(captured, registered, client, Carrier::Socket(server), endpoint).await
+    }
+
+    async fn tunnel(&self, ready: Ready, captured: &mut Captured, tunnel: Tunnel, client: &ClientCell) -> Result<(), Failed> {
+        captured.account.path(Path::Tunnel);
+        let (target, request) = (target(&ready, captured, &tunnel), request(captured, &tunnel));
+        drop(ready);
+        let endpoint = Arc::clone(&tunnel.endpoint);
+        let registered = self.live.register(&captured.pod, Facts::Outbound(Outbound::Tunnel(tunnel)));
+        let stream = self.pool.open(&target, &request).await.map_err(|error| tunnel_failed(target.destination, &error))?;
+        let (peer, timing) = (Rc::clone(stream.peer()), stream.timing());
+        captured.account.peer(&peer);
+        captured.account.timing(timing.connect, timing.handshake);
+        captured.account.destination(captured.destination, Some(&endpoint), Some(&peer.identity));
+        self.pump(captured, registered, client, Carrier::Tunnel(stream), Some(Arc::clone(&endpoint.uid))).await
+    }
+
+    async fn pump(
+        &self,
+        captured: &mut Captured,
+        registered: Registered<'_>,
+        client: &ClientCell,
+        carrier: Carrier,
+        endpoint: Option<Arc<str>>,
+    ) -> Result<(), Failed> {
+        // Cut while it was being connected: the carrier is dropped, which resets it.
+        registered.check()?;
+        let Some(client) = client.take() else {
+            return Err(missing(errors::ENGINE_LIMIT, "the connection is already carried".into()).into());
+        };
+        let _counted = endpoint.map(|uid| Counted::open(&self.load, uid));
+        let account = std::mem::replace(&mut captured.account, Account::new(&self.shared, Direction::Outbound, &captured.pod));
+        registered.opened(vec![account]);
+        let outcome = match carrier {
+            Carrier::Tunnel(stream) => pump::outbound(client, stream, registered.meter()).await,
+            Carrier::Socket(server) => pump::relay(client, server, registered.meter()).await,
+        };
+        registered.closed(&outcome);
+        Ok(())
+    }
+}
+
+/// The client's socket until a pump takes it: an attempt that fails leaves it for the next one.
+pub(super) struct ClientCell(RefCell<Option<TcpStream>>);
+
+impl ClientCell {
+    pub(super) fn take(&self) -> Option<TcpStream> {
+        self.0.borrow_mut().take()
+    }
+
+    fn reset(&self) {
+        if let Some(client) = self.take() {
+            pump::reset(client);
+        }
+    }
+
+    fn local_address(&self) -> Option<SocketAddr> {
+        self.0.borrow().as_ref().and_then(|client| client.local_addr().ok()).map(socket::canonical)
+    }
+}
+
+/// An open stream in the endpoint's load, taken back when it ends.
+pub(super) struct Counted<'a> {
+    load: &'a RefCell<trackbed_balance::Load>,
+    uid: Arc<str>,
+}
+
+impl<'a> Counted<'a> {
+    pub(super) fn open(load: &'a RefCell<trackbed_balance::Load>, uid: Arc<str>) -> Self {
+        load.borrow_mut().succeeded(&uid);
+        load.borrow_mut().opened(&uid);
+        Self { load, uid }
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.load.borrow_mut().closed(&self.uid);
+    }
+}
+
+/// Puts the decided ends into the account; the endpoint's uid for retries.
+fn name_ends(captured: &mut Captured, decision: &Outbound) -> Option<Arc<str>> {
+    let (endpoint, service) = match decision {
+        Outbound::Relay(relay) => (Some(&relay.tunnel.endpoint), relay.tunnel.service.as_ref()),
+        Outbound::Tunnel(tunnel) => (Some(&tunnel.endpoint), tunnel.service.as_ref()),
+        Outbound::Plain(plain) => (plain.endpoint.as_ref(), plain.service.as_ref()),
+        Outbound::Refuse(_) => return None,
+    };
+    captured.account.destination(captured.destination, endpoint.map(AsRef::as_ref), None);
+    captured.account.service(service.map(AsRef::as_ref));
+    endpoint.map(|endpoint| Arc::clone(&endpoint.uid))
+}
+
+fn target(ready: &Ready, captured: &Captured, tunnel: &Tunnel) -> Target {
+    Target {
+        source_uid: Arc::clone(&captured.pod.local.uid),
+        source_address: captured.client.ip(),
+        certified: Arc::clone(&ready.certified),
+        expected: tunnel.accept.clone(),
+        destination: tunnel.dial,
+    }
+}
+
+fn request(captured: &Captured, tunnel: &Tunnel) -> ConnectRequest {
+    let host = tunnel.service.as_ref().map(|service| service.hostname.to_string());
+    ConnectRequest {
+        authority: tunnel.authority.clone(),
+        baggage: Some(baggage(&tunnel.source)),
+        forwarded: Some(Forwarded { source: captured.client, host }.to_string()),
+        traceparent: Some(TraceParent::random().to_string()),
+    }
+}
+
+/// What the mesh knows of a workload, for the other side's metrics.
+pub(super) fn baggage(workload: &Workload) -> String {
+    Baggage {
+        cluster: workload.cluster.to_string(),
+        namespace: workload.namespace.to_string(),
+        workload_type: "deployment".into(),
+        workload_name: workload.workload_name.to_string(),
+        service_name: workload.canonical_name.to_string(),
+        service_version: workload.canonical_revision.to_string(),
+        region: workload.region.to_string(),
+        zone: workload.zone.to_string(),
+    }
+    .to_string()
+}
+
+/// Nothing was sent yet, so another endpoint may be tried after any of these.
+pub(super) fn upstream_failed(address: SocketAddr, error: &std::io::Error) -> Failed {
+    let code = if error.kind() == std::io::ErrorKind::TimedOut { errors::UPSTREAM_TIMEOUT } else { errors::UPSTREAM_REFUSED };
+    Failed { refusal: missing(code, format!("{address}: {error}")), retry: true }
+}
+
+fn tunnel_failed(dial: SocketAddr, error: &TunnelError) -> Failed {
+    // 400 and 401 are answers about this connection, which every endpoint would give.
+    let retry = match error {
+        TunnelError::Refused { status } => *status == 503,
+        other => other.before_application(),
+    };
+    Failed { refusal: missing(error.code(), format!("{dial}: {error}")), retry }
+}

@@ -1,0 +1,137 @@
+//! The same-node path: both pods are held by this engine, so it joins their sockets, under the full policy of both sides.
+//!
+//! The relay does not cross the pods' links, where NetworkPolicy is enforced: it is used only while the destination's port 15008 can be
+//! reached from the source pod over the pod network.
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use trackbed_contract::engine::{Direction, Path};
+use trackbed_contract::tables::{errors, ports};
+use trackbed_decide::{Outbound, Relay, relay_inbound};
+use trackbed_hbone::pump;
+use trackbed_netns::socket;
+
+use super::hold::{Ready, missing, ready};
+use super::live::Facts;
+use super::outbound::{Captured, ClientCell, Counted, Failed, upstream_failed};
+use super::{Thread, dial_application};
+use crate::report::account::Account;
+use crate::worker::shared::Pod;
+
+/// A NetworkPolicy that closes the port acts on new relays after at most this time.
+const REMEMBERED: Duration = Duration::from_secs(5);
+/// Both ends are on this node: a handshake takes microseconds, or it is dropped.
+const PROBE_LIMIT: Duration = Duration::from_secs(1);
+/// Pairs of pods remembered per data thread; more than any node's pods use within 5 s. When full everything is asked again.
+const MOST_PAIRS: usize = 4096;
+
+/// Whether a pod may reach another one's HBONE port over the network, as last tried.
+#[derive(Debug, Default)]
+pub(super) struct Reachable(RefCell<HashMap<Pair, (Instant, bool)>>);
+
+/// Uid of the source, address of the destination.
+type Pair = (Arc<str>, IpAddr);
+
+impl Reachable {
+    pub(super) fn forget(&self, address: IpAddr) {
+        self.0.borrow_mut().retain(|(_, known), _| *known != address);
+    }
+
+    async fn check(&self, pod: &Pod, address: IpAddr) -> bool {
+        let key = (Arc::clone(&pod.local.uid), address);
+        if let Some((at, answer)) = self.0.borrow().get(&key)
+            && at.elapsed() < REMEMBERED
+        {
+            return *answer;
+        }
+        let answer = probe(pod, address).await;
+        let mut known = self.0.borrow_mut();
+        if known.len() >= MOST_PAIRS {
+            known.clear();
+        }
+        known.insert(key, (Instant::now(), answer));
+        answer
+    }
+}
+
+async fn probe(pod: &Pod, address: IpAddr) -> bool {
+    let Ok(started) = socket::connect_marked(&pod.netns, SocketAddr::new(address, ports::HBONE)) else { return false };
+    let Ok(Ok(stream)) = tokio::time::timeout(PROBE_LIMIT, socket::established(started)).await else { return false };
+    // Nothing was said and nothing will be: no TIME_WAIT for a probe.
+    pump::reset(stream);
+    true
+}
+
+impl Thread {
+    /// The destination's pod, when the direct path is open.
+    pub(super) async fn relay_destination(&self, captured: &Captured, relay: &Relay) -> Option<Arc<Pod>> {
+        let endpoint = &relay.tunnel.endpoint;
+        let destination = self.shared.pods.load().of_workload(&endpoint.namespace, &endpoint.name, relay.address.ip()).cloned()?;
+        self.reachable.check(&captured.pod, relay.address.ip()).await.then_some(destination)
+    }
+
+    pub(super) async fn relay(
+        &self,
+        source: Ready,
+        captured: &mut Captured,
+        relay: Relay,
+        destination: &Arc<Pod>,
+        client: &ClientCell,
+    ) -> Result<(), Failed> {
+        captured.account.path(Path::Relay);
+        // The probe may have taken a second: both sides are asked as they are now.
+        let theirs = ready(&self.shared, destination)?;
+        let world = theirs.world().ok_or_else(|| missing(errors::WORKLOAD_UNKNOWN, "the director has said nothing yet".into()))?;
+        trackbed_decide::recheck_outbound(world, &captured.pod.local, &Outbound::Relay(relay.clone()))?;
+        let (from, to) = (captured.client, relay.address);
+        let (client_workload, identity) = (source.local.workload.clone(), source.local.identity().clone());
+        drop(source);
+        let endpoint = Arc::clone(&relay.tunnel.endpoint);
+
+        let mut inbound = Account::new(&self.shared, Direction::Inbound, destination);
+        inbound.path(Path::Relay);
+        inbound.source(from, Some(&client_workload), Some(&identity));
+        inbound.destination(to, Some(&endpoint), Some(&endpoint.identity));
+        inbound.service(relay.tunnel.service.as_deref());
+        captured.account.destination(captured.destination, Some(&endpoint), Some(&endpoint.identity));
+
+        let admitted = match relay_inbound(world, &destination.local, &identity, from.ip(), to) {
+            Ok(admitted) => admitted,
+            Err(refusal) => {
+                inbound.refused(&refusal);
+                return Err(refusal.into());
+            }
+        };
+        inbound.policy(admitted.policy.as_ref());
+        captured.account.policy(admitted.policy.as_ref());
+        let registered = self.live.register(&captured.pod, Facts::Relay(Outbound::Relay(relay), admitted, Arc::clone(destination)));
+        drop(theirs);
+        let started = Instant::now();
+        let server = match dial_application(destination, from.ip(), to).await {
+            Ok(server) => server,
+            Err(error) => {
+                let failed = upstream_failed(to, &error);
+                inbound.refused(&failed.refusal);
+                return Err(failed);
+            }
+        };
+        if let Err(refusal) = registered.check() {
+            inbound.refused(&refusal);
+            return Err(refusal.into());
+        }
+        let Some(client) = client.take() else {
+            return Err(missing(errors::ENGINE_LIMIT, "the connection is already carried".into()).into());
+        };
+        let _counted = Counted::open(&self.load, Arc::clone(&endpoint.uid));
+        let mut account = std::mem::replace(&mut captured.account, Account::new(&self.shared, Direction::Outbound, &captured.pod));
+        account.timing(started.elapsed(), Duration::ZERO);
+        inbound.timing(started.elapsed(), Duration::ZERO);
+        registered.opened(vec![account, inbound]);
+        let outcome = pump::relay(client, server, registered.meter()).await;
+        registered.closed(&outcome);
+        Ok(())
+    }
+}

@@ -1,0 +1,158 @@
+//! A pod on its data thread: its listeners, and what accepting from each of them starts.
+use std::cell::RefCell;
+use std::net::{SocketAddr, TcpListener as StdListener, UdpSocket};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::AbortHandle;
+use trackbed_hbone::Shutdown;
+
+use super::Thread;
+use super::names::{self, PodResolver};
+use crate::worker::shared::{Pod, Shared};
+
+/// Out of descriptors or memory: others give some back within this time, and a loop would only burn the CPU they need for it.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The listeners of a pod, bound inside its namespace; each list has one entry per address family.
+#[derive(Debug, Default)]
+pub(crate) struct Listeners {
+    pub(crate) outbound: Vec<StdListener>,
+    pub(crate) inbound_plain: Vec<StdListener>,
+    pub(crate) hbone: Vec<StdListener>,
+    pub(crate) dns_tcp: Vec<StdListener>,
+    pub(crate) dns_udp: Vec<UdpSocket>,
+}
+
+#[derive(Debug)]
+pub(super) struct Station {
+    pod: RefCell<Arc<Pod>>,
+    tasks: RefCell<Vec<AbortHandle>>,
+    shutdown: Shutdown,
+    /// With what was already counted of each.
+    dns: RefCell<Vec<(Rc<PodResolver>, [u64; 4])>>,
+}
+
+impl Station {
+    /// Must be called on the data thread's runtime.
+    pub(super) fn open(thread: &Rc<Thread>, pod: Arc<Pod>, listeners: Listeners) -> Rc<Self> {
+        let station =
+            Rc::new(Self { pod: RefCell::new(pod), tasks: RefCell::default(), shutdown: Shutdown::new(), dns: RefCell::default() });
+        station.listen(thread, listeners);
+        station
+    }
+
+    /// Accepts from these listeners too.
+    pub(super) fn listen(self: &Rc<Self>, thread: &Rc<Thread>, listeners: Listeners) {
+        self.serve_dns(thread, listeners.dns_tcp, listeners.dns_udp);
+        for listener in listeners.outbound {
+            self.accept(thread, listener, Thread::outbound);
+        }
+        for listener in listeners.inbound_plain {
+            self.accept(thread, listener, Thread::inbound_plain);
+        }
+        for listener in listeners.hbone {
+            self.accept(thread, listener, Thread::inbound_tunnel);
+        }
+    }
+
+    pub(super) fn pod(&self) -> Arc<Pod> {
+        Arc::clone(&self.pod.borrow())
+    }
+
+    pub(super) fn cookie(&self) -> u64 {
+        self.pod.borrow().cookie
+    }
+
+    pub(super) fn update(&self, pod: Arc<Pod>) {
+        *self.pod.borrow_mut() = pod;
+    }
+
+    pub(super) fn shutdown(&self) -> &Shutdown {
+        &self.shutdown
+    }
+
+    /// Closes the listeners; what is open goes on, and peers are told to send no more streams.
+    pub(super) fn stop_accepting(&self) {
+        self.tasks.borrow_mut().drain(..).for_each(|task| task.abort());
+        self.shutdown.drain();
+    }
+
+    pub(super) fn close(&self) {
+        self.stop_accepting();
+        self.shutdown.close();
+    }
+
+    fn serve_dns(self: &Rc<Self>, thread: &Rc<Thread>, tcp: Vec<StdListener>, udp: Vec<UdpSocket>) {
+        if tcp.is_empty() && udp.is_empty() {
+            return;
+        }
+        let resolver = Rc::new(names::resolver(&thread.shared, self));
+        let uid = Arc::clone(&self.pod().local.uid);
+        let mut tasks = self.tasks.borrow_mut();
+        for listener in tcp {
+            let (resolver, uid) = (Rc::clone(&resolver), Arc::clone(&uid));
+            let task = tokio::task::spawn_local(async move {
+                let error = resolver.serve_tcp(listener).await;
+                tracing::error!(%uid, %error, "the pod's DNS over TCP ended");
+            });
+            tasks.push(task.abort_handle());
+        }
+        for socket in udp {
+            let (resolver, uid) = (Rc::clone(&resolver), Arc::clone(&uid));
+            let task = tokio::task::spawn_local(async move {
+                let error = resolver.serve_udp(socket).await;
+                tracing::error!(%uid, %error, "the pod's DNS over UDP ended");
+            });
+            tasks.push(task.abort_handle());
+        }
+        self.dns.borrow_mut().push((resolver, [0; 4]));
+    }
+
+    /// Adds to the engine's totals what this pod's resolver has counted.
+    pub(super) fn count_dns(&self, shared: &Shared) {
+        for (resolver, seen) in self.dns.borrow_mut().iter_mut() {
+            names::count(resolver.counters(), seen, shared);
+        }
+    }
+
+    fn accept<F, H>(self: &Rc<Self>, thread: &Rc<Thread>, listener: StdListener, handle: H)
+    where
+        H: Fn(Rc<Thread>, Rc<Station>, TcpStream, SocketAddr) -> F + 'static,
+        F: Future<Output = ()> + 'static,
+    {
+        let (station, thread) = (Rc::downgrade(self), Rc::clone(thread));
+        let task = tokio::task::spawn_local(async move {
+            let listener = match TcpListener::from_std(listener) {
+                Ok(listener) => listener,
+                Err(error) => return tracing::error!(%error, "a pod's listener cannot be watched"),
+            };
+            loop {
+                match listener.accept().await {
+                    Ok((stream, from)) => {
+                        let Some(station) = station.upgrade() else { return };
+                        let from = trackbed_netns::socket::canonical(from);
+                        // Boxed, so that an idle connection holds its pump and not the largest state of its set-up.
+                        drop(tokio::task::spawn_local(Box::pin(handle(Rc::clone(&thread), station, stream, from))));
+                    }
+                    Err(error) if is_the_connections(&error) => {}
+                    Err(error) => {
+                        thread.shared.counters.accept_pauses.fetch_add(1, Ordering::Relaxed);
+                        tracing::warn!(%error, "accepting pauses");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                }
+            }
+        });
+        self.tasks.borrow_mut().push(task.abort_handle());
+    }
+}
+
+/// Errors of the connection that was to be accepted, not of the listener (accept(2)).
+fn is_the_connections(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, HostUnreachable, Interrupted, NetworkDown, NetworkUnreachable};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | HostUnreachable | Interrupted | NetworkDown | NetworkUnreachable)
+}

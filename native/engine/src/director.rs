@@ -1,0 +1,174 @@
+//! The two streams to the director: opened, kept, and opened again with a jittered back-off.
+//!
+//! Losing them changes nothing in the data path; whoever holds the other ends of the channels learns of it and goes on.
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_util::stream::poll_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tonic::transport::{Channel, Endpoint, Uri};
+use trackbed_contract::engine::director_client::DirectorClient;
+use trackbed_contract::engine::{FromEngine, ReportBatch, ToEngine, from_engine, to_engine};
+use trackbed_contract::tables::bounds;
+
+use crate::worker::shared::Shared;
+
+const FIRST_DELAY: Duration = Duration::from_millis(50);
+const LONGEST_DELAY: Duration = Duration::from_secs(5);
+/// The director's Unix socket answers at once or not at all.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// Messages on their way to the director. When it is full the director has stopped reading; the stream is given up then, and the next
+/// Hello says everything again.
+const OUTBOX: usize = 4096;
+/// Messages of the director that the control loop has not taken yet; a full inbox stops reading (back-pressure), which the director notices.
+const INBOX: usize = 64;
+/// Flows are merged for this long, so that a burst of connections is one message.
+const BATCH_INTERVAL: Duration = Duration::from_millis(100);
+const COUNTERS_INTERVAL: Duration = Duration::from_secs(5);
+const BATCHES_IN_FLIGHT: usize = 4;
+
+/// What the control loop hears.
+#[derive(Debug)]
+pub(crate) enum FromDirector {
+    /// A stream is open and waits for Hello.
+    Attached(Outbox),
+    Message(to_engine::Message),
+    /// A message without content: an error of the director (see the contract).
+    Malformed,
+    Detached(String),
+}
+
+/// Where the control loop puts its messages while a stream is open.
+#[derive(Debug, Clone)]
+pub(crate) struct Outbox(mpsc::Sender<FromEngine>);
+
+impl Outbox {
+    /// False when the stream is gone or stuck: everything is said again with the next Hello.
+    pub(crate) fn send(&self, message: from_engine::Message) -> bool {
+        self.0.try_send(FromEngine { message: Some(message) }).is_ok()
+    }
+}
+
+/// Keeps a stream open for the life of the process.
+pub(crate) fn attach(socket: PathBuf, shared: Arc<Shared>) -> mpsc::Receiver<FromDirector> {
+    let (inbox, messages) = mpsc::channel(INBOX);
+    tokio::spawn(async move {
+        let mut delay = FIRST_DELAY;
+        while !inbox.is_closed() {
+            let reason = match one_stream(&socket, &inbox, &shared, &mut delay).await {
+                Ok(()) => "the director closed the stream".to_owned(),
+                Err(reason) => reason,
+            };
+            let _ = inbox.send(FromDirector::Detached(reason)).await;
+            tokio::time::sleep(delay.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+            delay = (delay * 2).min(LONGEST_DELAY);
+        }
+    });
+    messages
+}
+
+async fn one_stream(socket: &Path, inbox: &mpsc::Sender<FromDirector>, shared: &Arc<Shared>, delay: &mut Duration) -> Result<(), String> {
+    let channel = connect(socket).await?;
+    let limit = bounds::GRPC_MESSAGE_BYTES as usize;
+    let mut client = DirectorClient::new(channel).max_decoding_message_size(limit).max_encoding_message_size(limit);
+    let (sender, mut outbox) = mpsc::channel(OUTBOX);
+    // The director sees Hello only if it is queued before the call is answered: the control loop gets the outbox first.
+    inbox.send(FromDirector::Attached(Outbox(sender))).await.map_err(|_| "the worker ends".to_owned())?;
+    let mut stream =
+        client.attach(poll_fn(move |context| outbox.poll_recv(context))).await.map_err(|status| status_text(&status))?.into_inner();
+    let _reporting = AbortOnDrop(tokio::spawn(report(client, Arc::clone(shared))));
+    loop {
+        let message = match stream.message().await {
+            Ok(Some(ToEngine { message: Some(message) })) => FromDirector::Message(message),
+            Ok(Some(ToEngine { message: None })) => FromDirector::Malformed,
+            Ok(None) => return Ok(()),
+            Err(status) => return Err(status_text(&status)),
+        };
+        *delay = FIRST_DELAY;
+        let ends = matches!(message, FromDirector::Malformed);
+        inbox.send(message).await.map_err(|_| "the worker ends".to_owned())?;
+        if ends {
+            return Err("the director sent an empty message".to_owned());
+        }
+    }
+}
+
+/// Telemetry of this stream's life. An error here ends reporting only until the next attach.
+async fn report(mut client: DirectorClient<Channel>, shared: Arc<Shared>) {
+    let (sender, mut batches) = mpsc::channel::<ReportBatch>(BATCHES_IN_FLIGHT);
+    let fill = async {
+        loop {
+            // Without flows the counters still go up now and then.
+            let _ = tokio::time::timeout(COUNTERS_INTERVAL, shared.reports.filled()).await;
+            tokio::time::sleep(BATCH_INTERVAL).await;
+            // Room first, then the batch: what cannot be sent stays in the queue, where the oldest is dropped.
+            let Ok(room) = sender.reserve().await else { return };
+            let batch = shared.reports.batch().unwrap_or_default();
+            room.send(ReportBatch { counters: crate::report::counters(&shared), ..batch });
+        }
+    };
+    let stream = poll_fn(move |context| batches.poll_recv(context));
+    tokio::select! {
+        () = fill => {}
+        end = client.report(stream) => if let Err(status) = end {
+            tracing::debug!(target: "director", reason = status_text(&status), "report stream ended");
+        }
+    }
+}
+
+async fn connect(socket: &Path) -> Result<Channel, String> {
+    // The authority is never used: the connector goes to the socket.
+    let endpoint = Endpoint::from_static("http://director").connect_timeout(CONNECT_LIMIT);
+    let channel = endpoint.connect_with_connector(UnixConnector(socket.to_owned())).await;
+    channel.map_err(|error| format!("{}: {}", socket.display(), with_causes(&error)))
+}
+
+fn status_text(status: &tonic::Status) -> String {
+    format!("{:?}: {}", status.code(), status.message())
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    std::iter::successors(error.source(), |cause| cause.source()).fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+#[derive(Debug)]
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[derive(Debug, Clone)]
+struct UnixConnector(PathBuf);
+
+impl tower_service::Service<Uri> for UnixConnector {
+    type Response = TokioIo<UnixStream>;
+    type Error = std::io::Error;
+    type Future = Connecting;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Connecting {
+        let path = self.0.clone();
+        Connecting(Box::pin(UnixStream::connect(path)))
+    }
+}
+
+struct Connecting(Pin<Box<dyn Future<Output = std::io::Result<UnixStream>> + Send>>);
+
+impl Future for Connecting {
+    type Output = std::io::Result<TokioIo<UnixStream>>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Poll::Ready(ready!(self.0.as_mut().poll(context)).map(TokioIo::new))
+    }
+}

@@ -1,0 +1,93 @@
+//! Log lines that never make a data thread wait: a bounded queue and one thread that writes.
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, reload};
+
+use crate::cli::LogFormat;
+
+/// 1 s of access lines at 4,000 closes/s; when a slow reader of standard error lets it fill, new lines are dropped and counted.
+const QUEUE_LINES: usize = 4096;
+
+/// Lines that were dropped because the queue was full.
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+
+/// Changes the filter of a running process.
+#[derive(Debug, Clone)]
+pub(crate) struct LogLevel(reload::Handle<EnvFilter, Registry>);
+
+impl LogLevel {
+    pub(crate) fn set(&self, filter: &str) -> Result<(), String> {
+        let parsed = EnvFilter::try_new(filter).map_err(|error| format!("log filter {filter:?}: {error}"))?;
+        self.0.reload(parsed).map_err(|error| error.to_string())
+    }
+}
+
+/// Lines dropped since the process started.
+pub(crate) fn dropped() -> u64 {
+    DROPPED.load(Ordering::Relaxed)
+}
+
+pub(crate) fn start(filter: &str, format: LogFormat) -> io::Result<LogLevel> {
+    let (lines, queue) = sync_channel(QUEUE_LINES);
+    std::thread::Builder::new().name("log".into()).spawn(move || write_lines(&queue))?;
+    let parsed = EnvFilter::try_new(filter).map_err(io::Error::other)?;
+    let (layer, handle) = reload::Layer::new(parsed);
+    let registry = tracing_subscriber::registry().with(layer);
+    let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(Lines(lines));
+    match format {
+        LogFormat::Text => registry.with(lines).try_init(),
+        LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
+    }
+    .map_err(io::Error::other)?;
+    Ok(LogLevel(handle))
+}
+
+fn write_lines(queue: &Receiver<Vec<u8>>) {
+    while let Ok(line) = queue.recv() {
+        if io::stderr().lock().write_all(&line).is_err() {
+            DROPPED.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Lines(SyncSender<Vec<u8>>);
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Line;
+
+    fn make_writer(&'a self) -> Line {
+        Line { bytes: Vec::new(), queue: self.0.clone() }
+    }
+}
+
+/// One line on its way: queued when the formatter lets go of it.
+#[derive(Debug)]
+struct Line {
+    bytes: Vec<u8>,
+    queue: SyncSender<Vec<u8>>,
+}
+
+impl Write for Line {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if self.queue.try_send(std::mem::take(&mut self.bytes)).is_err() {
+            DROPPED.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}

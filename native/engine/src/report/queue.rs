@@ -1,0 +1,114 @@
+//! What goes up to the director as telemetry: bounded, the oldest dropped and counted, never waited for.
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Notify;
+use trackbed_contract::engine::{Event, Flow, ReportBatch};
+use trackbed_contract::tables::bounds;
+
+const CAPACITY: usize = bounds::FLOW_QUEUE as usize;
+/// Records of one batch: a whole full queue in a few batches, about 0.5 MiB on the wire, below the message limit.
+const BATCH_RECORDS: usize = 1024;
+
+#[derive(Debug)]
+pub(crate) enum Record {
+    Flow(Box<Flow>),
+    Event(Event),
+}
+
+/// Shared by all threads of a worker. The lock is held for one push or one batch, never across a wait.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ReportQueue(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    waiting: Mutex<Waiting>,
+    filled: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    records: VecDeque<Record>,
+    /// Since the last batch.
+    dropped: u64,
+    dropped_total: u64,
+}
+
+impl ReportQueue {
+    pub(crate) fn flow(&self, flow: Flow) {
+        self.push(Record::Flow(Box::new(flow)));
+    }
+
+    pub(crate) fn event(&self, level: &str, code: &str, pod_uid: &str, message: String) {
+        tracing::warn!(target: "event", level, code, pod = pod_uid, "{message}");
+        let event = Event {
+            time: crate::clock::unix_nanoseconds(),
+            level: level.to_owned(),
+            code: code.to_owned(),
+            pod_uid: pod_uid.to_owned(),
+            message,
+        };
+        self.push(Record::Event(event));
+    }
+
+    fn push(&self, record: Record) {
+        let mut waiting = self.lock();
+        if waiting.records.len() == CAPACITY {
+            waiting.records.pop_front();
+            waiting.dropped += 1;
+            waiting.dropped_total += 1;
+        }
+        waiting.records.push_back(record);
+        drop(waiting);
+        self.0.filled.notify_one();
+    }
+
+    /// Waits until there is something to send.
+    pub(crate) async fn filled(&self) {
+        while self.lock().records.is_empty() {
+            self.0.filled.notified().await;
+        }
+    }
+
+    /// The oldest records, `None` when there are none and none was dropped.
+    pub(crate) fn batch(&self) -> Option<ReportBatch> {
+        let mut waiting = self.lock();
+        if waiting.records.is_empty() && waiting.dropped == 0 {
+            return None;
+        }
+        let mut batch = ReportBatch { dropped: std::mem::take(&mut waiting.dropped), ..ReportBatch::default() };
+        let count = waiting.records.len().min(BATCH_RECORDS);
+        for record in waiting.records.drain(..count) {
+            match record {
+                Record::Flow(flow) => batch.flows.push(*flow),
+                Record::Event(event) => batch.events.push(event),
+            }
+        }
+        Some(batch)
+    }
+
+    pub(crate) fn dropped_total(&self) -> u64 {
+        self.lock().dropped_total
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
+        // Nothing in the critical sections can leave the queue half changed.
+        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_queue_drops_the_oldest_and_says_how_many() {
+        let queue = ReportQueue::default();
+        for id in 0..CAPACITY as u64 + 3 {
+            queue.flow(Flow { id, ..Flow::default() });
+        }
+        let batch = queue.batch().expect("a batch");
+        assert_eq!((batch.dropped, batch.flows[0].id, batch.flows.len()), (3, 3, BATCH_RECORDS));
+        assert_eq!(queue.batch().expect("a batch").dropped, 0, "told once");
+    }
+}

@@ -1,0 +1,154 @@
+//! Prometheus text and health over HTTP, on the node's loopback.
+use std::convert::Infallible;
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use hyper::body::Bytes;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use trackbed_contract::tables::metrics;
+
+use super::series::header;
+use crate::worker::shared::Shared;
+
+/// Prometheus needs one connection; a few people with curl may look at the same time.
+const MOST_CLIENTS: usize = 8;
+/// A client that does not finish its request head holds one of the places.
+const HEAD_LIMIT: Duration = Duration::from_secs(5);
+/// And one that keeps its connection open without asking gives it back.
+const CONNECTION_LIMIT: Duration = Duration::from_mins(5);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+    let places = Arc::new(Semaphore::new(MOST_CLIENTS));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        let shared = Arc::clone(&shared);
+        tokio::spawn(async move {
+            let _place = place;
+            let answer = service_fn(move |request| {
+                let response = respond(&request, &shared);
+                async move { Ok::<_, Infallible>(response) }
+            });
+            let mut builder = hyper::server::conn::http1::Builder::new();
+            let connection =
+                builder.timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT).serve_connection(TokioIo::new(stream), answer);
+            // What goes wrong here is the client's affair.
+            let _ = tokio::time::timeout(CONNECTION_LIMIT, connection).await;
+        });
+    }
+}
+
+fn respond<B>(request: &Request<B>, shared: &Shared) -> Response<Text> {
+    let (status, body) = match (request.method(), request.uri().path()) {
+        (&Method::GET, "/metrics") => (StatusCode::OK, text(shared)),
+        (&Method::GET, "/healthz") => (StatusCode::OK, "ok\n".to_owned()),
+        (_, "/metrics" | "/healthz") => (StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned()),
+        _ => (StatusCode::NOT_FOUND, "known paths: /metrics /healthz\n".to_owned()),
+    };
+    let mut response = Response::new(Text(Some(Bytes::from(body))));
+    *response.status_mut() = status;
+    response.headers_mut().insert("content-type", hyper::header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
+    response
+}
+
+fn text(shared: &Shared) -> String {
+    let mut text = String::new();
+    shared.series.write(&mut text);
+    let counters = &shared.counters;
+    let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    let mut one = |name: &str, kind: &str, help: &str, samples: &[(&str, u64)]| {
+        header(&mut text, name, kind, help);
+        for (labels, value) in samples {
+            let _ = writeln!(text, "{name}{labels} {value}");
+        }
+    };
+    one(metrics::TRACKBED_CONNECTIONS, "gauge", "captured connections that are open", &[("", shared.pods.load().connections())]);
+    one(
+        metrics::TRACKBED_TUNNELS,
+        "gauge",
+        "open HBONE connections, by role",
+        &[
+            ("{role=\"client\"}", counters.client_tunnels.load(Ordering::Relaxed) as u64),
+            ("{role=\"server\"}", counters.server_tunnels.load(Ordering::Relaxed) as u64),
+        ],
+    );
+    one(metrics::TRACKBED_STATE_GENERATION, "gauge", "generation the engine acknowledged", &[("", load(&counters.generation))]);
+    one(
+        metrics::TRACKBED_ENGINE_RESTARTS_TOTAL,
+        "counter",
+        "worker processes that the keeper had to replace",
+        &[("", load(&counters.restarts))],
+    );
+    one(metrics::TRACKBED_DRIFT_TOTAL, "counter", "changes noticed in the namespaces of pods", &[("", load(&counters.drift))]);
+    one(
+        metrics::TRACKBED_FLOWS_DROPPED_TOTAL,
+        "counter",
+        "flow records dropped because a queue was full",
+        &[("", shared.reports.dropped_total())],
+    );
+    one(
+        metrics::TRACKBED_DNS_REQUESTS_TOTAL,
+        "counter",
+        "captured DNS queries, by outcome",
+        &[
+            ("{outcome=\"answered\"}", load(&counters.dns_answered)),
+            ("{outcome=\"forwarded\"}", load(&counters.dns_forwarded)),
+            ("{outcome=\"refused\"}", load(&counters.dns_refused)),
+            ("{outcome=\"failed\"}", load(&counters.dns_failed)),
+        ],
+    );
+    one("trackbed_log_dropped_total", "counter", "log lines dropped because their reader was slow", &[("", crate::log::dropped())]);
+    one(
+        "trackbed_series_dropped_total",
+        "counter",
+        "connections without metrics because the number of series is bounded",
+        &[("", shared.series.overflowed())],
+    );
+    one(
+        "trackbed_accept_pauses_total",
+        "counter",
+        "times accepting paused for lack of descriptors",
+        &[("", load(&counters.accept_pauses))],
+    );
+    certificates(&mut text, shared);
+    text
+}
+
+/// The first certificate to end says whether renewal works.
+fn certificates(text: &mut String, shared: &Shared) {
+    let name = metrics::TRACKBED_CERTIFICATE_EXPIRY_SECONDS;
+    let Some(first) = shared.identities.load().values().map(|certified| certified.not_after()).min() else { return };
+    let left = first.duration_since(SystemTime::now()).unwrap_or_default();
+    header(text, name, "gauge", "seconds until a certificate ends, by kind");
+    let _ = writeln!(text, "{name}{{kind=\"workload\"}} {}", left.as_secs());
+}
+
+/// Binds so that a second engine on the same address is a clear error at start.
+pub(crate) async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| std::io::Error::new(error.kind(), format!("--metrics {address}: {error}")))
+}
+
+struct Text(Option<Bytes>);
+
+impl hyper::body::Body for Text {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, Infallible>>> {
+        std::task::Poll::Ready(self.0.take().map(|bytes| Ok(hyper::body::Frame::data(bytes))))
+    }
+}
