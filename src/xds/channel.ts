@@ -16,6 +16,8 @@ export type ChannelOptions = {
   readonly root: string;
   /** File with this node's bearer token; read again for every call. */
   readonly token: string;
+  /** A dead control is found within the sum of both. */
+  readonly keepalive?: { readonly intervalMilliseconds: number; readonly timeoutMilliseconds: number };
 };
 
 export type ControlChannel = {
@@ -27,9 +29,8 @@ export type ControlChannel = {
 
 /** A black-holed control must not hold a call for the kernel's two minutes of SYN retries. */
 const CONNECT_MILLISECONDS = 5_000;
-/** A dead peer is found within interval + timeout; both above the 1 s that a paused control may take. */
-const PING_INTERVAL_MILLISECONDS = 10_000;
-const PING_TIMEOUT_MILLISECONDS = 10_000;
+/** Longer than a busy or paused control takes to answer, shorter than anybody waits for news. */
+const KEEPALIVE = { intervalMilliseconds: 10_000, timeoutMilliseconds: 10_000 };
 
 export function controlChannel(options: ChannelOptions): ControlChannel {
   const sessions = sessionManager(options);
@@ -59,6 +60,7 @@ async function readToken(path: string): Promise<string> {
 
 /** The library's session manager, but one that trusts the roots that are in the file now: a new one is made when they changed. */
 function sessionManager(options: ChannelOptions): SessionManager {
+  const keepalive = options.keepalive ?? KEEPALIVE;
   let ca = "";
   let current = manager("");
   let previous = current;
@@ -66,7 +68,7 @@ function sessionManager(options: ChannelOptions): SessionManager {
   function manager(roots: string): Http2SessionManager {
     return new Http2SessionManager(
       options.control,
-      { pingIntervalMs: PING_INTERVAL_MILLISECONDS, pingTimeoutMs: PING_TIMEOUT_MILLISECONDS },
+      { pingIntervalMs: keepalive.intervalMilliseconds, pingTimeoutMs: keepalive.timeoutMilliseconds },
       { ca: roots, minVersion: "TLSv1.3", ALPNProtocols: ["h2"] },
     );
   }

@@ -3,6 +3,7 @@ import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { AggregatedDiscoveryService, DeltaDiscoveryRequest, DeltaDiscoveryResponse } from "#contract/gen/envoy/discovery_pb.ts";
 import { isMeshError } from "#mesh/error.ts";
+import { createBell } from "./bell.ts";
 import type { TypeUrl } from "./resource.ts";
 import type { ResourceStore } from "./store.ts";
 import { createDiscoveryStream, type TypeCounters } from "./stream.ts";
@@ -21,6 +22,8 @@ export type XdsServerOptions = {
 export type XdsServer = {
   readonly service: ServiceImpl<typeof AggregatedDiscoveryService>;
   streams(): readonly StreamInfo[];
+  /** Ends the streams of a node that is not trusted any more. */
+  disconnect(node: string): void;
   /** Ends every stream; nodes reconnect with what they hold. */
   close(): void;
 };
@@ -84,6 +87,9 @@ export function createXdsServer(store: ResourceStore, options: XdsServerOptions)
   return {
     service: { deltaAggregatedResources: follow },
     streams: () => [...live].map(({ info }) => info),
+    disconnect: (node) => {
+      for (const { info, end } of live) if (info.node === node) end();
+    },
     close: () => {
       for (const { end } of live) end();
     },
@@ -99,21 +105,4 @@ function reported(node: string, fault: unknown, options: XdsServerOptions): Conn
   if (!isMeshError(fault)) return ConnectError.from(fault, Code.Unavailable);
   options.onFault?.(node, fault);
   return new ConnectError(fault.message, Code.InvalidArgument);
-}
-
-/** Wakes one waiter, now or when it comes: rings between two waits are not lost and not counted. */
-function createBell(): { ring(): void; wait(): Promise<void> } {
-  let rung = false;
-  let wake: (() => void) | null = null;
-  return {
-    ring: () => {
-      rung = true;
-      wake?.();
-      wake = null;
-    },
-    wait: async () => {
-      if (!rung) await new Promise<void>((resolve) => (wake = resolve));
-      rung = false;
-    },
-  };
 }

@@ -1,0 +1,57 @@
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { test } from "node:test";
+import { isMeshError } from "#mesh/error.ts";
+import { parseOptions } from "./options.ts";
+
+const required = ["--mesh", "m", "--state", "s", "--tokens", "t", "--listen", "192.0.2.1:15012"];
+
+test("several listen addresses of both families are understood, the rest has defaults", () => {
+  assert.deepEqual(parseOptions([...required, "--listen", "[2001:db8::1]:15012"]), {
+    mesh: "m",
+    state: "s",
+    tokens: "t",
+    listen: [
+      { host: "192.0.2.1", port: 15012 },
+      { host: "2001:db8::1", port: 15012 },
+    ],
+    health: { host: "127.0.0.1", port: 15014 },
+    trustDomain: "cluster.local",
+    clusterDomain: "cluster.local",
+    rootNamespace: "trackbed-system",
+    encryptSameNode: false,
+  });
+});
+
+test("what is wrong is named: missing, unknown, unparsable or exposed options", () => {
+  const cases: [string[], RegExp][] = [
+    [required.slice(2), /--mesh is missing/],
+    [required.slice(0, 6), /--listen is missing/],
+    [[...required, "--lisen", "x"], /--lisen/],
+    [[...required, "--listen", "192.0.2.1"], /--listen 192.0.2.1 is not ADDRESS:PORT/],
+    [[...required, "--listen", "2001:db8::1:15012"], /is not ADDRESS:PORT/],
+    [[...required, "--listen", "192.0.2.1:70000"], /70000/],
+    [[...required, "--listen", "host.example:15012"], /host.example/],
+    [[...required, "--health", "192.0.2.1:15014"], /not a loopback address/],
+    [[...required, "--trust-domain", "Not A Name"], /--trust-domain/],
+    [[...required, "stray"], /stray/],
+  ];
+  for (const [args, message] of cases) {
+    assert.throws(
+      () => parseOptions(args),
+      (error) => isMeshError(error) && error.code === "E_USAGE" && message.test(error.message),
+      args.join(" "),
+    );
+  }
+});
+
+test("the process exits 64 and names the option on a usage error, and prints help with 0", () => {
+  const main = new URL("main.ts", import.meta.url).pathname;
+  const run = (...args: string[]) => spawnSync(process.execPath, [main, ...args], { encoding: "utf8" });
+  const wrong = run(...required, "--listen", "nowhere");
+  assert.deepEqual([wrong.status, wrong.stdout], [64, ""]);
+  assert.match(wrong.stderr, /--listen nowhere .*E_USAGE/);
+  const help = run("--help");
+  assert.equal(help.status, 0);
+  assert.match(help.stdout, /--listen ADDRESS:PORT/);
+});
