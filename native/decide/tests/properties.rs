@@ -27,11 +27,11 @@ fn workload() -> impl Strategy<Value = wire::Workload> {
     let bound = (prop::collection::vec(select(&NAMES[..]), 0..2), prop::collection::vec(select(&NAMES[..]), 0..3));
     (shape, kind, bound).prop_map(|((name, node, addresses, account), (protocol, sick, host, far), (policies, services))| {
         let mut workload = mesh::pod(name, node, &addresses);
-        workload.service_account = account.to_owned();
+        account.clone_into(&mut workload.service_account);
         workload.tunnel_protocol = protocol;
         workload.status = i32::from(sick);
         workload.network_mode = i32::from(host);
-        workload.network = if far { "far" } else { "" }.to_owned();
+        if far { "far" } else { "" }.clone_into(&mut workload.network);
         workload.authorization_policies = policies.iter().map(|name| format!("shop/{name}")).collect();
         services.iter().fold(workload, |workload, name| serving(workload, name, &[(80, 8080), (81, 0)]))
     })
