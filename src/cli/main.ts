@@ -39,9 +39,9 @@ Exit codes: 0 fine · 1 not healthy, or it did not work · 64 wrong command line
     .command("demo")
     .description("bring up the example mesh on this machine, check it step by step, and leave it up to play with")
     .option("--once", "end after the checks, with exit code 0 or 1", false)
-    .option("--mesh <dir>", "working copy of the example to use", ".cache/demo/mesh")
+    .option("--mesh <dir>", "where to put the working copy of the example (default: .cache/demo/mesh of this checkout)")
     .addOption(outputOption())
-    .action((options: { once: boolean; mesh: string; output: Format }) => act(runDemo(options)));
+    .action((options: { once: boolean; mesh?: string; output: Format }) => act(runDemo(options)));
   asking("status", "nodes and pods: state, identity, and why something is not ready").action(({ run, output }: Common) =>
     act(runStatus(run, output)),
   );

@@ -64,7 +64,7 @@ export type LabOptions = {
   readonly mesh: string;
   /** trackbed-engine to run; found as src/engine/binary.ts says when not given. */
   readonly engine?: string;
-  /** Start the programs of the pods' containers (default true). */
+  /** Start the programs of the pods' containers at once (default true); otherwise startContainers() does, for pods that are born in the mesh. */
   readonly containers?: boolean;
   /** Names that only the upstream DNS server knows, besides "outside.example" which is the underlay's own address. */
   readonly externalNames?: Readonly<Record<string, readonly string[]>>;
@@ -83,6 +83,8 @@ export type Lab = {
   node(name: string): NodePlace;
   /** By "name" or "namespace/name". */
   pod(name: string): PodPlace;
+  /** Starts the programs of every pod that has none running yet and waits until their ports are listened on. */
+  startContainers(): Promise<void>;
   /** Starts control in the underlay and waits until it is ready. `extra` is appended to its arguments. */
   startControl(extra?: readonly string[]): Promise<void>;
   /** SIGKILL by default; resolves when the process is gone. */

@@ -61,7 +61,7 @@ async function apply(underlay: Place, { netns, lines }: Batch): Promise<void> {
 }
 
 export async function addPods(build: Build, pods: readonly LabPod[]): Promise<void> {
-  const { underlay, documents, directory, mesh, children, options } = build;
+  const { underlay, documents, directory, mesh, children } = build;
   await addNamespaces(
     underlay,
     pods.map(({ netns }) => netnsName(netns)),
@@ -74,7 +74,17 @@ export async function addPods(build: Build, pods: readonly LabPod[]): Promise<vo
       if (!documents.nodes.some(({ name }) => name === pod.node)) throw new Error(`pod ${pod.namespace}/${pod.name}: no Node ${pod.node}`);
       const servers = underlayAddresses(documents.nodes);
       const place = await furnishPod(pod, directory, mesh, resolvConf(pod.namespace, CLUSTER_DOMAIN, servers), children);
-      build.pods.set(place.name, options.containers === false ? place : await startContainers(pod, place, directory, mesh, children));
+      build.pods.set(place.name, place);
+    }),
+  );
+}
+
+export async function startPrograms({ documents, pods, directory, mesh, children }: Build): Promise<void> {
+  await Promise.all(
+    documents.pods.map(async (pod) => {
+      const place = pods.get(`${pod.namespace}/${pod.name}`);
+      if (place === undefined || place.pids.length > 0) return;
+      pods.set(place.name, await startContainers(pod, place, directory, mesh, children));
     }),
   );
 }

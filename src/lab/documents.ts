@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { parseAllDocuments } from "yaml";
 import { z } from "zod";
 import { annotations } from "#contract/tables.ts";
+import { formatAddress, parseAddress } from "#mesh/address.ts";
 
 const meta = z.object({ name: z.string(), namespace: z.string().default("default"), labels: z.record(z.string(), z.string()).default({}) });
 
@@ -123,9 +124,16 @@ function read<T>(schema: z.ZodType<T>, value: unknown, path: string): T {
   return parsed.data;
 }
 
+/** One text for each address, the one that flows and captures use too. */
+function canonical(ip: string): string {
+  const bytes = parseAddress(ip);
+  if (bytes === null) throw new Error(`"${ip}" is not an IP address`);
+  return formatAddress(bytes);
+}
+
 function toNode({ metadata, spec, status }: z.infer<typeof nodeDocument>): LabNode {
   const ips = status.addresses.filter(({ type }) => type === "InternalIP").map(({ address }) => address);
-  return { name: metadata.name, ips, podCIDRs: spec.podCIDRs };
+  return { name: metadata.name, ips: ips.map(canonical), podCIDRs: spec.podCIDRs };
 }
 
 function toPod({ metadata, spec, status }: z.infer<typeof podDocument>, path: string): LabPod[] {
@@ -140,7 +148,7 @@ function toPod({ metadata, spec, status }: z.infer<typeof podDocument>, path: st
       labels: metadata.labels,
       node: spec.nodeName,
       netns,
-      ips: status.podIPs.map(({ ip }) => ip),
+      ips: status.podIPs.map(({ ip }) => canonical(ip)),
       ready: status.phase === "Running" && condition?.status !== "False",
       containers: spec.containers,
     },
@@ -152,7 +160,7 @@ function toService({ metadata, spec }: z.infer<typeof serviceDocument>): LabServ
   return {
     namespace: metadata.namespace,
     name: metadata.name,
-    clusterIPs: ips.filter((ip) => ip !== "None" && ip !== ""),
+    clusterIPs: ips.filter((ip) => ip !== "None" && ip !== "").map(canonical),
     ports: spec.ports
       .filter(({ protocol }) => protocol === "TCP" || protocol === "UDP")
       .map(({ port, targetPort, protocol }) => ({ port, protocol: protocol === "UDP" ? "udp" : "tcp", targetPort: targetPort ?? port })),

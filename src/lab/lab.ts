@@ -1,17 +1,17 @@
 // Brings a lab up and takes it down: namespaces, links and rules from the documents, then the programs of the pods, then the mesh.
 import type { ChildProcess } from "node:child_process";
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { paths, ports } from "#contract/tables.ts";
 import { findBinary } from "#engine/binary.ts";
 import type { NodeStatus } from "#inspect/status.ts";
 import type { Capture, ExecOptions, Lab, LabOptions, NodePlace, Output, Place, PodPlace, Role } from "./api.ts";
-import { addPods, applyServices, type Build, buildNetwork, startDns } from "./build.ts";
+import { addPods, applyServices, type Build, buildNetwork, startDns, startPrograms } from "./build.ts";
 import { startCapture } from "./capture.ts";
 import { type LabNode, readDocuments } from "./documents.ts";
 import { controlCommand, get, launcherCommand, layout, pidsOf } from "./mesh.ts";
 import { netnsName, UNDERLAY, UPLINK, underlayAddresses } from "./network.ts";
-import { type Children, end, newChildren, newPlace } from "./place.ts";
+import { type Children, end, newChildren, newPlace, tail } from "./place.ts";
 import { inOwnSandbox, LAB_DIRECTORY } from "./sandbox.ts";
 import { until } from "./until.ts";
 
@@ -41,6 +41,7 @@ export async function startLab(options: LabOptions): Promise<Lab> {
     build.dns = await startDns(build, ips);
     await addPods(build, documents.pods);
     await applyServices(build);
+    if (options.containers !== false) await startPrograms(build);
   } catch (error) {
     throw await failed(lab, error);
   }
@@ -78,6 +79,7 @@ function assemble(build: Build, ips: readonly string[]): Lab {
     },
     node,
     pod,
+    startContainers: () => startPrograms(build),
     async startControl(extra = []) {
       const child = children.start(controlCommand(mesh, directory, ips, extra), { log: files.log("control") });
       control = child;
@@ -130,6 +132,7 @@ function assemble(build: Build, ips: readonly string[]): Lab {
       const missing = build.documents.pods.filter(({ namespace, name }) => !build.pods.has(`${namespace}/${name}`));
       await addPods(build, missing);
       await applyServices(build);
+      if (options.containers !== false) await startPrograms(build);
       build.dns?.kill("SIGHUP"); // dnsmasq reads its hosts file again
     },
     tailLogs: (lines = 15) =>
@@ -198,11 +201,4 @@ async function alive(what: string, child: ChildProcess, condition: () => Promise
   ).then((seen) => {
     if (seen.ended !== undefined) throw new Error(`${what}: its process ended (${seen.ended})\n${log()}`);
   });
-}
-
-/** The last lines of a log under its name, empty when it says nothing. */
-function tail(file: string, lines = 30): string {
-  if (!existsSync(file)) return "";
-  const text = readFileSync(file, "utf8").trimEnd();
-  return text === "" ? "" : `--- ${file}\n${text.split("\n").slice(-lines).join("\n")}`;
 }

@@ -2,6 +2,7 @@
 //
 // Nodes hang on one bridge, the underlay. Each pod has a veth to its node and reaches everything, its neighbours too, by routing through
 // it, as with the usual CNIs: so NetworkPolicy-like rules and kube-proxy on the node see every packet.
+import { formatAddress, parseCidr } from "#mesh/address.ts";
 import type { Documents, LabNode, LabPod } from "./documents.ts";
 
 /** Commands for one namespace; null is the underlay, the sandbox's own. */
@@ -34,16 +35,21 @@ export const isV6 = (address: string): boolean => address.includes(":");
 
 /** The first address of a network: the gateway of a pod CIDR, the underlay's own address in a node's. */
 export function firstAddress(cidr: string): string {
-  const [address = ""] = cidr.split("/");
-  return isV6(address) ? `${address.replace(/::.*$/, "::")}1` : address.replace(/\.\d+$/, ".1");
+  const parsed = parseCidr(cidr);
+  if (parsed === null) throw new Error(`"${cidr}" is not a network like 10.80.1.0/24 or fd80::/64`);
+  const first = Uint8Array.from(parsed.address);
+  first[first.length - 1] = (first.at(-1) ?? 0) | 1;
+  return formatAddress(first);
 }
 
 /** Nodes' addresses carry no length in their documents: the underlay is the /24 and the /64 around them. */
 const underlayLength = (address: string): 24 | 64 => (isV6(address) ? 64 : 24);
 
+const gateway = (nodeIp: string): string => firstAddress(`${nodeIp}/${underlayLength(nodeIp)}`);
+
 /** The underlay's own addresses: the first of the networks that the nodes are in. */
 export function underlayAddresses(nodes: readonly LabNode[]): string[] {
-  const own = new Set(nodes.flatMap(({ ips }) => ips.map(firstAddress)));
+  const own = new Set(nodes.flatMap(({ ips }) => ips.map(gateway)));
   if (nodes.some(({ ips }) => ips.some((ip) => own.has(ip))))
     throw new Error(`nodes cannot have the underlay's own addresses ${[...own].join(", ")}`);
   if (own.size > 2) throw new Error(`nodes must share one /24 and one /64; found the networks of ${[...own].join(", ")}`);
@@ -89,7 +95,7 @@ export function nodeBatch(node: LabNode, { nodes }: Documents): Batch {
     "link set lo up",
     `link set ${UPLINK} up`,
     ...node.ips.map((ip) => `address add ${ip}/${underlayLength(ip)} dev ${UPLINK}${nodad(ip)}`),
-    ...node.ips.map((ip) => `route add ${everything(ip)} via ${firstAddress(ip)}`),
+    ...node.ips.map((ip) => `route add ${everything(ip)} via ${gateway(ip)}`),
     ...others.flatMap(({ podCIDRs, ips }) => routesTo(podCIDRs, ips)),
   ];
   return { netns: node.name, lines };

@@ -1,4 +1,5 @@
 // Reads what tcpdump wrote: TCP streams put together again, so that a text is found even where packets cut it, and TLS is told from the rest.
+import { formatAddress } from "#mesh/address.ts";
 
 // Link types of pcap files: Ethernet, and the two "cooked" ones that -i any gives.
 const HEADER_BYTES: Readonly<Record<number, { readonly length: number; readonly typeAt: number }>> = {
@@ -84,16 +85,13 @@ function* segments(file: Buffer): Generator<Segment> {
 function parseIp(ip: Buffer, type: number): Segment | null {
   if (type === ETHERTYPE.v4 && ip.length >= 20 && ip[9] === TCP) {
     const header = ((ip[0] ?? 0) & 15) * 4;
-    return parseTcp(ip.subarray(header, ip.readUInt16BE(2)), [...ip.subarray(12, 16)].join("."), [...ip.subarray(16, 20)].join("."));
+    return parseTcp(ip.subarray(header, ip.readUInt16BE(2)), formatAddress(ip.subarray(12, 16)), formatAddress(ip.subarray(16, 20)));
   }
   // No extension headers: TCP between pods carries none. A length of 0 would be a jumbogram, which veths do not make by default.
   if (type === ETHERTYPE.v6 && ip.length >= 40 && ip[6] === TCP)
-    return parseTcp(ip.subarray(40, 40 + ip.readUInt16BE(4)), v6(ip.subarray(8, 24)), v6(ip.subarray(24, 40)));
+    return parseTcp(ip.subarray(40, 40 + ip.readUInt16BE(4)), formatAddress(ip.subarray(8, 24)), formatAddress(ip.subarray(24, 40)));
   return null;
 }
-
-/** All eight groups, without leading zeros: two texts are equal when the addresses are. */
-const v6 = (bytes: Buffer): string => Array.from({ length: 8 }, (_, group) => bytes.readUInt16BE(group * 2).toString(16)).join(":");
 
 function parseTcp(tcp: Buffer, source: string, destination: string): Segment | null {
   if (tcp.length < 20) return null;

@@ -1,6 +1,6 @@
 // Commands inside a namespace: the prefix that enters it, running to the end, and starting what goes on.
 import { type ChildProcess, type StdioOptions, spawn } from "node:child_process";
-import { closeSync, openSync } from "node:fs";
+import { closeSync, existsSync, openSync, readFileSync } from "node:fs";
 import { dirname } from "node:path";
 import type { ExecOptions, Output, Place } from "./api.ts";
 
@@ -86,4 +86,11 @@ function collect(child: ChildProcess, { timeoutMs = EXEC_DEADLINE_MS, input = ""
     child.stdin?.on("error", () => child.stdin?.destroy()); // the command ended without reading its input: its exit code tells
     child.stdin?.end(input);
   });
+}
+
+/** The last lines of a log under its name, empty when it says nothing. */
+export function tail(file: string, lines = 30): string {
+  if (!existsSync(file)) return "";
+  const text = readFileSync(file, "utf8").trimEnd();
+  return text === "" ? "" : `--- ${file}\n${text.split("\n").slice(-lines).join("\n")}`;
 }

@@ -4,7 +4,7 @@ import { mkdirSync, readFileSync, readlinkSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import type { PodPlace } from "./api.ts";
 import type { LabContainer, LabPod } from "./documents.ts";
-import { type Children, newPlace } from "./place.ts";
+import { type Children, newPlace, tail } from "./place.ts";
 import { until } from "./until.ts";
 
 const FURNISH_DEADLINE_MS = 5000;
@@ -87,7 +87,7 @@ export async function startContainers(
   const pids = await Promise.all(
     programs.map(async (container) => {
       const child = startContainer(pod, container, place.pause, directory, mesh, children);
-      await listening(pod, container, child);
+      await listening(pod, container, child, logOf(directory, pod, container));
       return child.pid ?? [];
     }),
   );
@@ -104,21 +104,30 @@ function startContainer(
 ): ChildProcess {
   const env = Object.fromEntries(container.env.map(({ name, value }) => [name, value]));
   const enter = enterPod(pause, resolve(mesh, container.workingDir));
-  const log = join(directory, "logs", `${pod.namespace}.${pod.name}.${container.name}.log`);
+  const log = logOf(directory, pod, container);
   return children.start([...enter, ...container.command, ...container.args], { log }, { TMPDIR: "/run/tmp", ...env });
 }
 
-async function listening(pod: LabPod, container: LabContainer, child: ChildProcess): Promise<void> {
+const logOf = (directory: string, pod: LabPod, container: LabContainer): string =>
+  join(directory, "logs", `${pod.namespace}.${pod.name}.${container.name}.log`);
+
+async function listening(pod: LabPod, container: LabContainer, child: ChildProcess, log: string): Promise<void> {
   const pid = child.pid;
   const wanted = container.ports.filter(({ protocol }) => protocol === "TCP").map(({ containerPort }) => containerPort);
   if (pid === undefined || wanted.length === 0) return;
-  const name = `pod ${pod.namespace}/${pod.name} listens on ${wanted.join(", ")}`;
+  const what = `pod ${pod.namespace}/${pod.name} listens on ${wanted.join(", ")}`;
+  const hasEnded = (): boolean => child.exitCode !== null || child.signalCode !== null;
+  const listens = (): boolean => hasEntered(pid) && wanted.every((port) => listeningPorts(pid).has(port));
   await until(
-    name,
-    () => hasEntered(pid) && wanted.every((port) => listeningPorts(pid).has(port)),
+    what,
+    () => hasEnded() || listens(),
     LISTEN_DEADLINE_MS,
-    () => (child.exitCode === null ? "" : `its container ${container.name} ended with exit code ${child.exitCode}`),
+    () => tail(log),
   );
+  if (hasEnded())
+    throw new Error(
+      `pod ${pod.namespace}/${pod.name}: container ${container.name} ended (${child.exitCode ?? child.signalCode})\n${tail(log)}`,
+    );
 }
 
 const hasEntered = (pid: number): boolean => readlinkSync(`/proc/${pid}/ns/net`) !== readlinkSync(OWN_NETNS);
