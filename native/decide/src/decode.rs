@@ -74,7 +74,8 @@ fn doubted(address: &wire::Address, network: &str) -> Vec<IpNet> {
         }
         Some(wire::address::Type::Service(wire)) => {
             let here = wire.addresses.iter().filter(|address| address.network == network);
-            here.filter_map(|address| net("", address).ok()).collect()
+            // Of blocks only hosts count: one broken document about 0.0.0.0/0 must not close the whole outside.
+            here.filter_map(|address| net("", address).ok()).filter(|net| net.prefix_len() == net.max_prefix_len()).collect()
         }
         _ => Vec::new(),
     }

@@ -32,14 +32,18 @@ impl World {
             .then(|| Answer { service: Arc::clone(service), addresses: self.headless(service, is_it) })
     }
 
-    /// The service that a client means by a virtual address: an exact one before a block. A service that exists but is not for this client
+    /// The service that a client means by a virtual address: an exact one, then a pod's own address, then a block. A service that exists but is not for this client
     /// is refused: unknown to the mesh would mean plaintext.
     pub(crate) fn service_by_vip(&self, address: IpAddr, client_namespace: &str) -> Result<Option<&Arc<Service>>, Refusal> {
-        let mut claimants = self.services_at(address);
-        // A pod's own address is more exact than any block that somebody's document claims around it.
-        if claimants.is_empty() && self.workloads_at(address).is_empty() {
-            claimants = self.services_around(address);
+        let pods = self.workloads_at(address);
+        let exact = self.services_at(address);
+        if !pods.is_empty() {
+            // Where a pod stands, somebody's document about its address routes only that namespace's clients, or to the pod itself.
+            let serves = |service: &Service| pods.iter().any(|pod| pod.services.contains_key(&service.key));
+            let rightful = exact.iter().filter(|service| &*service.namespace == client_namespace || serves(service));
+            return Ok(visible(rightful, client_namespace));
         }
+        let claimants = if exact.is_empty() { self.services_around(address) } else { exact };
         match (visible(claimants, client_namespace), claimants.first()) {
             (None, Some(hidden)) => Err(Refusal::destination(format!("service {} is visible in its own namespace only", hidden.key))),
             (found, _) => Ok(found),
@@ -62,9 +66,9 @@ impl World {
 }
 
 /// The client's own namespace first, then the canonical one, then by key: the same for every client of a namespace.
-fn visible<'a>(services: &'a [Arc<Service>], client_namespace: &str) -> Option<&'a Arc<Service>> {
+fn visible<'a>(services: impl IntoIterator<Item = &'a Arc<Service>>, client_namespace: &str) -> Option<&'a Arc<Service>> {
     let allowed = |service: &&Arc<Service>| !service.namespace_only || &*service.namespace == client_namespace;
-    services.iter().filter(allowed).min_by_key(|service| (&*service.namespace != client_namespace, !service.canonical))
+    services.into_iter().filter(allowed).min_by_key(|service| (&*service.namespace != client_namespace, !service.canonical))
 }
 
 fn in_families(service: &Service, mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {

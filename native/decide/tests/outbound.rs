@@ -260,6 +260,35 @@ fn of_two_services_at_one_address_the_clients_namespace_wins() {
 }
 
 #[test]
+fn a_document_about_a_pods_address_reroutes_no_other_namespaces_clients() {
+    let thief =
+        wire::Workload { namespace: "evil".to_owned(), services: std::collections::HashMap::new(), ..pod("thief", "n3", &["10.0.0.66"]) };
+    let mut thief = wire::Workload { uid: "Kubernetes//Pod/evil/thief".to_owned(), ..thief };
+    let claim = wire::Service {
+        namespace: "evil".to_owned(),
+        hostname: "x.example".to_owned(),
+        ..service("x", &[API, "10.0.0.0/24"], &[(80, 80)])
+    };
+    thief.services.insert("evil/x.example".to_owned(), wire::PortList { ports: claim.ports.clone() });
+    let world = with(&shop(), vec![of_workload(&thief), of_service(&claim)]);
+    assert_eq!(tunnel(decide(&world, &web(), "10.0.0.2:80")).accept, [identity("api")]);
+
+    let own = service("own", &[API], &[(80, 1)]);
+    let world = with(&shop(), vec![of_service(&own), of_workload(&serving(pod("sub", "n3", &["10.0.0.4"]), "own", &[(80, 1)]))]);
+    assert_eq!(tunnel(decide(&world, &web(), "10.0.0.2:80")).authority, "10.0.0.4:1", "a namespace may route its own clients");
+}
+
+#[test]
+fn a_broken_document_about_the_whole_internet_closes_nothing() {
+    let mut broken = service("all", &["0.0.0.0/0", "192.0.2.9"], &[(80, 80)]);
+    broken.ip_families = 9;
+    let (world, rejected) = mesh::apply(&shop(), vec![of_service(&broken)], &[]);
+    assert_eq!(rejected.len(), 1);
+    assert_eq!(code(&decide(&world, &web(), "192.0.2.1:80")), "plain");
+    assert_eq!(code(&decide(&world, &web(), "192.0.2.9:80")), "E_WORKLOAD_UNKNOWN", "its own address stays closed");
+}
+
+#[test]
 fn a_service_for_its_own_namespace_is_refused_to_others_not_passed_on() {
     let hidden = wire::Service {
         namespace: "pay".to_owned(),
