@@ -1,0 +1,206 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import fc from "fast-check";
+import { parse } from "yaml";
+import type { AuthorizationPolicy, Pod } from "#mesh/objects.ts";
+import { CONDITION_L4, OPERATION_L4, OPERATION_L7, SOURCE_L4, SOURCE_L7 } from "./authorization.ts";
+import { formatPath } from "./problem.ts";
+import { projectDocument } from "./project.ts";
+
+const context = { clusterDomain: "cluster.local" };
+const project = (text: string) => projectDocument(parse(text), context);
+const policy = (spec: object, extra: object = {}) =>
+  projectDocument(
+    { apiVersion: "security.istio.io/v1", kind: "AuthorizationPolicy", metadata: { name: "p", namespace: "shop", ...extra }, spec },
+    context,
+  );
+const fieldOf = (object: object | undefined, name: string): unknown => Object.entries(object ?? {}).find(([key]) => key === name)?.[1];
+const reasons = (problems: readonly { code: string; path: readonly (string | number)[] }[]) =>
+  problems.map(({ code, path }) => `${code} ${formatPath(path)}`);
+
+test("a pod without a status runs, is ready, and has defaults as the API server would give", () => {
+  const { object } = project(
+    `{apiVersion: v1, kind: Pod, metadata: {name: web, namespace: shop}, spec: {nodeName: n1, containers: [{ports: [{name: http, containerPort: 80}, {containerPort: 53, protocol: UDP}], readinessProbe: {httpGet: {port: http}}, livenessProbe: {tcpSocket: {port: 81}}}]}, status: {podIPs: [{ip: 10.0.0.1}, {ip: "fd00::1"}]}}`,
+  );
+  const { metadata, ...pod } = object as Pod;
+  assert.match(metadata.uid, /^dir-[0-9a-f]{32}$/);
+  assert.deepEqual(pod, {
+    kind: "Pod",
+    nodeName: "n1",
+    serviceAccountName: "default",
+    hostNetwork: false,
+    phase: "Running",
+    ready: true,
+    podIPs: ["10.0.0.1", "fd00::1"],
+    ports: [{ name: "http", port: 80 }],
+    probePorts: [80, 81],
+    dnsSearch: ["shop.svc.cluster.local", "svc.cluster.local", "cluster.local"],
+    owner: null,
+  });
+});
+
+test("every field of a source, an operation and a condition is projected, named as unenforceable, or refused", () => {
+  for (const name of [...SOURCE_L4, ...SOURCE_L7]) {
+    const { object, problems } = policy({ rules: [{ from: [{ source: { [name]: ["x"] } }] }] });
+    assert.deepEqual(problems, []);
+    const { rules, unenforceable } = object as AuthorizationPolicy;
+    const l4 = (SOURCE_L4 as readonly string[]).includes(name);
+    assert.deepEqual(unenforceable, l4 ? [] : [`spec.rules[0].from[0].source.${name}`]);
+    if (l4) assert.deepEqual(fieldOf(rules[0]?.from[0], name), ["x"]);
+  }
+  for (const name of [...OPERATION_L4, ...OPERATION_L7]) {
+    const { object } = policy({ rules: [{ to: [{ operation: { [name]: ["1"] } }] }] });
+    const { rules, unenforceable } = object as AuthorizationPolicy;
+    const l4 = (OPERATION_L4 as readonly string[]).includes(name);
+    assert.deepEqual(unenforceable, l4 ? [] : [`spec.rules[0].to[0].operation.${name}`]);
+    if (l4) assert.deepEqual(fieldOf(rules[0]?.to[0], name), ["1"]);
+  }
+  for (const key of [...CONDITION_L4, "request.headers[x]", "connection.sni", "source.invented"]) {
+    const { object } = policy({ rules: [{ when: [{ key, values: ["1"] }] }] });
+    const { rules, unenforceable } = object as AuthorizationPolicy;
+    const l4 = (CONDITION_L4 as readonly string[]).includes(key);
+    assert.deepEqual(unenforceable, l4 ? [] : ["spec.rules[0].when[0].key"]);
+    assert.equal(rules[0]?.when.length, l4 ? 1 : 0);
+  }
+});
+
+test("a policy field that is not in the schema is refused wherever it stands", () => {
+  const known = new Set<string>([...SOURCE_L4, ...SOURCE_L7, ...OPERATION_L4, ...OPERATION_L7, "__proto__"]);
+  const name = fc
+    .string({ minLength: 1 })
+    .filter(
+      (text) =>
+        !known.has(text) &&
+        ![
+          "from",
+          "to",
+          "when",
+          "source",
+          "operation",
+          "key",
+          "values",
+          "notValues",
+          "selector",
+          "action",
+          "rules",
+          "targetRef",
+          "targetRefs",
+          "provider",
+          "matchLabels",
+        ].includes(text),
+    );
+  fc.assert(
+    fc.property(name, fc.integer({ min: 0, max: 5 }), (field, place) => {
+      const extra = (at: number): object => (at === place ? { [field]: ["x"] } : {});
+      const spec = {
+        ...extra(0),
+        selector: { matchLabels: { a: "b" }, ...extra(1) },
+        action: "DENY",
+        rules: [
+          {
+            ...extra(2),
+            from: [{ source: { namespaces: ["a"], ...extra(3) }, ...extra(4) }],
+            when: [{ key: "source.ip", values: ["1.1.1.1"], ...extra(5) }],
+          },
+        ],
+      };
+      const { object, problems, standIn } = policy(spec);
+      assert.equal(object, null);
+      assert.equal(problems[0]?.code, "E_SOURCE_UNSUPPORTED");
+      assert.equal(problems[0]?.path.at(-1), field);
+      assert.ok(standIn?.kind === "AuthorizationPolicy" && standIn.action === "DENY" && standIn.unenforceable.length > 0);
+    }),
+  );
+});
+
+test("what could be read as anybody is refused: empty lists, empty objects, fields without a value", () => {
+  for (const spec of [
+    { rules: [{ from: null }] },
+    { rules: [{ from: [] }] },
+    { rules: [{ from: [{ source: {} }] }] },
+    { rules: [{ from: [{ source: { principals: [] } }] }] },
+    { rules: [{ from: [{ source: { principals: [""] } }] }] },
+    { rules: [{ to: [{ operation: {} }] }] },
+    { rules: [{ when: [{ key: "source.ip" }] }] },
+    { rules: [null] },
+    { rules: null },
+    { selector: null, rules: [] },
+    { rules: [{ to: [{ operation: { ports: [80] } }] }] },
+    { action: "Deny" },
+  ]) {
+    const { object, problems, standIn } = policy(spec);
+    assert.equal(object, null, JSON.stringify(spec));
+    assert.ok(problems.length > 0);
+    assert.ok(standIn !== null);
+  }
+});
+
+test("a policy that was never valid stands in closed for what it selects; AUDIT and targetRefs deny nobody", () => {
+  const { standIn } = policy(
+    { selector: { matchLabels: { app: "web" } }, action: "ALLOW", rulez: [] },
+    { annotations: { "istio.io/dry-run": "true" } },
+  );
+  assert.ok(standIn?.kind === "AuthorizationPolicy");
+  assert.deepEqual(
+    [standIn.selector, standIn.action, standIn.unenforceable, standIn.dryRun],
+    [{ app: "web" }, "DENY", ["spec.rulez"], true],
+  );
+  for (const spec of [{ action: "AUDIT" }, { targetRefs: [{}] }, { targetRef: {} }]) {
+    const audit = policy(spec);
+    assert.deepEqual([audit.object, audit.standIn, audit.problems.length], [null, null, 1]);
+  }
+  assert.ok(policy({ action: "CUSTOM", provider: { name: "x" } }).standIn !== null);
+});
+
+test("a PeerAuthentication keeps its port modes, needs a selector for them, and stands in STRICT when it is not valid", () => {
+  const peer = (spec: string) =>
+    project(`{apiVersion: security.istio.io/v1beta1, kind: PeerAuthentication, metadata: {name: p, namespace: shop}, spec: ${spec}}`);
+  const { object } = peer("{selector: {matchLabels: {a: b}}, mtls: {mode: STRICT}, portLevelMtls: {80: {mode: PERMISSIVE}}}");
+  assert.ok(object?.kind === "PeerAuthentication");
+  assert.deepEqual([object.mode, object.portModes], ["STRICT", { 80: "PERMISSIVE" }]);
+  for (const spec of [
+    "{portLevelMtls: {80: {mode: STRICT}}}",
+    "{mtls: {mode: strict}}",
+    "{selector: {matchLabels: {a: b}}, portLevelMtls: {0: {mode: STRICT}}}",
+    "{mtls: null}",
+  ]) {
+    const { object, standIn } = peer(spec);
+    assert.equal(object, null, spec);
+    assert.ok(standIn?.kind === "PeerAuthentication" && standIn.mode === "STRICT");
+  }
+});
+
+test("unknown kinds and versions are named; kinds beside the mesh are ignored", () => {
+  assert.deepEqual(reasons(project("{apiVersion: v1, kind: Wombat, metadata: {name: a}}").problems), ["E_SOURCE_UNSUPPORTED kind"]);
+  assert.deepEqual(reasons(project("{apiVersion: v2, kind: Pod, metadata: {name: a}, spec: {}}").problems), [
+    "E_SOURCE_UNSUPPORTED apiVersion",
+  ]);
+  assert.deepEqual(reasons(project("{apiVersion: apps/v1, kind: Deployment, metadata: {name: a}}").problems), []);
+  assert.deepEqual(reasons(project("{kind: Pod}").problems), ["E_SOURCE_INVALID apiVersion"]);
+  assert.deepEqual(reasons(project("{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {ports: []}}").problems), [
+    "E_SOURCE_INVALID spec.clusterIPs",
+  ]);
+  assert.deepEqual(reasons(project("[1, 2]").problems), ["E_SOURCE_INVALID "]);
+});
+
+test("no document makes the projection throw", () => {
+  fc.assert(
+    fc.property(
+      fc.constantFrom("Pod", "Service", "Node", "Namespace", "AuthorizationPolicy", "PeerAuthentication"),
+      fc.object({ maxDepth: 4 }),
+      fc.jsonValue(),
+      (kind, fields, spec) => {
+        projectDocument(
+          {
+            apiVersion: kind.endsWith("y") || kind.startsWith("Peer") ? "security.istio.io/v1" : "v1",
+            kind,
+            metadata: { name: "a" },
+            spec,
+            ...fields,
+          },
+          context,
+        );
+      },
+    ),
+  );
+});
