@@ -202,6 +202,30 @@ fn a_live_connection_is_cut_by_policy_and_by_workload_change() {
 }
 
 #[test]
+fn an_explanation_lists_every_policy_that_applies_once() {
+    let mut bound = pod("api", "n1", &[API]);
+    bound.authorization_policies = ["shop/ns", "shop/everywhere", "shop/sel", "shop/gone", "shop/sel"].map(str::to_owned).to_vec();
+    let scoped = |name, scope: Scope| {
+        let mut policy = policy(name, Action::Deny, Vec::new());
+        policy.scope = scope.into();
+        of_policy(&policy)
+    };
+    let policies = vec![
+        scoped("ns", Scope::Namespace),
+        scoped("everywhere", Scope::Global),
+        scoped("sel", Scope::WorkloadSelector),
+        scoped("unnamed", Scope::WorkloadSelector),
+        of_workload(&bound),
+    ];
+    let world = world(policies);
+    let workload = world.workload(&bound.uid).unwrap();
+    let explanation = trackbed_decide::explain_inbound(&world, workload, Some(&identity("web")), ip(WEB), at("10.0.0.2:80"));
+    let mut names: Vec<&str> = explanation.considered.iter().map(|one| &*one.policy.name).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["shop/everywhere", "shop/gone", "shop/ns", "shop/sel"]);
+}
+
+#[test]
 fn a_broken_policy_update_denies_until_it_is_corrected_or_removed() {
     let good = policy("p", Action::Allow, vec![Rule::default()]);
     let world = with(&shop(), vec![of_policy(&good)]);

@@ -410,6 +410,13 @@ fn live_connections_end_with_their_workloads_and_survive_enrolment() {
     let not_web = wire::Workload { service_account: "other".to_owned(), ..pod("web", "n1", &[WEB]) };
     assert_eq!(cut(&with(&world, vec![of_workload(&not_web)])), Some("E_WORKLOAD_UNKNOWN"));
 
+    let again = wire::Workload { uid: "Kubernetes//Pod/shop/web-again".to_owned(), ..pod("web", "n1", &[WEB]) };
+    let replaced = with(&without(&world, &[of_workload(&pod("web", "n1", &[]))]), vec![of_workload(&again)]);
+    assert_eq!(cut(&replaced), Some("E_WORKLOAD_UNKNOWN"), "the source is another workload of the same name");
+    let settings =
+        trackbed_decide::Settings { trust_domain: trackbed_contract::TrustDomain::parse("new.example").unwrap(), ..mesh::settings() };
+    assert_eq!(cut(&world.with_settings(settings)), Some("E_WORKLOAD_UNKNOWN"), "the source has another identity");
+
     let outside = decide(&world, &web(), "10.0.0.9:80");
     assert_eq!(code(&outside), "plain");
     let enrolled = with(&world, vec![of_workload(&pod("late", "n2", &["10.0.0.9"]))]);
