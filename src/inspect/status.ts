@@ -103,6 +103,8 @@ export type PodExplanation = PodStatus & {
   readonly steps: readonly PodStep[];
   /** Lines of the rules that differ, "- expected" and "+ found"; empty when they are equal or were not read. */
   readonly rulesDifference: readonly string[];
+  /** What of others stands before our rules, and annotations that are not honoured. */
+  readonly warnings: readonly string[];
 };
 
 /** Body of every answer that is not 2xx. */

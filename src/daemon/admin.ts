@@ -1,0 +1,110 @@
+// The admin API on admin.sock, for root on this node: what the daemon knows, as JSON, and the log level.
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import { z } from "zod";
+import { type ErrorCode, errors } from "#contract/tables.ts";
+import type { FlowLine } from "#inspect/flow.ts";
+import type { AdminError, LogLevelRequest, NodeStatus, PodExplanation } from "#inspect/status.ts";
+
+export type AdminSources = {
+  status(): NodeStatus;
+  pod(namespace: string, name: string): PodExplanation | null;
+  flows(since: number, follow: boolean, stop: AbortSignal): AsyncIterable<FlowLine>;
+  /** Returns what is wrong with it, null when it is in force. */
+  setLogLevel(request: LogLevelRequest): { readonly code: ErrorCode; readonly message: string } | null;
+};
+
+/** A log filter is a short line. */
+const BODY_BYTES = 16 * 1024;
+/** People and scripts of one node; each may follow flows. */
+const CONNECTIONS = 64;
+
+const LogLevel = z.strictObject({
+  daemon: z.enum(["fatal", "error", "warn", "info", "debug", "trace"]).optional(),
+  engine: z.string().min(1).max(1024).optional(),
+});
+
+export function adminServer(sources: AdminSources, failed: (error: unknown) => void): Server {
+  const server = createServer((request, response) => {
+    answer(request, response, sources).catch((error: unknown) => {
+      failed(error);
+      response.destroy();
+    });
+  });
+  server.maxConnections = CONNECTIONS;
+  return server;
+}
+
+async function answer(request: IncomingMessage, response: ServerResponse, sources: AdminSources): Promise<void> {
+  const url = new URL(request.url ?? "/", "http://admin");
+  const pod = /^\/v1\/pods\/([^/]+)\/([^/]+)$/.exec(url.pathname);
+  if (url.pathname === "/v1/log-level")
+    return request.method === "POST" ? setLogLevel(request, response, sources) : refuse(response, 405, "POST is needed");
+  if (request.method !== "GET") return refuse(response, 405, "GET is needed");
+  if (url.pathname === "/v1/status") return send(response, 200, sources.status());
+  if (pod !== null) {
+    const [namespace, name] = [decodeURIComponent(pod[1] ?? ""), decodeURIComponent(pod[2] ?? "")];
+    const explanation = sources.pod(namespace, name);
+    return explanation === null ? refuse(response, 404, `this node has no pod ${namespace}/${name}`) : send(response, 200, explanation);
+  }
+  if (url.pathname === "/v1/flows") return streamFlows(url, response, sources);
+  return refuse(response, 404, `${url.pathname} is not one of /v1/status, /v1/pods/NAMESPACE/NAME, /v1/flows, /v1/log-level`);
+}
+
+/** One line at a time: a reader that takes none holds up nothing but himself, and is told how many records he missed. */
+async function streamFlows(url: URL, response: ServerResponse, sources: AdminSources): Promise<void> {
+  const since = url.searchParams.get("since");
+  const from = since === null ? 0 : Date.parse(since);
+  const follow = url.searchParams.get("follow");
+  if (Number.isNaN(from)) return refuse(response, 400, `since=${since} is not a time such as 2026-01-31T12:00:00Z`);
+  if (follow !== null && follow !== "true" && follow !== "false") return refuse(response, 400, `follow=${follow} must be true or false`);
+  const stop = new AbortController();
+  response.on("close", () => stop.abort());
+  response.writeHead(200, { "content-type": "application/x-ndjson" });
+  response.flushHeaders();
+  for await (const line of sources.flows(from, follow === "true", stop.signal)) {
+    if (response.write(`${JSON.stringify(line)}\n`) || stop.signal.aborted) continue;
+    await new Promise<void>((resolve) => {
+      response.once("drain", resolve);
+      response.once("close", resolve);
+    });
+  }
+  response.end();
+}
+
+async function setLogLevel(request: IncomingMessage, response: ServerResponse, sources: AdminSources): Promise<void> {
+  const body = await readBody(request);
+  if (body === null) return refuse(response, 413, `the body has more than ${BODY_BYTES} bytes`);
+  const parsed = LogLevel.safeParse(parseJson(body));
+  if (!parsed.success) return refuse(response, 400, z.prettifyError(parsed.error));
+  const { daemon, engine } = parsed.data;
+  const fault = sources.setLogLevel({ ...(daemon === undefined ? {} : { daemon }), ...(engine === undefined ? {} : { engine }) });
+  return fault === null ? send(response, 200, {}) : send(response, 503, problem(fault.code, fault.message));
+}
+
+async function readBody(request: IncomingMessage): Promise<string | null> {
+  const chunks: Buffer[] = [];
+  let size = 0;
+  for await (const chunk of request as AsyncIterable<Buffer>) {
+    size += chunk.length;
+    if (size > BODY_BYTES) return null;
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks).toString("utf8");
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined; // the schema says what was expected
+  }
+}
+
+const problem = (code: ErrorCode, message: string): AdminError => ({ code, message, next: errors[code].next });
+
+const refuse = (response: ServerResponse, status: number, message: string): void => send(response, status, problem("E_USAGE", message));
+
+function send(response: ServerResponse, status: number, body: unknown): void {
+  response.writeHead(status, { "content-type": "application/json" });
+  response.end(`${JSON.stringify(body)}\n`);
+}

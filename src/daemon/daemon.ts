@@ -1,0 +1,305 @@
+// One node's daemon put together: source → reconciler → namespaces and engine, control → relay → engine, and what people may ask.
+import { chmod } from "node:fs/promises";
+import type { Server } from "node:http";
+import { join } from "node:path";
+import { create } from "@bufbuild/protobuf";
+import type { Logger } from "pino";
+import { type Hello, MeshSettingsSchema, type Rejected } from "#contract/gen/engine_pb.ts";
+import { bounds, errors, paths } from "#contract/tables.ts";
+import { type Director, startDirector } from "#engine/director.ts";
+import { readBootId } from "#engine/namespace.ts";
+import { listenOn, privateDirectory } from "#engine/socket.ts";
+import type { NodeStatus, Problem } from "#inspect/status.ts";
+import { explainError, isMeshError, type MeshError } from "#mesh/error.ts";
+import type { Source } from "#source/source.ts";
+import { controlChannel } from "#xds/channel.ts";
+import { type Connectivity, xdsClient } from "#xds/client.ts";
+import { heldOf, type MeshSettings, readSnapshot } from "#xds/snapshot.ts";
+import { adminServer } from "./admin.ts";
+import { certifier } from "./certificates.ts";
+import { desiredPods } from "./desired.ts";
+import { createFlows } from "./flows.ts";
+import { createHands, type HandsOptions } from "./hands.ts";
+import { createMetrics, healthServer } from "./metrics.ts";
+import { reporter } from "./nodes.ts";
+import type { DaemonOptions } from "./options.ts";
+import { loadPromises } from "./promises.ts";
+import { type Reconciler, reconciler } from "./reconciler.ts";
+import { createRelay, type Relay } from "./relay.ts";
+import { explainPod, podStatus } from "./status.ts";
+import { countUnmeshed } from "./unmeshed.ts";
+
+export type DaemonParts = Pick<HandsOptions, "helper" | "backend" | "planOf" | "compare"> & {
+  readonly version: string;
+  readonly source: Source;
+  readonly log: Logger;
+};
+
+export type Daemon = {
+  status(): NodeStatus;
+  /** Rejects when the source cannot be read at all. */
+  run(): Promise<void>;
+  /** Stops watching and answering. Rules, engine and connections stay as they are. */
+  drain(): Promise<void>;
+};
+
+/** Until control or the snapshot says otherwise: the defaults of the design. */
+const DEFAULTS: MeshSettings = { trustDomain: "cluster.local", clusterDomain: "cluster.local", network: "", encryptSameNode: false };
+
+export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): Promise<Daemon> {
+  const { log, version } = parts;
+  const { node, run } = options;
+  const bootId = readBootId();
+  const started = new Date().toISOString();
+  const stop = new AbortController();
+  await privateDirectory(run);
+
+  const noted = (text: string) => (error: unknown) => log.warn({ error: explainError(error) }, text);
+  const snapshotPath = join(run, paths.snapshot);
+  const snapshot = await readSnapshot(snapshotPath, node).catch((error: unknown) => {
+    noted("the snapshot was not used")(error);
+    return null;
+  });
+  const promises = await loadPromises(join(run, "captured.json"), bootId, noted("the memory of captured pods"));
+  const channel = controlChannel(options);
+  const desired = desiredPods(node);
+  const flows = createFlows();
+  const engine = { since: started, inSync: false, rejected: new Map<string, Rejected>(), counters: new Map<string, number>() };
+  let sourceRead = false;
+  let connectivity: Connectivity = { connected: false, synced: false, since: new Date(), error: null };
+  let director: Director;
+  let pods: Reconciler;
+  let relay: Relay;
+
+  const settings = (): MeshSettings => relay?.settings ?? snapshot?.settings ?? DEFAULTS;
+  const forEngine = () => create(MeshSettingsSchema, { node, ...settings(), holdMilliseconds: bounds.holdMilliseconds });
+
+  const certificate = certifier({
+    transport: channel.transport,
+    trustDomain: () => settings().trustDomain,
+    pod: (uid) => pods.records.get(uid)?.spec,
+    stop: stop.signal,
+  });
+
+  director = await startDirector({
+    path: join(run, paths.directorSocket),
+    version,
+    settings: forEngine(),
+    events: {
+      attached: (hello: Hello) => {
+        engine.since = new Date().toISOString();
+        engine.inSync = false;
+        log.info(
+          { instance: hello.instance, version: hello.engineVersion, pods: hello.pods.length, resources: hello.resources.length },
+          "engine attached",
+        );
+        pods.attached(hello);
+      },
+      detached: (reason) => {
+        engine.since = new Date().toISOString();
+        engine.inSync = false;
+        log.warn({ reason }, "engine detached; it goes on with what it has");
+        pods.detached();
+      },
+      podState: (state) => pods.podState(state),
+      podGone: (gone) => {
+        log.info({ pod: gone.uid, cut: gone.cut }, "the engine let a pod go");
+        pods.podGone(gone);
+      },
+      drift: ({ uid, kind, pid, process }) => {
+        log.debug({ pod: uid, kind, pid, process }, "something moved in a pod's namespace");
+        pods.drift(uid);
+      },
+      applied: (generation, rejected) => {
+        if (rejected.length > 0)
+          log.error(
+            { generation: `${generation}`, rejected: rejected.map(({ name, code, reason }) => ({ name, code, reason })) },
+            "the engine rejected resources",
+          );
+        for (const resource of rejected) engine.rejected.set(`${resource.type}/${resource.name}`, resource);
+        for (const [key, resource] of engine.rejected) if (relay.versionOf(resource) !== resource.version) engine.rejected.delete(key);
+        relay.applied();
+      },
+      certificate: async (request) => {
+        const reply = await certificate(request);
+        if (reply.code !== "") log.warn({ identity: request.identity, code: reply.code, reason: reply.reason }, "no certificate");
+        return reply;
+      },
+      report: (batch) => {
+        flows.take(batch);
+        for (const { name, value } of batch.counters) engine.counters.set(name, Number(value));
+      },
+    },
+  });
+
+  relay = createRelay({ node, path: snapshotPath, snapshot, director, failed: noted("the snapshot could not be written") });
+
+  const reports = reporter({
+    node,
+    transport: channel.transport,
+    settings: ({ trustDomain, clusterDomain, network, encryptSameNode }) => {
+      relay.setSettings({ trustDomain, clusterDomain, network, encryptSameNode });
+      director.setSettings(forEngine());
+    },
+    broken: (error) => {
+      log.debug({ error: explainError(error) }, "the stream of pod reports broke");
+    },
+  });
+
+  const hands = createHands({ ...parts, bootId, netnsSocket: join(run, paths.netnsSocket), director: () => director });
+  pods = reconciler({
+    bootId,
+    hands,
+    countUnmeshed: ({ netns }) => countUnmeshed(netns),
+    named: () => {
+      engine.inSync = true;
+      director.inSync();
+    },
+    events: {
+      settled: (record) => {
+        promises.note(pods.records.values());
+        reports.changed(record);
+        if (pods.lookedAtAll) reports.ready();
+      },
+      forgotten: (record) => {
+        promises.note(pods.records.values());
+        reports.forgotten(record);
+        metrics.forgotten(podName(record.spec));
+      },
+      drifted: (record) => {
+        metrics.drifted(podName(record.spec));
+        log.warn({ pod: podName(record.spec), difference: record.differences }, "rules of a captured pod were changed by someone else");
+      },
+      repaired: (record, result) => {
+        metrics.repaired(result);
+        log.info({ pod: podName(record.spec), result }, "repaired");
+      },
+    },
+  });
+  for (const { spec, captured } of promises.kept) pods.remember(spec, captured);
+
+  const discovery = xdsClient({
+    channel,
+    node: { id: node, metadata: {} },
+    held: snapshot === null ? new Map() : heldOf(snapshot),
+    onDelta: async (delta) => {
+      relay.delta(delta);
+      return [];
+    },
+    onConnectivity: (now) => {
+      if (now.connected !== connectivity.connected) log.info({ connected: now.connected, error: now.error?.message }, "control");
+      connectivity = now;
+      if (now.synced) relay.synced();
+    },
+  });
+
+  function notReady(): string[] {
+    return [
+      sourceRead ? "" : "the mesh's documents were not read yet",
+      relay.from === "none" ? "no state from control or snapshot yet" : "",
+      director.connected ? (engine.inSync ? "" : "the engine was not told of every pod yet") : "no engine is connected",
+    ].filter((text) => text !== "");
+  }
+
+  function status(): NodeStatus {
+    const { hello } = director;
+    const away = director.connected ? null : problemOf("E_ENGINE_AWAY", errors.E_ENGINE_AWAY.help, engine.since);
+    return {
+      node,
+      version,
+      trustDomain: settings().trustDomain,
+      started,
+      time: new Date().toISOString(),
+      ready: notReady().length === 0,
+      engine: {
+        connected: director.connected,
+        since: engine.since,
+        problem: away,
+        version: hello?.engineVersion ?? null,
+        instance: hello?.instance ?? null,
+        generation: director.generation.toString(),
+        acknowledged: director.acknowledged.toString(),
+        rejected: [...engine.rejected.values()].map(({ name, code, reason }) => ({ name, code, reason })),
+        counters: Object.fromEntries(engine.counters),
+      },
+      control: {
+        connected: connectivity.connected,
+        since: connectivity.since.toISOString(),
+        problem: connectivity.error === null ? null : problemFrom(connectivity.error, connectivity.since.toISOString()),
+      },
+      state: { from: relay.from, resources: relay.resources },
+      source: desired.faults.map(({ code, file, line, field, reason }) => ({ code, file, line, field, reason })),
+      flows: { received: flows.received, droppedByEngine: flows.droppedByEngine, kept: flows.kept },
+      pods: [...pods.records.values()].map((record) => podStatus(record, settings().trustDomain)),
+    };
+  }
+
+  const metrics = createMetrics(status);
+  const admin = adminServer(
+    {
+      status,
+      pod: (namespace, name) => {
+        const record = [...pods.records.values()].find(({ spec }) => spec.namespace === namespace && spec.name === name);
+        return record === undefined ? null : explainPod(record, node, settings().trustDomain, bounds.drainMilliseconds);
+      },
+      flows: (since, follow, ended) => flows.read({ since, follow, stop: AbortSignal.any([ended, stop.signal]) }),
+      setLogLevel: (request) => {
+        if (request.daemon !== undefined) log.level = request.daemon;
+        if (request.engine === undefined || director.setLogLevel(request.engine)) return null;
+        return { code: "E_ENGINE_AWAY", message: "no engine is connected to take the log filter" };
+      },
+    },
+    noted("an admin request failed"),
+  );
+  const adminPath = join(run, paths.adminSocket);
+  await listenOn(admin, adminPath);
+  await chmod(adminPath, 0o600);
+  const health = options.health === null ? null : healthServer(notReady, metrics.text, noted("a metrics request failed"));
+  if (health !== null && options.health !== null) await listenTcp(health, options.health);
+
+  async function watch(): Promise<void> {
+    for await (const change of parts.source(stop.signal)) {
+      const specs = desired.update(change);
+      for (const fault of change.faults)
+        log.warn({ file: fault.file, line: fault.line, field: fault.field, code: fault.code }, fault.reason);
+      sourceRead = true;
+      pods.update(specs, !desired.incomplete);
+      if (pods.lookedAtAll) reports.ready();
+    }
+  }
+
+  return {
+    status,
+    run: async () => {
+      log.info({ node, version, run, snapshot: snapshot !== null }, "daemon runs");
+      await Promise.all([watch(), discovery.run(stop.signal), reports.run(stop.signal)]);
+    },
+    drain: async () => {
+      stop.abort();
+      channel.abort();
+      admin.closeAllConnections();
+      admin.close();
+      health?.closeAllConnections();
+      health?.close();
+      const idle = pods.stop();
+      await director.close();
+      await idle;
+      await Promise.all([relay.flush(), promises.flush()]);
+    },
+  };
+}
+
+const podName = ({ namespace, name }: { readonly namespace: string; readonly name: string }): string => `${namespace}/${name}`;
+
+const problemOf = (code: keyof typeof errors, reason: string, since: string): Problem => ({ code, reason, next: errors[code].next, since });
+
+const problemFrom = (error: MeshError, since: string): Problem => {
+  const cause = isMeshError(error.cause) || !(error.cause instanceof Error) ? "" : `: ${error.cause.message}`;
+  return problemOf(error.code, `${error.message}${cause}`, since);
+};
+
+const listenTcp = (server: Server, { host, port }: { readonly host: string; readonly port: number }): Promise<void> =>
+  new Promise((resolve, reject) => {
+    server.once("error", reject);
+    server.listen(port, host, resolve);
+  });

@@ -1,0 +1,89 @@
+// Which pods this node should have in the mesh: the source's objects, narrowed to one node and told as changes of single pods.
+
+import { annotations } from "#contract/tables.ts";
+import type { Desired, Fault as EnrolFault } from "#enrol/state.ts";
+import { parseAddress } from "#mesh/address.ts";
+import { type AnnotationFault, type CaptureSpec, captureSpec } from "#mesh/capture.ts";
+import { enrolment } from "#mesh/enrolment.ts";
+import { keyOf, type Namespace, type ObjectKey, type Pod } from "#mesh/objects.ts";
+import type { Change, Fault } from "#source/source.ts";
+
+/** Everything about a pod that decides what is done to it. */
+export type PodSpec = {
+  readonly uid: string;
+  readonly namespace: string;
+  readonly name: string;
+  readonly serviceAccount: string;
+  readonly desired: Desired;
+  readonly netns: string | null;
+  readonly addresses: readonly string[];
+  readonly dnsSearch: readonly string[];
+  readonly capture: CaptureSpec;
+  /** Why labels that ask for the mesh are not followed. */
+  readonly refused: EnrolFault | null;
+  readonly annotationFaults: readonly AnnotationFault[];
+};
+
+export type DesiredPods = {
+  /** The node's pods by uid after this batch. */
+  update(change: Change): ReadonlyMap<string, PodSpec>;
+  readonly faults: readonly Fault[];
+  /** A Pod document cannot be read: a pod that is not named may still be wanted. */
+  readonly incomplete: boolean;
+};
+
+export function desiredPods(node: string): DesiredPods {
+  const namespaces = new Map<ObjectKey, Namespace>();
+  const pods = new Map<ObjectKey, Pod>();
+  let faults: readonly Fault[] = [];
+
+  function update(change: Change): ReadonlyMap<string, PodSpec> {
+    if (change.reset) {
+      namespaces.clear();
+      pods.clear();
+    }
+    for (const key of change.remove) {
+      namespaces.delete(key);
+      pods.delete(key);
+    }
+    for (const object of change.put) {
+      if (object.kind === "Namespace") namespaces.set(keyOf(object), object);
+      else if (object.kind === "Pod") {
+        if (object.nodeName === node) pods.set(keyOf(object), object);
+        else pods.delete(keyOf(object));
+      }
+    }
+    faults = change.faults;
+    const specs = [...pods.values()].map((pod) => podSpec(namespaces.get(`Namespace//${pod.metadata.namespace}`), pod));
+    return new Map(specs.map((spec) => [spec.uid, spec]));
+  }
+
+  return {
+    update,
+    get faults() {
+      return faults;
+    },
+    get incomplete() {
+      return faults.some(({ key }) => key === null || key.startsWith("Pod/"));
+    },
+  };
+}
+
+export function podSpec(namespace: Namespace | undefined, pod: Pod): PodSpec {
+  const { enrolled, code, reason } = enrolment(namespace, pod);
+  const { spec, faults } = captureSpec(namespace, pod);
+  const over = pod.phase === "Succeeded" || pod.phase === "Failed";
+  return {
+    uid: pod.metadata.uid,
+    namespace: pod.metadata.namespace,
+    name: pod.metadata.name,
+    serviceAccount: pod.serviceAccountName,
+    desired: enrolled ? "enrolled" : over ? "deleted" : "absent",
+    netns: pod.hostNetwork ? null : (pod.metadata.annotations[annotations.netns] ?? null),
+    addresses: pod.podIPs.filter((ip) => parseAddress(ip) !== null),
+    dnsSearch: pod.dnsSearch,
+    capture: spec,
+    refused: code === null ? null : { code, reason },
+    annotationFaults: faults,
+  };
+}

@@ -1,0 +1,89 @@
+// What the state machine's steps do to the node: namespaces visited, rules replaced, the engine told.
+import { create } from "@bufbuild/protobuf";
+import { AddPodSchema } from "#contract/gen/engine_pb.ts";
+import type { Director } from "#engine/director.ts";
+import { handOver, type OpenNamespace, readCookie, visitNamespace } from "#engine/namespace.ts";
+import { type NamespaceIdentity, sameNamespace } from "#enrol/state.ts";
+import { parseAddress } from "#mesh/address.ts";
+import { meshError } from "#mesh/error.ts";
+import type { Backend, Comparison, Reading } from "#redirect/backend.ts";
+import type { Plan } from "#redirect/plan.ts";
+import type { PodSpec } from "./desired.ts";
+import type { Hands } from "./pod.ts";
+
+export type HandsOptions = {
+  readonly bootId: string;
+  /** Path of trackbed-netns. */
+  readonly helper: string;
+  /** Path of netns.sock. */
+  readonly netnsSocket: string;
+  readonly director: () => Director;
+  readonly backend: Backend;
+  readonly planOf: (spec: PodSpec) => Plan;
+  readonly compare: (reading: Reading, plan: Plan) => Comparison;
+};
+
+export function createHands(options: HandsOptions): Hands {
+  const { bootId, helper, netnsSocket, director, backend, planOf, compare } = options;
+  const identify = async (open: OpenNamespace): Promise<NamespaceIdentity> => ({ bootId, cookie: await readCookie(helper, open) });
+
+  const gone = (spec: PodSpec): Error =>
+    meshError(
+      "E_CAPTURE_NETNS_GONE",
+      `pod ${spec.namespace}/${spec.name}: there is no network namespace at ${spec.netns ?? "(no path is known)"}`,
+    );
+
+  /** The decision was made for one namespace; the path may lead to another by now. */
+  const inside = (spec: PodSpec, decided: NamespaceIdentity, act: (open: OpenNamespace) => Promise<void>): Promise<void> =>
+    visitNamespace(spec.netns, async (open) => {
+      if (open === null) throw gone(spec);
+      if (!sameNamespace(await identify(open), decided)) {
+        throw meshError("E_CAPTURE_NETNS_GONE", `pod ${spec.namespace}/${spec.name}: the network namespace at ${spec.netns} was replaced`);
+      }
+      await act(open);
+    });
+
+  return {
+    read: (spec) =>
+      visitNamespace(spec.netns, async (open) => {
+        if (open === null) return { namespace: null, rules: "none", routing: false, foreign: null, differences: [], warnings: [] };
+        const namespace = await identify(open);
+        const reading = await backend.read(open.path);
+        const comparison = compare(reading, planOf(spec));
+        const sentence = ({ where, reason }: Reading["foreign"][number]): string => `${where}: ${reason}`;
+        const mesh = reading.foreign.find(({ kind }) => kind === "mesh");
+        return {
+          namespace,
+          rules: comparison.rules,
+          routing: comparison.routing,
+          foreign: mesh === undefined ? null : sentence(mesh),
+          differences: comparison.differences,
+          warnings: reading.foreign.filter(({ kind }) => kind !== "mesh").map(sentence),
+        };
+      }),
+    handOver: (spec) =>
+      visitNamespace(spec.netns, async (open) => {
+        if (open === null) throw gone(spec);
+        return { bootId, cookie: await handOver(helper, netnsSocket, spec.uid, open) };
+      }),
+    applyRules: (spec, into) => inside(spec, into, ({ path }) => backend.apply(path, planOf(spec))),
+    applyHolder: (spec, into) => inside(spec, into, ({ path }) => backend.holder(path)),
+    removeRules: (spec, from) => inside(spec, from, ({ path }) => backend.remove(path)),
+    addPod: (spec, { cookie }) =>
+      director().addPod(
+        create(AddPodSchema, {
+          uid: spec.uid,
+          name: spec.name,
+          namespace: spec.namespace,
+          serviceAccount: spec.serviceAccount,
+          netnsCookie: cookie,
+          addresses: spec.addresses.map(parseAddress).filter((address) => address !== null),
+          dnsSearch: [...spec.dnsSearch],
+          captureInbound: spec.capture.inbound,
+          captureDns: spec.capture.dns,
+        }),
+      ),
+    removePod: (spec, drainMilliseconds) => director().removePod(spec.uid, drainMilliseconds),
+    prove: (spec) => director().prove(spec.uid),
+  };
+}

@@ -1,0 +1,99 @@
+// A pod's network namespace from the daemon's side: opened once, then shown to others by descriptor, so that one visit is one namespace.
+import { spawn } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { type FileHandle, open } from "node:fs/promises";
+import type { Readable } from "node:stream";
+import { z } from "zod";
+import { type ErrorCode, errors } from "#contract/tables.ts";
+import { meshError } from "#mesh/error.ts";
+
+export type OpenNamespace = {
+  /** A path that leads to this very namespace for child processes too, whatever becomes of the one it was opened by. */
+  readonly path: string;
+  readonly fd: number;
+};
+
+/** Longest life of a native helper: it answers within milliseconds, and within 5 s when the engine is slow to take a hand-over. */
+const HELPER_MS = 8000;
+/** One line of JSON; `addresses` of a pod with many interfaces is the longest. */
+const HELPER_BYTES = 64 * 1024;
+
+/** Runs `visit` with the namespace open; `visit(null)` when nothing is at the path. Not kept open: a descriptor would keep it alive. */
+export async function visitNamespace<T>(path: string | null, visit: (open: OpenNamespace | null) => Promise<T>): Promise<T> {
+  const handle = path === null ? null : await openOrNull(path);
+  if (handle === null) return visit(null);
+  try {
+    return await visit({ path: `/proc/${process.pid}/fd/${handle.fd}`, fd: handle.fd });
+  } finally {
+    await handle.close();
+  }
+}
+
+async function openOrNull(path: string): Promise<FileHandle | null> {
+  try {
+    return await open(path, "r");
+  } catch (cause) {
+    const code = cause instanceof Error && "code" in cause ? cause.code : "";
+    if (code === "ENOENT" || code === "ESRCH" || code === "ENOTDIR") return null;
+    throw meshError("E_CAPTURE_NETNS_GONE", `the network namespace ${path} cannot be opened`, cause);
+  }
+}
+
+export const readBootId = (): string => readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
+
+const Failure = z.object({ code: z.string(), reason: z.string() });
+const Cookie = z.object({ netns_cookie: z.string().regex(/^[0-9]+$/) });
+const Receipt = Cookie.extend({ uid: z.string() });
+
+/** SO_NETNS_COOKIE: with the boot id it names a namespace for ever. */
+export async function readCookie(helper: string, namespace: OpenNamespace): Promise<bigint> {
+  return BigInt((await run(helper, ["cookie"], namespace.fd, Cookie)).netns_cookie);
+}
+
+/** Gives the engine the namespace for a pod; what it read there is the answer. */
+export async function handOver(helper: string, socket: string, uid: string, namespace: OpenNamespace): Promise<bigint> {
+  const receipt = await run(helper, ["send", "--socket", socket, "--uid", uid], namespace.fd, Receipt);
+  if (receipt.uid !== uid) throw meshError("E_HANDOVER_REFUSED", `the engine answered for pod ${receipt.uid} when it was given ${uid}`);
+  return BigInt(receipt.netns_cookie);
+}
+
+/** The namespace is descriptor 3 of the helper: Node cannot pass descriptors over a socket, but a child inherits them. */
+async function run<T>(helper: string, args: readonly string[], fd: number, answer: z.ZodType<T>): Promise<T> {
+  const child = spawn(helper, args, { stdio: ["ignore", "pipe", "pipe", fd], timeout: HELPER_MS, killSignal: "SIGKILL" });
+  const out = collect(child.stdout);
+  const err = collect(child.stderr);
+  const code = await new Promise<number | null>((resolve, reject) => {
+    child.once("error", reject);
+    child.once("close", resolve);
+  }).catch((cause: unknown) => {
+    throw meshError("E_HANDOVER_REFUSED", `${helper} could not be run`, cause);
+  });
+  const parsed = parseLine(out());
+  const good = answer.safeParse(parsed);
+  if (code === 0 && good.success) return good.data;
+  const failure = Failure.safeParse(parsed);
+  if (failure.success) throw meshError(knownCode(failure.data.code), failure.data.reason);
+  throw meshError(
+    "E_HANDOVER_REFUSED",
+    `trackbed-netns ${args[0]} ended with ${code ?? "a signal"}: ${err().trim() || out().trim() || "no output"}`,
+  );
+}
+
+const knownCode = (code: string): ErrorCode => (code in errors ? (code as ErrorCode) : "E_HANDOVER_REFUSED");
+
+function parseLine(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null; // the caller says what the helper printed instead
+  }
+}
+
+function collect(stream: Readable | null): () => string {
+  let text = "";
+  stream?.setEncoding("utf8");
+  stream?.on("data", (chunk: string) => {
+    if (text.length < HELPER_BYTES) text += chunk;
+  });
+  return () => text;
+}
