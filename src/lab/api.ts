@@ -95,7 +95,7 @@ export type Lab = {
   stopNode(name: string): Promise<void>;
   /** Everything: control, then every node; resolves when each pod that its labels enrol is ready. */
   startMesh(): Promise<void>;
-  /** Resolves when each pod that its labels enrol is ready on every node. */
+  /** Resolves when each pod that its labels enrol is ready, on every node that was started. */
   ready(deadlineMs?: number): Promise<void>;
   /** What the daemon of a node says now. */
   status(node: string): Promise<NodeStatus>;

@@ -118,7 +118,11 @@ function assemble(build: Build, ips: readonly string[]): Lab {
     async ready(deadlineMs = START_DEADLINE_MS) {
       await until(
         "every enrolled pod is ready",
-        async () => (await Promise.all(nodes.map(notReady))).flat().length === 0,
+        async () => {
+          const missing = (await Promise.all([...launchers.keys()].map((name) => notReady(node(name))))).flat();
+          if (missing.length > 0) throw new Error(`not ready: ${missing.join(", ")}`);
+          return true;
+        },
         deadlineMs,
         () => lab.tailLogs(),
       );
@@ -179,11 +183,13 @@ function one<T>(places: readonly T[], is: (place: T) => boolean, what: string): 
 const statusOf = async (node: NodePlace): Promise<NodeStatus> =>
   JSON.parse(await get({ socketPath: join(node.runDirectory, paths.adminSocket) }, "/v1/status")) as NodeStatus;
 
-/** Enrolled pods of a node that are not ready yet; a node that is not in sync counts as one. */
+/** Enrolled pods of a node that are not ready yet, and why; a node that is not in sync counts as one. */
 async function notReady(node: NodePlace): Promise<string[]> {
   const { ready, pods } = await statusOf(node);
-  const names = pods.filter(({ desired, phase }) => desired === "enrolled" && phase !== "ready").map(({ name }) => name);
-  return ready ? names : [node.name, ...names];
+  const names = pods
+    .filter(({ desired, phase }) => desired === "enrolled" && phase !== "ready")
+    .map(({ name, phase, problem }) => `${name} is ${phase}${problem === null ? "" : ` (${problem.code}: ${problem.reason})`}`);
+  return ready ? names : [`node ${node.name}`, ...names];
 }
 
 /** Like until, but gives up at once when the process has ended. */
