@@ -152,7 +152,7 @@ where
     let mut alive = std::pin::pin!(alive::keepalive(connection.ping_pong(), limits, None));
     let mut idle = std::pin::pin!(sleep(limits.first_connect));
     let mut asked = false;
-    let mut excess = 0;
+    let (mut excess, most_excess) = (0, limits.server_streams as usize);
     loop {
         tokio::select! {
             biased;
@@ -167,12 +167,13 @@ where
                 return Err(TunnelError::Timeout { what: "the first CONNECT", milliseconds: millis(limits.first_connect) });
             }
             next = connection.accept() => match next {
+                None if excess > most_excess => return Err(TunnelError::Lost("the client asked and took back too much".into())),
                 None => return Ok(()),
                 Some(Err(error)) => return Err(TunnelError::Lost(error.to_string())),
                 Some(Ok((request, respond))) => {
                     asked = true;
                     excess += usize::from(!intake.take(request, respond));
-                    if excess > limits.server_streams as usize {
+                    if excess > most_excess {
                         connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
                     }
                 }

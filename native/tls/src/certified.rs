@@ -1,5 +1,5 @@
 //! An identity that was certified: key, chain and roots that fit each other, checked before anything uses them.
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,7 +17,6 @@ const CHAIN_CERTIFICATES: usize = 8;
 const ROOTS: usize = 32;
 
 /// Immutable: a renewal makes a new one. Holds the rustls configurations made from it, so that they are built once per certificate.
-#[derive(Debug)]
 pub struct Certified {
     identity: Identity,
     key: Arc<KeyPair>,
@@ -127,6 +126,12 @@ impl Certified {
     }
 }
 
+impl fmt::Debug for Certified {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certified").field("identity", &self.identity).field("serial", &self.serial).finish_non_exhaustive()
+    }
+}
+
 fn next_generation() -> u64 {
     static LAST: AtomicU64 = AtomicU64::new(0);
     LAST.fetch_add(1, Ordering::Relaxed) + 1
@@ -148,7 +153,9 @@ pub(crate) fn validity(certificate: &X509Certificate<'_>) -> (SystemTime, System
 }
 
 pub(crate) fn serial(certificate: &X509Certificate<'_>) -> String {
+    // A DER integer with its high bit set begins with a zero byte that is not part of the number.
     let bytes = certificate.raw_serial();
+    let bytes = if let [0, rest @ ..] = bytes { rest } else { bytes };
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         let _ = write!(text, "{byte:02x}"); // writing to a String cannot fail
         text
