@@ -83,15 +83,18 @@ pub fn connect_marked(netns: &Netns, destination: SocketAddr) -> Result<TcpStrea
     start(socket, destination)
 }
 
-/// A TCP connection to the pod's own application that shows the client's address as its source.
+/// A TCP connection to the pod's own application that shows the client's address as its source. The destination must be an address that
+/// the namespace holds. The port is the kernel's choice, at connect: the client's own port would collide with the conntrack entry of a
+/// captured plaintext connection.
 ///
-/// Bound to `lo`: the application is always reached over it, TIME_WAIT ports of spoofed sources are reused only there (without, 4001
-/// connections a minute from one client exhaust 4000 ports), and a packet with a foreign source can never leave the pod. An application
-/// that binds its listener to another device is not reachable over `lo` with or without this. The port is the kernel's choice, at
-/// connect: the client's own port would collide with the conntrack entry of a captured plaintext connection.
+/// Bound to `lo`, over which the application is reached anyway: only there are TIME_WAIT ports of spoofed sources used again (a range of
+/// 4000 ports is otherwise full after 4000 connections a minute from one client). Two exceptions, both tried: a pod that calls itself
+/// (IPv4 drops its own source as martian when the route was forced to `lo`), and IPv6 in a namespace without a rule
+/// `fwmark 0x539/0xfff oif lo lookup 100`, where the bound socket has no route.
 pub fn connect_spoofed(netns: &Netns, source: IpAddr, destination: SocketAddr) -> Result<TcpStream, SocketError> {
     let socket = make(netns, destination, Type::STREAM)?;
     let client = SocketAddr::new(source, 0);
+    let device = (source != destination.ip()).then_some(LOOPBACK);
     steps(
         destination,
         &[
@@ -100,11 +103,18 @@ pub fn connect_spoofed(netns: &Netns, source: IpAddr, destination: SocketAddr) -
             ("set IP_TRANSPARENT", &|| set_transparent(&socket, destination)),
             // Level IP for both families.
             ("set IP_BIND_ADDRESS_NO_PORT", &|| sys::set_int(socket.as_fd(), libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)),
-            ("bind to lo", &|| socket.bind_device(Some(LOOPBACK))),
+            ("bind to lo", &|| socket.bind_device(device)),
             ("bind the client's address", &|| socket.bind(&client.into())),
         ],
     )?;
-    start(socket, destination)
+    match begin(&socket, destination) {
+        Err(error) if error.raw_os_error() == Some(libc::ENETUNREACH) && destination.is_ipv6() => {
+            steps(destination, &[("unbind from lo", &|| socket.bind_device(None))])?;
+            start(socket, destination)
+        }
+        Err(source) => Err(SocketError { step: "connect", address: destination, source }),
+        Ok(()) => Ok(socket.into()),
+    }
 }
 
 /// A TCP connection as the application itself would open it: captured when capture works. Only for the capture proof.
@@ -205,10 +215,14 @@ fn steps(address: SocketAddr, steps: &[Step<'_>]) -> Result<(), SocketError> {
 }
 
 fn start(socket: Socket, destination: SocketAddr) -> Result<TcpStream, SocketError> {
+    begin(&socket, destination).map_err(|source| SocketError { step: "connect", address: destination, source })?;
+    Ok(socket.into())
+}
+
+/// A connect that is under way is a success here.
+fn begin(socket: &Socket, destination: SocketAddr) -> io::Result<()> {
     match socket.connect(&destination.into()) {
-        Err(source) if source.raw_os_error() != Some(libc::EINPROGRESS) => {
-            Err(SocketError { step: "connect", address: destination, source })
-        }
-        _ => Ok(socket.into()),
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(()),
+        other => other,
     }
 }
