@@ -1,0 +1,85 @@
+// Claims about which pods of a source's objects this node should have in the mesh.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { Namespace, ObjectMeta, Pod } from "#mesh/objects.ts";
+import type { Change } from "#source/source.ts";
+import { desiredPods } from "./desired.ts";
+
+const meta = (
+  namespace: string,
+  name: string,
+  labels: Record<string, string> = {},
+  annotations: Record<string, string> = {},
+): ObjectMeta => ({
+  name,
+  namespace,
+  uid: `uid-${name}`,
+  labels,
+  annotations,
+  creationTimestamp: "",
+});
+const shop = (enabled: boolean): Namespace => ({
+  kind: "Namespace",
+  metadata: meta("", "shop", enabled ? { "trackbed.dev/mesh": "enabled" } : {}),
+});
+const pod = (name: string, more: Partial<Pod> = {}): Pod => ({
+  kind: "Pod",
+  metadata: meta("shop", name, {}, { "trackbed.dev/netns": `/netns/${name}` }),
+  nodeName: "a",
+  serviceAccountName: "default",
+  hostNetwork: false,
+  phase: "Running",
+  ready: true,
+  podIPs: ["10.0.0.1", "fd00::1"],
+  ports: [],
+  probePorts: [],
+  dnsSearch: [],
+  owner: null,
+  ...more,
+});
+const change = (more: Partial<Change>): Change => ({ reset: false, put: [], remove: [], faults: [], ...more });
+
+test("pods of other nodes are none of this daemon's business", () => {
+  const { update } = desiredPods("a");
+  const specs = update(change({ reset: true, put: [shop(true), pod("mine"), pod("other", { nodeName: "b" })] }));
+  assert.deepEqual([...specs.keys()], ["uid-mine"]);
+});
+
+test("a namespace's label decides for its pods, whichever comes first", () => {
+  const { update } = desiredPods("a");
+  assert.equal(update(change({ reset: true, put: [pod("web")] })).get("uid-web")?.desired, "absent");
+  assert.equal(update(change({ put: [shop(true)] })).get("uid-web")?.desired, "enrolled");
+  assert.equal(update(change({ put: [shop(false)] })).get("uid-web")?.desired, "absent");
+  assert.equal(update(change({ remove: ["Pod/shop/web"] })).size, 0);
+});
+
+test("a pod that is over is not kept alive", () => {
+  const specs = desiredPods("a").update(change({ reset: true, put: [shop(true), pod("job", { phase: "Succeeded" })] }));
+  assert.equal(specs.get("uid-job")?.desired, "deleted");
+});
+
+test("a hostNetwork pod has no namespace to enter and says why it is not enrolled", () => {
+  const spec = desiredPods("a")
+    .update(change({ reset: true, put: [shop(true), pod("host", { hostNetwork: true })] }))
+    .get("uid-host");
+  assert.deepEqual([spec?.desired, spec?.netns, spec?.refused?.code], ["absent", null, "E_CAPTURE_HOST_NETWORK"]);
+});
+
+test("a reset forgets what it does not name", () => {
+  const { update } = desiredPods("a");
+  update(change({ reset: true, put: [shop(true), pod("old")] }));
+  assert.deepEqual([...update(change({ reset: true, put: [shop(true), pod("new")] })).keys()], ["uid-new"]);
+});
+
+test("documents are incomplete while one that may be a pod cannot be read", () => {
+  const desired = desiredPods("a");
+  const fault = { code: "E_SOURCE_INVALID", file: "x.yaml", line: 1, field: "", reason: "" } as const;
+  for (const [key, incomplete] of [
+    [null, true],
+    ["Pod/shop/web", true],
+    ["Service/shop/web", false],
+  ] as const) {
+    desired.update(change({ faults: [{ ...fault, key }] }));
+    assert.equal(desired.incomplete, incomplete, String(key));
+  }
+});
