@@ -2,7 +2,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use trackbed_balance::{Endpoint, pick, rank};
+use trackbed_balance::{Endpoint, Mode, pick, rank};
 use trackbed_contract::tables::errors;
 
 use crate::outbound::Chooser;
@@ -37,6 +37,10 @@ struct Unused {
     far: usize,
 }
 
+/// Endpoints looked at for one choice among many equals. Two would do for the choice; the rest leaves room for unusable ones, and looking
+/// at all of 10,000 would take milliseconds for each connection.
+const SAMPLE: usize = 64;
+
 pub(crate) fn choose(
     world: &World,
     client: &Workload,
@@ -44,32 +48,68 @@ pub(crate) fn choose(
     wanted: Wanted,
     chooser: &mut Chooser<'_>,
 ) -> Result<Choice, Refusal> {
-    let mut unused = Unused::default();
-    let mut usable = Vec::new();
-    let mut endpoints = Vec::new();
-    for workload in world.endpoints(&service.key) {
-        let reason = if chooser.exclude.contains(&workload.uid) {
-            &mut unused.failed
-        } else if workload.network != world.settings().network || workload.addresses.is_empty() {
-            &mut unused.elsewhere
-        } else if !workload.healthy && !service.allow_unhealthy {
-            &mut unused.unhealthy
-        } else if let Some(port) = serves(workload, service, wanted) {
-            if let Some(rank) = rank(service.mode, &service.scopes, client.place(), workload.place()) {
-                let (open, ejected) = (chooser.load.open(&workload.uid), chooser.load.ejected(&workload.uid, chooser.now));
-                endpoints.push(Endpoint { weight: workload.weight, rank, open, ejected });
-                usable.push((workload, port));
-                continue;
-            }
-            &mut unused.far
-        } else {
-            &mut unused.without_port
-        };
-        *reason += 1;
+    let all = world.endpoints(&service.key);
+    let search = Search { world, client, service, wanted };
+    // Ranks are not sampled: the only near endpoint would hide among the far ones.
+    if all.len() > SAMPLE && service.mode == Mode::Any {
+        let sample: Vec<_> = (0..SAMPLE).map(|_| &all[chooser.rng.usize(..all.len())]).collect();
+        if let Ok(choice) = search.among(sample, chooser) {
+            return Ok(choice);
+        }
     }
-    match pick(&endpoints, chooser.rng).map(|index| usable[index]) {
-        Some((endpoint, port)) => Ok(Choice { endpoint: Arc::clone(endpoint), port }),
-        None => Err(Refusal::unavailable(errors::SERVICE_NO_ENDPOINT, format!("service {} for {wanted}: {unused}", service.key))),
+    let found = search.among(all, chooser);
+    found.map_err(|unused| Refusal::unavailable(errors::SERVICE_NO_ENDPOINT, format!("service {} for {wanted}: {unused}", service.key)))
+}
+
+/// The count that an unusable endpoint goes to.
+type Reason = fn(&mut Unused) -> &mut usize;
+
+struct Search<'a> {
+    world: &'a World,
+    client: &'a Workload,
+    service: &'a Service,
+    wanted: Wanted,
+}
+
+impl Search<'_> {
+    fn among<'e>(&self, candidates: impl IntoIterator<Item = &'e Arc<Workload>>, chooser: &mut Chooser<'_>) -> Result<Choice, Unused> {
+        let mut unused = Unused::default();
+        let mut usable = Vec::new();
+        let mut endpoints = Vec::new();
+        for workload in candidates {
+            match self.usable(workload, chooser) {
+                Ok((endpoint, port)) => {
+                    endpoints.push(endpoint);
+                    usable.push((workload, port));
+                }
+                Err(reason) => *reason(&mut unused) += 1,
+            }
+        }
+        match pick(&endpoints, chooser.rng).map(|index| usable[index]) {
+            Some((endpoint, port)) => Ok(Choice { endpoint: Arc::clone(endpoint), port }),
+            None => Err(unused),
+        }
+    }
+
+    /// What the balancer needs to know of an endpoint, and its target port; or the count that its reason goes to.
+    fn usable(&self, workload: &Workload, chooser: &Chooser<'_>) -> Result<(Endpoint, u16), Reason> {
+        if chooser.exclude.contains(&workload.uid) {
+            return Err(|unused| &mut unused.failed);
+        }
+        if workload.network != self.world.settings().network || workload.addresses.is_empty() {
+            return Err(|unused| &mut unused.elsewhere);
+        }
+        if !workload.healthy && !self.service.allow_unhealthy {
+            return Err(|unused| &mut unused.unhealthy);
+        }
+        let Some(port) = serves(workload, self.service, self.wanted) else {
+            return Err(|unused| &mut unused.without_port);
+        };
+        let Some(rank) = rank(self.service.mode, &self.service.scopes, self.client.place(), workload.place()) else {
+            return Err(|unused| &mut unused.far);
+        };
+        let (open, ejected) = (chooser.load.open(&workload.uid), chooser.load.ejected(&workload.uid, chooser.now));
+        Ok((Endpoint { weight: workload.weight, rank, open, ejected }, port))
     }
 }
 

@@ -361,6 +361,32 @@ fn open_streams_steer_the_choice_and_failures_eject() {
 }
 
 #[test]
+fn of_hundreds_of_endpoints_each_gets_its_share_and_the_only_usable_one_is_found() {
+    let endpoint = |index: u32, sick: bool| {
+        let workload =
+            serving(pod(&format!("api-{index}"), "n2", &[&format!("10.1.{}.{}", index / 200, index % 200 + 1)]), "api", &[(80, 8080)]);
+        of_workload(&wire::Workload { status: i32::from(sick), ..workload })
+    };
+    let many = with(&without(&shop(), &[of_workload(&pod("api", "n2", &[]))]), (0..400).map(|index| endpoint(index, false)).collect());
+    let (mut rng, mut load, now) = (fastrand::Rng::with_seed(5), Load::default(), Instant::now());
+    let mut chosen = BTreeMap::<Arc<str>, u32>::new();
+    for _ in 0..8000 {
+        let mut chooser = Chooser { rng: &mut rng, load: &load, now, exclude: &[] };
+        let uid = Arc::clone(&tunnel(outbound(&many, &web(), at("10.96.0.1:80"), &mut chooser)).endpoint.uid);
+        load.opened(&uid);
+        *chosen.entry(uid).or_default() += 1;
+    }
+    assert_eq!(chosen.len(), 400);
+    assert!(chosen.values().all(|count| (14..=26).contains(count)), "{chosen:?}");
+
+    let one = with(&many, (0..400).map(|index| endpoint(index, index != 333)).collect());
+    assert_eq!(&*tunnel(decide(&one, &web(), "10.96.0.1:80")).endpoint.name, "api-333");
+    let none = with(&one, vec![endpoint(333, true)]);
+    let Outbound::Refuse(refusal) = decide(&none, &web(), "10.96.0.1:80") else { panic!("chosen") };
+    assert!(refusal.reason.contains("400 unhealthy"), "{refusal}");
+}
+
+#[test]
 fn subject_alt_names_of_the_service_are_accepted_too() {
     let mut api = service("api", &["10.96.0.1"], &[(80, 8080)]);
     api.subject_alt_names = vec!["spiffe://other.example/ns/x/sa/y".to_owned()];
