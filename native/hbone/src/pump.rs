@@ -296,9 +296,13 @@ impl Half {
             to.release_room();
             return Poll::Pending;
         }
-        let room = match ready!(to.poll_room(cx)) {
-            Ok(room) => room,
-            Err(Gone) => return Poll::Ready(Err(HalfEnd::SinkGone)),
+        let room = match to.poll_room(cx) {
+            Poll::Ready(Ok(room)) => room,
+            Poll::Ready(Err(Gone)) => return Poll::Ready(Err(HalfEnd::SinkGone)),
+            Poll::Pending => {
+                from.gather(cx, &mut self.backlog);
+                return Poll::Pending;
+            }
         };
         Poll::Ready(SCRATCH.with_borrow_mut(|scratch| self.pass(from.take(room, scratch), scratch, to, room)))
     }

@@ -309,33 +309,6 @@ fn four_streams_that_nobody_reads_do_not_stall_a_fifth() {
 }
 
 #[test]
-fn a_hundred_thousand_tiny_unread_writes_do_not_cost_the_tunnel() {
-    // h2 cuts a connection that makes it keep many small frames; a slow reader and a chatty writer must not do that to their neighbours.
-    local(async {
-        let mut fixture = Fixture::new().await;
-        let mut chatty = fixture.path().await;
-        let mut neighbour = fixture.path().await;
-        chatty.client.set_nodelay(true).unwrap();
-        let block = vec![1; 1 << 20];
-        while tokio::time::timeout(Duration::from_millis(100), chatty.server.write_all(&block)).await.is_ok() {}
-        let mut sent = 0;
-        while sent < 100_000 {
-            match tokio::time::timeout(Duration::from_millis(200), chatty.client.write_all(b"x")).await {
-                Ok(result) => result.unwrap(),
-                Err(_) => break,
-            }
-            sent += 1;
-            tokio::task::yield_now().await;
-        }
-        neighbour.client.write_all(b"still there").await.unwrap();
-        let mut seen = [0; 11];
-        neighbour.server.read_exact(&mut seen).await.unwrap();
-        assert_eq!(&seen, b"still there", "after {sent} tiny writes");
-        assert!(fixture.tunnel.has_room());
-    });
-}
-
-#[test]
 fn a_relay_between_two_sockets_keeps_bytes_fins_and_resets() {
     local(async {
         for total in [0, 1, 5 << 20] {

@@ -469,3 +469,52 @@ fn rapid_resets_do_not_pile_up_handlers() {
         assert!(most.get() <= 400, "{} handlers ran at once", most.get());
     });
 }
+
+#[test]
+fn a_hundred_thousand_tiny_unread_frames_do_not_cost_the_tunnel() {
+    // h2 cuts a connection that makes it keep many small frames: a slow reader and a chatty writer must not do that to their neighbours.
+    const FRAMES: usize = 100_000;
+    local(async {
+        let sides = sides();
+        let applications: Rc<RefCell<Vec<tokio::net::TcpStream>>> = Rc::default();
+        let arrived = Rc::clone(&applications);
+        let (io, _) = served(&sides, Limits::default(), Shutdown::new(), move |request| {
+            let arrived = Rc::clone(&arrived);
+            async move {
+                let (near, far) = pair().await;
+                socket2::SockRef::from(&near).set_send_buffer_size(4096).unwrap();
+                socket2::SockRef::from(&far).set_recv_buffer_size(4096).unwrap();
+                let stream = request.accept(None).unwrap();
+                arrived.borrow_mut().push(far);
+                trackbed_hbone::pump::inbound(stream, near, &trackbed_hbone::Meter::new()).await;
+            }
+        });
+        let mut sender = foreign_client(&sides, io).await;
+        let (response, mut chatty) = sender.send_request(connect_message("10.0.0.1:80"), false).unwrap();
+        assert_eq!(response.await.unwrap().status(), StatusCode::OK);
+        for sent in 0..FRAMES {
+            chatty.reserve_capacity(1);
+            futures_util::future::poll_fn(|cx| {
+                if chatty.capacity() > 0 { std::task::Poll::Ready(()) } else { chatty.poll_capacity(cx).map(|_| ()) }
+            })
+            .await;
+            chatty.send_data(Bytes::from_static(b"x"), false).unwrap_or_else(|error| panic!("after {sent} frames: {error}"));
+            if sent % 100 == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        let (response, mut neighbour) = sender.send_request(connect_message("10.0.0.1:80"), false).unwrap();
+        assert_eq!(response.await.unwrap().status(), StatusCode::OK);
+        neighbour.send_data(Bytes::from_static(b"still there"), true).unwrap();
+        let mut seen = String::new();
+        let mut application = applications.borrow_mut().pop().unwrap();
+        application.read_to_string(&mut seen).await.unwrap();
+        assert_eq!(seen, "still there");
+        // And the slow reader gets it all once it reads.
+        chatty.send_data(Bytes::new(), true).unwrap();
+        let mut slow = applications.borrow_mut().pop().unwrap();
+        seen.clear();
+        slow.read_to_string(&mut seen).await.unwrap();
+        assert_eq!(seen.len(), FRAMES);
+    });
+}
