@@ -18,6 +18,7 @@ import { until } from "./until.ts";
 export type { Capture, ExecOptions, Lab, LabOptions, NodePlace, Output, Place, PodPlace, Role };
 
 export const OUTSIDE_NAME = "outside.example";
+const ROLES: readonly Role[] = ["launcher", "daemon", "engine", "worker"];
 const STOP_GRACE_MS = 3000;
 // Two cores start control, two daemons and two engines at once; a debug build and a cold module cache take their time.
 const START_DEADLINE_MS = 30_000;
@@ -105,8 +106,8 @@ function assemble(build: Build, ips: readonly string[]): Lab {
     async stopNode(name) {
       const child = launchers.get(name);
       if (child !== undefined) await end(child, "SIGTERM", STOP_GRACE_MS);
-      const roles: readonly Role[] = ["daemon", "engine", "worker"];
-      await until(`the processes of ${name} are gone`, () => roles.every((role) => node(name).pidsOf(role).length === 0));
+      launchers.delete(name);
+      await until(`the processes of ${name} are gone`, () => ROLES.every((role) => node(name).pidsOf(role).length === 0));
     },
     async startMesh() {
       options.progress?.("control");
@@ -146,6 +147,8 @@ function assemble(build: Build, ips: readonly string[]): Lab {
         .join("\n"),
     async stop() {
       await children.endAll(STOP_GRACE_MS);
+      // A launcher that a test killed left its children behind.
+      for (const each of nodes) for (const role of ROLES) if (each.pidsOf(role).length > 0) each.kill(role);
       const names = [...nodes.map(({ name }) => name), ...build.documents.pods.map(({ netns }) => netnsName(netns))];
       const last = newPlace("underlay", "/proc/1/ns/net", [], newChildren());
       for (const name of names) await last.exec(["ip", "netns", "del", name]); // exec: a half-built lab lacks some

@@ -70,7 +70,10 @@ function collect(child: ChildProcess, { timeoutMs = EXEC_DEADLINE_MS, input = ""
   return new Promise((resolve, reject) => {
     let stdout = "";
     let stderr = "";
-    const timer = setTimeout(() => child.kill("SIGKILL"), timeoutMs);
+    const timer = setTimeout(() => {
+      child.kill("SIGKILL");
+      for (const pipe of [child.stdout, child.stderr]) pipe?.destroy(); // what the command started may hold them open
+    }, timeoutMs);
     const take = (text: string, more: string): string => (text.length < OUTPUT_BYTES ? text + more : text);
     child.stdout?.setEncoding("utf8").on("data", (text: string) => {
       stdout = take(stdout, text);
