@@ -290,7 +290,10 @@ export function reconciler(options: ReconcilerOptions): Reconciler {
   function podGone(gone: PodGone): void {
     const entry = entries.get(gone.uid);
     if (entry === undefined) return;
-    happen(entry.record, { what: "podGone", namespace: identity(gone.netnsCookie) });
+    // An engine that never had the pod knows no cookie; what it was asked to let go is gone all the same.
+    const { holds, draining } = entry.record.observed.engine;
+    const namespace = gone.netnsCookie === 0n && draining !== null && holds !== null ? holds : identity(gone.netnsCookie);
+    happen(entry.record, { what: "podGone", namespace });
     kick(entry);
   }
 

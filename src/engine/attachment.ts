@@ -146,8 +146,10 @@ export function attachment(options: { hello: Hello; version: string; ledger: Led
   function receive(message: FromEngine["message"]): void {
     switch (message.case) {
       case "applied":
-        if (message.value.generation !== inFlight)
-          throw invalid(`Applied names generation ${message.value.generation}, in flight is ${inFlight}`);
+        if (message.value.generation > shared.generation)
+          throw invalid(`Applied names generation ${message.value.generation}, which was never sent`);
+        // An older one was sent on the stream before this; Hello has told since what came of it.
+        if (message.value.generation !== inFlight) return;
         inFlight = null;
         shared.acknowledged = message.value.generation;
         events.applied(message.value.generation, message.value.rejected);

@@ -1,5 +1,14 @@
 // How what happened changes what is known of a pod: the other half of the state machine, as pure as `next`.
-import { type Desired, type EngineFacts, type Fault, type NamespaceIdentity, type Observed, type Rules, sameNamespace } from "./state.ts";
+import {
+  type Desired,
+  type EngineFacts,
+  type EngineView,
+  type Fault,
+  type NamespaceIdentity,
+  type Observed,
+  type Rules,
+  sameNamespace,
+} from "./state.ts";
 
 export type Happened =
   /** Namespace, rules and routing were read. */
@@ -52,7 +61,8 @@ export function observe(observed: Observed, happened: Happened): Observed {
       // Another namespace than the one that was read: the pod's was replaced in between, so read again before anything else.
       const namespace =
         observed.namespace !== "unknown" && sameNamespace(observed.namespace, happened.namespace) ? observed.namespace : "unknown";
-      return { ...observed, namespace, engine: same ? engine : { ...NO_ENGINE, connected: engine.connected, holds: happened.namespace } };
+      const next = { ...NO_ENGINE, connected: engine.connected, holds: happened.namespace, facts: trouble(engine) };
+      return { ...observed, namespace, engine: same ? engine : next };
     }
     case "podAdded":
       return { ...observed, engine: { ...engine, added: true, draining: null } };
@@ -73,7 +83,7 @@ export function observe(observed: Observed, happened: Happened): Observed {
     case "detached":
       return { ...observed, engine: { ...engine, connected: false, added: false, draining: null } };
     case "engineSilent":
-      return { ...observed, proof: "none", engine: { ...NO_ENGINE, connected: engine.connected } };
+      return { ...observed, proof: "none", engine: { ...NO_ENGINE, connected: engine.connected, facts: trouble(engine) } };
     case "rulesApplied":
       return { ...observed, rules: "unknown", proof: "none", captured: observed.namespace === "unknown" ? null : observed.namespace };
     case "holderApplied":
@@ -87,6 +97,9 @@ export function observe(observed: Observed, happened: Happened): Observed {
       return { ...observed, rules: "unknown", proof: observed.proof === "proven" ? "proven" : "none" };
   }
 }
+
+/** Why the engine does not listen stays known while it gets the pod anew: it says so only once. */
+const trouble = ({ facts }: EngineView): EngineFacts | null => (facts !== null && !facts.listening && facts.fault !== null ? facts : null);
 
 function readBack(observed: Observed, read: Extract<Happened, { what: "readBack" }>): Observed {
   const { desired, namespace, rules, routing, foreign } = read;
