@@ -1,8 +1,15 @@
 // Turns changes of desired state into changes of xDS resources, at the cost of what changed and not of the cluster.
-import { meshError } from "#mesh/error.ts";
-import type { MeshObject } from "#mesh/objects.ts";
+import { keyOf, type MeshObject, type ObjectKey, type Pod } from "#mesh/objects.ts";
+import { isEmptySelector } from "#mesh/selector.ts";
 import type { Change } from "#source/source.ts";
-import type { Compiled, ObjectFault, Resource, TypeUrl } from "./resource.ts";
+import { compileAuthorization } from "./authorization.ts";
+import { createCluster } from "./cluster.ts";
+import { affected, type Dirty, noneDirty } from "./dirty.ts";
+import { encodeAuthorization, encodeService, encodeWorkload } from "./encode.ts";
+import { convert, convertedName, peerFaults, peerPolicyName, staticStrict } from "./peer-authentication.ts";
+import { ADDRESS_TYPE, AUTHORIZATION_TYPE, type Compiled, type Delta, type ObjectFault, type Resource, type TypeUrl } from "./resource.ts";
+import { compileService, hostnameOf } from "./service.ts";
+import { compileWorkload, isReachable, uidOf } from "./workload.ts";
 
 export type CompilerSettings = {
   readonly trustDomain: string;
@@ -36,6 +43,162 @@ export type Compiler = {
   objects(): Iterable<MeshObject>;
 };
 
-export function createCompiler(_settings: CompilerSettings): Compiler {
-  throw meshError("E_POLICY_INVALID", "the compiler is not implemented yet");
+/** Resources of one type in force, and what became of them since the last flush. */
+type Output = {
+  readonly held: Map<string, Resource>;
+  readonly upsert: Map<string, Resource>;
+  readonly remove: Set<string>;
+};
+
+/** What one object has become. */
+type Outcome = {
+  readonly output: Output;
+  readonly name: string;
+  /** Null when nothing of it is in force. */
+  readonly resource: Resource | null;
+  readonly faults: readonly ObjectFault[];
+};
+
+const absent = (output: Output, name: string): Outcome => ({ output, name, resource: null, faults: [] });
+
+export function createCompiler(settings: CompilerSettings): Compiler {
+  const { rootNamespace } = settings;
+  const cluster = createCluster(rootNamespace);
+  const faults = new Map<ObjectKey, readonly ObjectFault[]>();
+  const addresses: Output = { held: new Map(), upsert: new Map(), remove: new Set() };
+  const authorizations: Output = { held: new Map(), upsert: new Map(), remove: new Set() };
+  const strict = encodeAuthorization(staticStrict(rootNamespace));
+  set(authorizations, strict.name, strict);
+
+  function workload(key: ObjectKey): Outcome {
+    const pod = cluster.objects.get(key);
+    const { namespace, name } = partsOf(key);
+    const uid = uidOf(namespace, name, settings);
+    if (pod?.kind !== "Pod" || !isReachable(pod)) return absent(addresses, uid);
+    const inputs = {
+      pod,
+      node: cluster.node(pod.nodeName),
+      tunnel: cluster.isTunnelled(pod),
+      services: cluster.services.matching(namespace, pod.metadata.labels).filter(({ type }) => type !== "ExternalName"),
+      policies: policiesOf(pod),
+    };
+    return { output: addresses, name: uid, resource: encodeWorkload(compileWorkload(inputs, settings), !pod.hostNetwork), faults: [] };
+  }
+
+  /** Those that pick the pod by selector: policies without one reach it by their scope. */
+  function policiesOf(pod: Pod): string[] {
+    const { namespace, labels } = pod.metadata;
+    const picking = [...new Set([namespace, rootNamespace])].flatMap((one) => cluster.policies.matching(one, labels));
+    const peer = peerPolicyName(cluster.governing(namespace, cluster.workloadPeer(pod)), rootNamespace);
+    return [...picking.map(({ metadata }) => `${metadata.namespace}/${metadata.name}`), ...(peer === null ? [] : [peer])].sort();
+  }
+
+  function service(key: ObjectKey): Outcome {
+    const object = cluster.objects.get(key);
+    const { namespace, name } = partsOf(key);
+    const resourceName = `${namespace}/${hostnameOf(namespace, name, settings)}`;
+    if (object?.kind !== "Service") return absent(addresses, resourceName);
+    const { service, faults } = compileService(object, settings);
+    return { output: addresses, name: resourceName, resource: service === null ? null : encodeService(service), faults };
+  }
+
+  function policy(key: ObjectKey): Outcome {
+    const object = cluster.objects.get(key);
+    const { namespace, name } = partsOf(key);
+    const resourceName = `${namespace}/${name}`;
+    if (object?.kind !== "AuthorizationPolicy") return absent(authorizations, resourceName);
+    const { authorization, faults } = compileAuthorization(object, rootNamespace);
+    return { output: authorizations, name: resourceName, resource: encodeAuthorization(authorization), faults };
+  }
+
+  function peer(key: ObjectKey): Outcome {
+    const object = cluster.objects.get(key);
+    const { namespace, name } = partsOf(key);
+    const resourceName = convertedName(namespace, name);
+    if (object?.kind !== "PeerAuthentication") return absent(authorizations, resourceName);
+    const converted = isEmptySelector(object.selector) ? null : convert(cluster.governing(namespace, object), rootNamespace);
+    return {
+      output: authorizations,
+      name: resourceName,
+      resource: converted === null ? null : encodeAuthorization(converted),
+      faults: peerFaults(object, rootNamespace),
+    };
+  }
+
+  function recompile(keys: Iterable<ObjectKey>, compile: (key: ObjectKey) => Outcome): void {
+    for (const key of keys) {
+      const outcome = compile(key);
+      set(outcome.output, outcome.name, outcome.resource);
+      if (outcome.faults.length === 0) faults.delete(key);
+      else faults.set(key, outcome.faults);
+    }
+  }
+
+  /** Puts one object in force in place of what its key held, and marks what depends on either. */
+  function replace(key: ObjectKey, object: MeshObject | null, dirty: Dirty): void {
+    const before = cluster.objects.get(key);
+    if (before !== undefined) {
+      affected(before, cluster, rootNamespace, dirty);
+      cluster.remove(before);
+    }
+    if (object === null) return;
+    cluster.put(object);
+    affected(object, cluster, rootNamespace, dirty);
+  }
+
+  return {
+    apply: (change, nodes = []) => {
+      const dirty = noneDirty();
+      if (change !== null) {
+        const named = new Set(change.put.map(keyOf));
+        const gone = change.reset ? [...cluster.objects.keys()].filter((key) => !named.has(key)) : change.remove;
+        for (const key of gone) replace(key, null, dirty);
+        for (const object of change.put) replace(keyOf(object), object, dirty);
+      }
+      for (const update of nodes) for (const pod of cluster.report(update)) dirty.pods.add(keyOf(pod));
+      recompile(dirty.policies, policy);
+      recompile(dirty.peers, peer);
+      recompile(dirty.services, service);
+      recompile(dirty.pods, workload);
+      const recompiled = dirty.policies.size + dirty.peers.size + dirty.services.size + dirty.pods.size;
+      return { deltas: flush(authorizations, addresses), recompiled };
+    },
+    resources: (typeUrl) => (typeUrl === ADDRESS_TYPE ? addresses : authorizations).held.values(),
+    faults: () => [...faults.values()].flat(),
+    objects: () => cluster.objects.values(),
+  };
+}
+
+/** The names of an object that may be gone. */
+function partsOf(key: ObjectKey): { readonly namespace: string; readonly name: string } {
+  const [, namespace = "", name = ""] = key.split("/");
+  return { namespace, name };
+}
+
+function set(output: Output, name: string, resource: Resource | null): void {
+  const held = output.held.get(name);
+  if (resource === null) {
+    if (held === undefined) return;
+    output.held.delete(name);
+    output.upsert.delete(name);
+    output.remove.add(held.name);
+  } else if (held?.version !== resource.version) {
+    output.held.set(name, resource);
+    output.upsert.set(name, resource);
+    output.remove.delete(resource.name);
+  }
+}
+
+/** No workload may arrive before the policies that it names, and no policy may go before the workloads that named it. */
+function flush(authorizations: Output, addresses: Output): Delta[] {
+  const deltas: Delta[] = [
+    { typeUrl: AUTHORIZATION_TYPE, upsert: [...authorizations.upsert.values()], remove: [] },
+    { typeUrl: ADDRESS_TYPE, upsert: [...addresses.upsert.values()], remove: [...addresses.remove] },
+    { typeUrl: AUTHORIZATION_TYPE, upsert: [], remove: [...authorizations.remove] },
+  ];
+  for (const { upsert, remove } of [authorizations, addresses]) {
+    upsert.clear();
+    remove.clear();
+  }
+  return deltas.filter(({ upsert, remove }) => upsert.length > 0 || remove.length > 0);
 }

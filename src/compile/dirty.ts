@@ -1,0 +1,53 @@
+// Which compiled resources one object has a part in: what must be computed again when it comes, changes or goes.
+import { keyOf, type MeshObject, type ObjectKey, type Pod } from "#mesh/objects.ts";
+import { isEmptySelector } from "#mesh/selector.ts";
+import type { Cluster } from "./cluster.ts";
+
+export type Dirty = {
+  readonly pods: Set<ObjectKey>;
+  readonly services: Set<ObjectKey>;
+  readonly policies: Set<ObjectKey>;
+  readonly peers: Set<ObjectKey>;
+};
+
+export const noneDirty = (): Dirty => ({ pods: new Set(), services: new Set(), policies: new Set(), peers: new Set() });
+
+/** "" asks for every namespace. */
+const reach = (namespace: string, rootNamespace: string): string => (namespace === rootNamespace ? "" : namespace);
+
+export function affected(object: MeshObject, cluster: Cluster, rootNamespace: string, dirty: Dirty): void {
+  const { namespace, name } = object.metadata;
+  const markPods = (pods: Iterable<Pod>): void => {
+    for (const pod of pods) dirty.pods.add(keyOf(pod));
+  };
+  switch (object.kind) {
+    case "Pod":
+      dirty.pods.add(keyOf(object));
+      break;
+    case "Namespace":
+      markPods(cluster.pods.find(name, {}));
+      break;
+    case "Node":
+      markPods(cluster.podsOn(name));
+      break;
+    case "Service":
+      dirty.services.add(keyOf(object));
+      if (!isEmptySelector(object.selector)) markPods(cluster.pods.find(namespace, object.selector));
+      break;
+    case "AuthorizationPolicy":
+      dirty.policies.add(keyOf(object));
+      if (!isEmptySelector(object.selector)) markPods(cluster.pods.find(reach(namespace, rootNamespace), object.selector));
+      break;
+    case "PeerAuthentication": {
+      dirty.peers.add(keyOf(object));
+      if (!isEmptySelector(object.selector)) {
+        markPods(cluster.pods.find(namespace, object.selector));
+        break;
+      }
+      // Whoever inherits from it: pods, and port policies whose own mode is UNSET.
+      markPods(cluster.pods.find(reach(namespace, rootNamespace), {}));
+      for (const peer of cluster.peers.selective(reach(namespace, rootNamespace))) dirty.peers.add(keyOf(peer));
+      break;
+    }
+  }
+}

@@ -1,0 +1,38 @@
+// Messages become resources: encoded once, versioned by content.
+import { createHash } from "node:crypto";
+import { create, toBinary } from "@bufbuild/protobuf";
+import { type Authorization, AuthorizationSchema } from "#contract/gen/istio/security_pb.ts";
+import { AddressSchema, type Service, type Workload } from "#contract/gen/istio/workload_pb.ts";
+import { formatAddress } from "#mesh/address.ts";
+import type { Resource } from "./resource.ts";
+
+/** 128 bits of SHA-256: equal versions mean equal bodies for anybody who does not control 2^64 objects. */
+const VERSION_CHARACTERS = 32;
+
+const resource = (name: string, aliases: readonly string[], body: Uint8Array): Resource => ({
+  name,
+  version: createHash("sha256").update(body).digest("hex").slice(0, VERSION_CHARACTERS),
+  aliases,
+  body,
+});
+
+const aliasesOf = (network: string, addresses: readonly Uint8Array[]): string[] =>
+  addresses.map((bytes) => `${network}/${formatAddress(bytes)}`);
+
+/** `byAddress` is false for pods in the host's network, which are never found by an address. */
+export const encodeWorkload = (workload: Workload, byAddress: boolean): Resource =>
+  resource(
+    workload.uid,
+    byAddress ? aliasesOf(workload.network, workload.addresses) : [],
+    toBinary(AddressSchema, create(AddressSchema, { type: { case: "workload", value: workload } })),
+  );
+
+export const encodeService = (service: Service): Resource =>
+  resource(
+    `${service.namespace}/${service.hostname}`,
+    service.addresses.flatMap(({ network, address }) => aliasesOf(network, [address])),
+    toBinary(AddressSchema, create(AddressSchema, { type: { case: "service", value: service } })),
+  );
+
+export const encodeAuthorization = (policy: Authorization): Resource =>
+  resource(`${policy.namespace}/${policy.name}`, [], toBinary(AuthorizationSchema, policy));
