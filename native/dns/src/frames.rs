@@ -29,3 +29,25 @@ pub(crate) fn framed(message: &[u8]) -> Option<Vec<u8>> {
     let length = u16::try_from(message.len()).ok()?.to_be_bytes();
     Some([&length, message].concat())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_come_out_whole_however_the_bytes_arrive() {
+        let sent: Vec<Vec<u8>> = [0, 1, 300, 65_535, 2].map(|length| vec![7; length]).into();
+        let stream: Vec<u8> = sent.iter().flat_map(|message| framed(message).expect("fits")).collect();
+        for piece in [1, 2, 3, 1000, stream.len()] {
+            let (mut frames, mut got) = (Frames::default(), Vec::new());
+            for bytes in stream.chunks(piece) {
+                frames.add(bytes);
+                while let Some(message) = frames.take() {
+                    got.push(message.to_vec());
+                }
+            }
+            assert_eq!(got, sent);
+        }
+        assert!(framed(&vec![0; 65_536]).is_none());
+    }
+}

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use rustix::rand::{GetRandomFlags, getrandom};
+use rustix::{
+    net::{RecvFlags, recv},
+    rand::{GetRandomFlags, getrandom},
+};
 use tokio::{io::Interest, net::UdpSocket};
 use trackbed_netns::{Netns, SocketError, socket};
 
@@ -64,10 +67,11 @@ pub(crate) async fn udp(dial: &impl Dial, query: &[u8], server: SocketAddr, scra
     upstream.send(&message).await?;
     loop {
         let answer = upstream
-            .async_io(Interest::READABLE, || {
+            // A closed port shows as an error alone, without anything to read.
+            .async_io(Interest::READABLE | Interest::ERROR, || {
                 let mut scratch = scratch.borrow_mut();
                 scratch.resize(RESPONSE_BYTES, 0);
-                let length = upstream.try_recv(&mut scratch)?;
+                let (length, _) = recv(&upstream, scratch.as_mut_slice(), RecvFlags::empty())?;
                 let response = scratch.get(..length).unwrap_or_default();
                 Ok(question::answers(response, sent, asked).then(|| response.to_vec()))
             })

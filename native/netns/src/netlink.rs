@@ -140,3 +140,33 @@ fn ip(bytes: &[u8]) -> Option<IpAddr> {
     }
     <[u8; 16]>::try_from(bytes).ok().map(|sixteen| Ipv6Addr::from(sixteen).into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_bytes_end_and_a_cut_message_is_not_given() {
+        let seed = fastrand::u64(..);
+        println!("seed {seed}");
+        let mut random = fastrand::Rng::with_seed(seed);
+        for _ in 0..20_000 {
+            let length = random.usize(0..80);
+            let mut bytes: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(length).collect();
+            // Small lengths, so that parsing gets somewhere.
+            for at in [1, 2, 3, 17, 21] {
+                if let Some(byte) = bytes.get_mut(at) {
+                    *byte = 0;
+                }
+            }
+            for message in messages(&bytes) {
+                assert!(attributes(message.payload).map(|(_, value)| value.len()).sum::<usize>() <= bytes.len());
+                let _ = address(message.payload);
+            }
+        }
+        let whole = [24, 0, 0, 0, 20, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+        let first = messages(&whole).next().expect("whole");
+        assert_eq!((first.kind, first.sender, first.payload.len()), (20, 7, 8));
+        assert!(messages(&whole[..23]).next().is_none());
+    }
+}
