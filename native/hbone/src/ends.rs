@@ -60,6 +60,11 @@ pub(crate) trait End {
     /// FIN after everything put so far.
     fn finish(&mut self) -> Result<(), Gone>;
 
+    /// The socket itself, when the kernel can move its bytes without us.
+    fn socket(&self) -> Option<&TcpStream> {
+        None
+    }
+
     /// Ready when this end was reset or lost, whatever may still be read from it.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()>;
     /// It went with its whole tunnel, not by a decision of the other side's application.
@@ -114,7 +119,6 @@ pub(crate) struct Socket {
     /// Readiness ERROR alone: a reset is seen even while nothing is read or written.
     errors: Pin<Box<dyn Future<Output = ()>>>,
     fin_sent: bool,
-    wrote: bool,
 }
 
 impl Socket {
@@ -124,7 +128,7 @@ impl Socket {
         let errors = Box::pin(async move {
             let _ = watched.ready(Interest::ERROR).await; // ready and failed mean the same here
         });
-        Self { stream, errors, fin_sent: false, wrote: false }
+        Self { stream, errors, fin_sent: false }
     }
 
     /// A read of 0 is a FIN, or what is left of a reset: the kernel reports a reset once, and after a FIN not at all. Once we have sent FIN
@@ -156,7 +160,6 @@ impl End for Socket {
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<usize, Gone> {
-        self.wrote = true;
         match try_io(&self.stream, Interest::WRITABLE, bytes.len(), |mut socket| socket.write(bytes)) {
             Ok(count) => Ok(count),
             Err(error) if is_later(&error) => Ok(0),
@@ -169,12 +172,16 @@ impl End for Socket {
         SockRef::from(&*self.stream).shutdown(Shutdown::Write).map_err(|_| Gone)
     }
 
+    fn socket(&self) -> Option<&TcpStream> {
+        Some(&self.stream)
+    }
+
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.errors.as_mut().poll(cx)
     }
 
     async fn flushed(&mut self) {
-        while self.wrote && sys::undelivered(&self.stream).is_ok_and(|bytes| bytes > 0) {
+        while sys::undelivered(&self.stream).is_ok_and(|bytes| bytes > 0) {
             sleep(FLUSH_CHECK).await;
         }
     }
@@ -209,7 +216,7 @@ fn try_io(
     short.map_or(result, Ok)
 }
 
-fn is_later(error: &io::Error) -> bool {
+pub(crate) fn is_later(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 

@@ -12,6 +12,7 @@ mod linger;
 pub mod pool;
 pub mod pump;
 pub mod server;
+mod splice;
 mod stream;
 mod sys;
 

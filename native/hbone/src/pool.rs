@@ -167,7 +167,8 @@ impl<C: Connector> Pool<C> {
     fn dial(&self, key: &Key, target: &Target) -> (watch::Receiver<Option<Result<(), TunnelError>>>, bool) {
         let mut places = self.0.places.borrow_mut();
         let place = places.entry(key.clone()).or_default();
-        if let Some(dial) = &place.dial {
+        // A dial whose task died without a result would otherwise be joined for ever.
+        if let Some(dial) = place.dial.as_ref().filter(|dial| dial.result.has_changed().is_ok()) {
             return (dial.result.clone(), false);
         }
         let (sender, result) = watch::channel(None);

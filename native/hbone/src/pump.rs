@@ -11,8 +11,9 @@ use tokio::time::timeout;
 use trackbed_contract::tables::errors;
 
 use crate::TunnelStream;
-use crate::ends::{Backlog, End, Gone, Input, Socket, Stream, TURN, abort};
+use crate::ends::{Backlog, End, Gone, Input, Socket, Stream, TURN, abort, is_later};
 use crate::limits::LINGER;
+use crate::splice::Pipe;
 
 thread_local! {
     /// Belongs to the worker, not to a connection: idle connections hold no buffer.
@@ -164,6 +165,8 @@ struct Pump<'m, C, S> {
 #[derive(Debug, Default)]
 struct Half {
     backlog: Backlog,
+    /// Between two sockets, while bytes are in it.
+    pipe: Option<Pipe>,
     done: bool,
 }
 
@@ -279,6 +282,7 @@ impl Half {
         };
         self.done = true;
         self.backlog = Backlog::default();
+        self.pipe = None;
         Poll::Ready(end)
     }
 
@@ -292,6 +296,9 @@ impl Half {
             let moved = room.and_then(|room| to.put(&front[..front.len().min(room)]));
             return Poll::Ready(moved.map(Some).map_err(sink_gone).inspect(|moved| self.backlog.advance(moved.unwrap_or(0))));
         }
+        if let Some(pipe) = self.pipe.take() {
+            return self.pour(cx, pipe, to);
+        }
         if from.poll_input(cx).is_pending() {
             to.release_room();
             return Poll::Pending;
@@ -304,7 +311,51 @@ impl Half {
                 return Poll::Pending;
             }
         };
+        if let (Some(source), Some(_)) = (from.socket(), to.socket())
+            && let Some(filled) = self.fill(source)
+        {
+            return Poll::Ready(filled.map(|()| None));
+        }
         Poll::Ready(SCRATCH.with_borrow_mut(|scratch| self.pass(from.take(room, scratch), scratch, to, room)))
+    }
+
+    /// Takes from a socket into a pipe. None when that must be left to `take`: no pipe, or the end of input.
+    fn fill(&mut self, source: &TcpStream) -> Option<Result<(), HalfEnd>> {
+        let mut pipe = Pipe::lend()?;
+        match pipe.fill(source) {
+            Ok(0) => {
+                pipe.give_back();
+                None
+            }
+            Ok(_) => {
+                self.pipe = Some(pipe);
+                Some(Ok(()))
+            }
+            Err(error) => {
+                pipe.give_back();
+                Some(if is_later(&error) { Ok(()) } else { Err(HalfEnd::SourceReset) })
+            }
+        }
+    }
+
+    /// Out of the pipe into the other socket.
+    fn pour(&mut self, cx: &mut Context<'_>, mut pipe: Pipe, to: &mut impl End) -> Poll<Result<Option<usize>, HalfEnd>> {
+        let room = to.poll_room(cx);
+        let (Poll::Ready(Ok(_)), Some(sink)) = (&room, to.socket()) else {
+            self.pipe = Some(pipe);
+            return room.map(|_| Err(HalfEnd::SinkGone));
+        };
+        let moved = match pipe.drain(sink) {
+            Err(error) if is_later(&error) => None,
+            Err(_) => return Poll::Ready(Err(HalfEnd::SinkGone)),
+            Ok(moved) => Some(moved),
+        };
+        if pipe.is_empty() {
+            pipe.give_back();
+        } else {
+            self.pipe = Some(pipe);
+        }
+        Poll::Ready(Ok(moved))
     }
 
     fn pass(&mut self, input: Option<Input>, scratch: &[u8], to: &mut impl End, room: usize) -> Result<Option<usize>, HalfEnd> {

@@ -334,7 +334,73 @@ fn a_relay_between_two_sockets_keeps_bytes_fins_and_resets() {
 }
 
 #[test]
-fn an_abrupt_listener_is_not_needed_for_a_reset_before_any_pump() {
+fn a_relay_keeps_half_open_connections_and_delivers_bytes_before_a_reset() {
+    local(async {
+        let ((mut client, near), (far, mut server)) = (pair().await, pair().await);
+        let meter = Meter::new();
+        let live = Rc::clone(&meter);
+        let relay = tokio::task::spawn_local(async move { pump::relay(near, far, &meter).await });
+        client.write_all(b"question").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut seen = String::new();
+        server.read_to_string(&mut seen).await.unwrap();
+        assert_eq!((seen.as_str(), live.sent(), live.received()), ("question", 8, 0));
+        server.write_all(&vec![7; 30_000]).await.unwrap();
+        abort(server);
+        let mut answer = vec![0; 30_000];
+        client.read_exact(&mut answer).await.unwrap();
+        assert!(answer.iter().all(|byte| *byte == 7));
+        assert_eq!(read_error(&mut client).await, Some(ErrorKind::ConnectionReset));
+        let end = relay.await.unwrap();
+        assert_eq!((end.closed_by, end.reset, end.received), (ClosedBy::Client, true, 30_000), "the client's FIN came first");
+    });
+}
+
+#[test]
+fn a_relay_to_a_reader_that_stopped_is_cut_at_once() {
+    local(async {
+        let ((mut client, near), (far, mut server)) = (pair().await, pair().await);
+        let meter = Meter::new();
+        let cut = Rc::clone(&meter);
+        let relay = tokio::task::spawn_local(async move { pump::relay(near, far, &meter).await });
+        let block = vec![1; 1 << 20];
+        while tokio::time::timeout(Duration::from_millis(200), client.write_all(&block)).await.is_ok() {}
+        let start = std::time::Instant::now();
+        cut.cut();
+        assert_eq!(relay.await.unwrap().closed_by, ClosedBy::Engine);
+        assert!(start.elapsed() < Duration::from_millis(500), "a cut does not linger");
+        assert_eq!(read_error(&mut client).await, Some(ErrorKind::ConnectionReset));
+        assert_eq!(read_error(&mut server).await, Some(ErrorKind::ConnectionReset));
+    });
+}
+
+#[test]
+fn many_relays_at_once_keep_their_bytes_apart() {
+    // More at a time than a worker keeps pipes, each slower on one side: bytes left in a pipe must never reach another connection.
+    const TOTAL: u64 = 1 << 20;
+    local(async {
+        let relays = (0..40).map(|index| async move {
+            let ((client, near), (far, server)) = (pair().await, pair().await);
+            let relay = tokio::task::spawn_local(async move { pump::relay(near, far, &Meter::new()).await });
+            if index % 4 == 3 {
+                let (mut client, block) = (client, vec![0; 100_000]);
+                while tokio::time::timeout(Duration::from_millis(50), client.write_all(&block)).await.is_ok() {}
+                abort(client);
+                assert!(relay.await.unwrap().reset);
+                return;
+            }
+            let (_, mut write) = client.into_split();
+            let (mut read, server_write) = server.into_split();
+            tokio::join!(send_pattern(&mut write, TOTAL), check_pattern(&mut read, TOTAL));
+            drop(server_write);
+            assert_eq!(relay.await.unwrap().sent, TOTAL);
+        });
+        futures_util::future::join_all(relays).await;
+    });
+}
+
+#[test]
+fn a_connection_refused_before_any_pump_is_reset() {
     local(async {
         let (listener, address) = listen().await;
         let (mut client, accepted) = tokio::join!(async { TcpStream::connect(address).await.unwrap() }, listener.accept());

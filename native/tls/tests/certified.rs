@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use rcgen::ExtendedKeyUsagePurpose;
 use support::{Authority, Leaf, OURS, PEER, good, identity, provider, uri};
-use trackbed_tls::{Certified, KeyPair};
+use trackbed_tls::{Certified, KeyPair, identity_of};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::FromDer;
@@ -115,4 +115,29 @@ fn old_and_new_root_are_both_trusted_in_an_overlap() {
     let leaf = new.leaf(&good(vec![uri(OURS)]));
     let key = Arc::new(KeyPair::deserialize(leaf.key.serialized_der()).unwrap());
     Certified::new(&identity(OURS), key, &leaf.chain, &[old.root(), new.root()], SystemTime::now()).unwrap();
+}
+
+#[test]
+fn a_damaged_certificate_never_gives_another_identity_and_never_panics() {
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let leaf = Authority::new().leaf(&good(vec![uri(OURS)])).chain.remove(0);
+    let name = leaf.windows(OURS.len()).position(|bytes| bytes == OURS.as_bytes()).unwrap();
+    for _ in 0..50_000 {
+        let mut damaged = leaf.clone();
+        for _ in 0..random.usize(1..4) {
+            let at = random.usize(..damaged.len());
+            match random.u8(..4) {
+                0 => damaged.truncate(at.max(1)),
+                1 => damaged.insert(at, random.u8(..)),
+                _ => damaged[at] = random.u8(..),
+            }
+        }
+        // Another identity may come out only if the name itself was changed into it.
+        if let Ok(found) = identity_of(&damaged) {
+            assert!(damaged.windows(found.as_str().len()).any(|bytes| bytes == found.as_str().as_bytes()));
+            assert!(damaged[name..] != leaf[name..] || found == identity(OURS));
+        }
+    }
 }
