@@ -163,6 +163,18 @@ export const errors = {
     help: "a network namespace hand-over was malformed or its sender is not trusted",
     next: "only the node's daemon may write to netns.sock",
   },
+  E_ENGINE_STOPPING: {
+    side: "self",
+    retryable: "fresh",
+    help: "the engine was told to stop and the connection outlasted its grace time",
+    next: "nothing: the next engine takes new connections",
+  },
+  E_POD_LEFT: {
+    side: "control",
+    retryable: "fresh",
+    help: "the pod has left the mesh and the connection outlasted its drain time",
+    next: "open the connection again; it is not meshed any more",
+  },
   E_CONTRACT_VERSION: {
     side: "self",
     retryable: "no",
@@ -392,6 +404,9 @@ export const metrics = {
   trackbed_xds_nacks_total: { type: "counter", help: "xDS responses that a daemon refused, by type" },
   trackbed_state_generation: { type: "gauge", help: "generation the engine acknowledged" },
   trackbed_engine_restarts_total: { type: "counter", help: "worker processes that the keeper had to replace" },
+  trackbed_log_dropped_total: { type: "counter", help: "log lines dropped because their reader was slow" },
+  trackbed_series_dropped_total: { type: "counter", help: "connections without metrics because the number of series is bounded" },
+  trackbed_accept_pauses_total: { type: "counter", help: "times accepting paused for lack of descriptors" },
   trackbed_tunnels: { type: "gauge", help: "open HBONE connections, by role" },
   trackbed_connections: { type: "gauge", help: "captured connections that are open" },
   trackbed_dns_requests_total: { type: "counter", help: "captured DNS queries, by outcome" },

@@ -127,6 +127,10 @@ pub mod errors {
     pub const ENGINE_AWAY: &str = "E_ENGINE_AWAY";
     /// a network namespace hand-over was malformed or its sender is not trusted; only the node's daemon may write to netns.sock
     pub const HANDOVER_REFUSED: &str = "E_HANDOVER_REFUSED";
+    /// the engine was told to stop and the connection outlasted its grace time; nothing: the next engine takes new connections
+    pub const ENGINE_STOPPING: &str = "E_ENGINE_STOPPING";
+    /// the pod has left the mesh and the connection outlasted its drain time; open the connection again; it is not meshed any more
+    pub const POD_LEFT: &str = "E_POD_LEFT";
     /// daemon and engine do not speak the same contract version; upgrade the older one
     pub const CONTRACT_VERSION: &str = "E_CONTRACT_VERSION";
     /// no workload is known for the local pod yet; check that control knows the pod: trackbed explain pod/NAME
@@ -238,6 +242,12 @@ pub mod metrics {
     pub const TRACKBED_STATE_GENERATION: &str = "trackbed_state_generation";
     /// worker processes that the keeper had to replace
     pub const TRACKBED_ENGINE_RESTARTS_TOTAL: &str = "trackbed_engine_restarts_total";
+    /// log lines dropped because their reader was slow
+    pub const TRACKBED_LOG_DROPPED_TOTAL: &str = "trackbed_log_dropped_total";
+    /// connections without metrics because the number of series is bounded
+    pub const TRACKBED_SERIES_DROPPED_TOTAL: &str = "trackbed_series_dropped_total";
+    /// times accepting paused for lack of descriptors
+    pub const TRACKBED_ACCEPT_PAUSES_TOTAL: &str = "trackbed_accept_pauses_total";
     /// open HBONE connections, by role
     pub const TRACKBED_TUNNELS: &str = "trackbed_tunnels";
     /// captured connections that are open

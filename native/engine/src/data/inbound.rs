@@ -6,8 +6,9 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use tokio::net::TcpStream;
+use trackbed_contract::Identity;
 use trackbed_contract::engine::{Direction, Path};
-use trackbed_contract::tables::errors;
+use trackbed_contract::tables::{errors, ports};
 use trackbed_decide::{Admitted, Refusal, inbound_plain, inbound_tunnel};
 use trackbed_hbone::limits::Limits;
 use trackbed_hbone::{Request, pump, serve};
@@ -55,13 +56,11 @@ impl Thread {
         account.path(Path::Tunnel);
         account.peer(&request.peer);
         account.source(from, None, Some(&identity));
-        let admit = |ready: &Ready| {
-            let world = ready.world().ok_or_else(no_world)?;
-            inbound_tunnel(world, &station.pod().local, &identity, from.ip(), &request.authority)
-        };
         let admitted = hold(&self.shared, || station.pod()).await.and_then(|ready| {
-            let admitted = admit(&ready)?;
-            let registered = self.register(&station, &mut account, from, Some(&identity), &ready, &admitted);
+            name_ends(&mut account, &ready, from, Some(&identity));
+            let world = ready.world().ok_or_else(no_world)?;
+            let admitted = inbound_tunnel(world, &station.pod().local, &identity, from.ip(), &request.authority)?;
+            let registered = self.register(&station, &mut account, &admitted);
             Ok((admitted, registered))
         });
         let (admitted, registered) = match admitted {
@@ -138,31 +137,30 @@ impl Thread {
             .map_err(|error| missing(errors::DESTINATION_REFUSED, format!("it was not redirected: {error}")))?;
         account.destination(destination, None, None);
         let ready = hold(&self.shared, || station.pod()).await?;
+        name_ends(account, &ready, from, None);
+        account.destination(destination, Some(&ready.local.workload), None);
         let world = ready.world().ok_or_else(no_world)?;
         let admitted = inbound_plain(world, &station.pod().local, from.ip(), destination)?;
-        let registered = self.register(station, account, from, None, &ready, &admitted);
+        let registered = self.register(station, account, &admitted);
         Ok((admitted, registered))
     }
 
-    /// Names both ends in the account and puts the connection into the table, with no await after the decision.
-    fn register(
-        &self,
-        station: &Station,
-        account: &mut Account,
-        from: SocketAddr,
-        identity: Option<&trackbed_contract::Identity>,
-        ready: &Ready,
-        admitted: &Admitted,
-    ) -> Registered<'_> {
-        // The client's workload only labels; its identity is what was proven. Of several at one address only a proven one may be named.
-        let source = ready.world().map(|world| world.workloads_at(from.ip())).unwrap_or_default();
-        let source = source.iter().find(|workload| identity.is_none_or(|identity| workload.identity == *identity));
-        account.source(from, source.map(AsRef::as_ref), identity);
-        account.destination(admitted.target, Some(&admitted.workload), identity.map(|_| &admitted.workload.identity));
+    /// Puts the connection into the table, with no await after the decision.
+    fn register(&self, station: &Station, account: &mut Account, admitted: &Admitted) -> Registered<'_> {
+        account.destination(admitted.target, Some(&admitted.workload), admitted.source.as_ref().map(|_| &admitted.workload.identity));
         account.service(admitted.service.as_deref());
         account.policy(admitted.policy.as_ref());
         self.live.register(&station.pod(), Facts::Inbound(admitted.clone()))
     }
+}
+
+/// The client's workload only labels; its identity is what was proven. Of several at one address only one of that identity may be named.
+fn name_ends(account: &mut Account, ready: &Ready, from: SocketAddr, identity: Option<&Identity>) {
+    let source = ready.world().map(|world| world.workloads_at(from.ip())).unwrap_or_default();
+    let source = source.iter().find(|workload| identity.is_none_or(|identity| workload.identity == *identity));
+    account.source(from, source.map(AsRef::as_ref), identity);
+    let pod = SocketAddr::new(ready.local.workload.address_like(from.ip()).unwrap_or(from.ip()), ports::HBONE);
+    account.destination(pod, Some(&ready.local.workload), identity.map(|_| ready.local.identity()));
 }
 
 fn no_world() -> Refusal {

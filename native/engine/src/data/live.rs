@@ -79,9 +79,9 @@ impl Live {
     }
 
     /// Cuts connections of the pods that `which` picks, and says how many.
-    pub(crate) fn cut_where(&self, which: impl Fn(&Pod) -> bool, reason: &str) -> u32 {
+    pub(crate) fn cut_where(&self, which: impl Fn(&Pod) -> bool, code: &'static str, reason: &str) -> u32 {
         let chosen = self.snapshot().into_iter().filter(|connection| connection.touches(&which));
-        chosen.map(|connection| connection.cut(missing(errors::ENGINE_LIMIT, reason.to_owned()))).count().try_into().unwrap_or(u32::MAX)
+        chosen.map(|connection| connection.cut(missing(code, reason.to_owned()))).count().try_into().unwrap_or(u32::MAX)
     }
 
     /// Metrics of long connections, and the ends of certificates that no tunnel watches.

@@ -19,6 +19,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use trackbed_balance::Load;
+use trackbed_contract::tables::{bounds, errors};
 use trackbed_hbone::limits::Limits;
 use trackbed_hbone::{Connector, Pool, Target};
 use trackbed_netns::socket;
@@ -175,7 +176,7 @@ impl Thread {
             }
             Order::StopAccepting => self.stations.borrow().values().for_each(|station| station.stop_accepting()),
             Order::CutAll(cut) => {
-                let count = self.live.cut_where(|_| true, "the engine is stopping");
+                let count = self.live.cut_where(|_| true, errors::ENGINE_STOPPING, "the grace time is over");
                 let _ = cut.send(count);
             }
         }
@@ -183,7 +184,7 @@ impl Thread {
 
     /// Connections cut.
     fn close(&self, uid: &str, cookie: u64) -> u32 {
-        let cut = self.live.cut_where(|pod| *pod.local.uid == *uid && pod.cookie == cookie, "the pod has left the mesh");
+        let cut = self.live.cut_where(|pod| *pod.local.uid == *uid && pod.cookie == cookie, errors::POD_LEFT, "the drain time is over");
         self.pool.evict_pod(uid);
         let mut stations = self.stations.borrow_mut();
         if let Some(station) = stations.get(uid).filter(|station| station.cookie() == cookie) {
@@ -235,7 +236,7 @@ async fn dial_application(pod: &Pod, source: IpAddr, target: SocketAddr) -> io::
 }
 
 async fn within_limit(connecting: impl Future<Output = io::Result<TcpStream>>) -> io::Result<TcpStream> {
-    const LIMIT: Duration = Duration::from_millis(trackbed_contract::tables::bounds::CONNECT_MILLISECONDS as u64);
+    const LIMIT: Duration = Duration::from_millis(bounds::CONNECT_MILLISECONDS as u64);
     tokio::time::timeout(LIMIT, connecting).await.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer within 10 s")))
 }
 

@@ -81,10 +81,15 @@ impl Thread {
             return Err(missing(errors::WORKLOAD_UNKNOWN, reason));
         }
         let mut failed: Vec<Arc<str>> = Vec::new();
+        let mut first: Option<Refusal> = None;
         loop {
             let ready = hold(&self.shared, || station.pod()).await?;
             captured.account.source(captured.client, Some(&ready.local.workload), Some(ready.local.identity()));
             let decision = self.choose(&ready, captured, &failed);
+            if let (Outbound::Refuse(_), Some(first)) = (&decision, &first) {
+                // No other endpoint is left: what went wrong with the first says more.
+                return Err(first.clone());
+            }
             let endpoint = name_ends(captured, &decision);
             let Err(error) = self.attempt(ready, captured, decision, client).await else { return Ok(()) };
             match endpoint.filter(|_| error.retry) {
@@ -94,6 +99,7 @@ impl Thread {
                     if failed.len() == ATTEMPTS {
                         return Err(error.refusal);
                     }
+                    first.get_or_insert(error.refusal);
                 }
                 None => return Err(error.refusal),
             }

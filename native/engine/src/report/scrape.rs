@@ -108,15 +108,15 @@ fn text(shared: &Shared) -> String {
             ("{outcome=\"failed\"}", load(&counters.dns_failed)),
         ],
     );
-    one("trackbed_log_dropped_total", "counter", "log lines dropped because their reader was slow", &[("", crate::log::dropped())]);
+    one(metrics::TRACKBED_LOG_DROPPED_TOTAL, "counter", "log lines dropped because their reader was slow", &[("", crate::log::dropped())]);
     one(
-        "trackbed_series_dropped_total",
+        metrics::TRACKBED_SERIES_DROPPED_TOTAL,
         "counter",
         "connections without metrics because the number of series is bounded",
         &[("", shared.series.overflowed())],
     );
     one(
-        "trackbed_accept_pauses_total",
+        metrics::TRACKBED_ACCEPT_PAUSES_TOTAL,
         "counter",
         "times accepting paused for lack of descriptors",
         &[("", load(&counters.accept_pauses))],
@@ -150,5 +150,9 @@ impl hyper::body::Body for Text {
         _: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, Infallible>>> {
         std::task::Poll::Ready(self.0.take().map(|bytes| Ok(hyper::body::Frame::data(bytes))))
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        hyper::body::SizeHint::with_exact(self.0.as_ref().map_or(0, Bytes::len) as u64)
     }
 }
