@@ -491,6 +491,7 @@ export const RejectedSchema: GenMessage<Rejected> = /*@__PURE__*/
 /**
  * Take a pod in: bind its listeners inside its network namespace, get its identity, find its workload and policies.
  * Idempotent: the same uid and netns_cookie with other fields updates them; another netns_cookie replaces the pod.
+ * A pod that is leaving (RemovePod, drain under way) and is added again in the same namespace stays: its drain ends, nothing of it is cut.
  *
  * @generated from message trackbed.engine.v1.AddPod
  */

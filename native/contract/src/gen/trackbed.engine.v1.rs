@@ -173,6 +173,7 @@ pub struct Rejected {
 }
 /// Take a pod in: bind its listeners inside its network namespace, get its identity, find its workload and policies.
 /// Idempotent: the same uid and netns_cookie with other fields updates them; another netns_cookie replaces the pod.
+/// A pod that is leaving (RemovePod, drain under way) and is added again in the same namespace stays: its drain ends, nothing of it is cut.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AddPod {
     #[prost(string, tag = "1")]
