@@ -10,8 +10,8 @@ export type RateLimit = { reserve(node: string): Reservation };
 /** A node of 250 pods whose engine restarted asks for every identity at once; twice that, and then ten a second. */
 export const CERTIFICATES_BURST = 500;
 export const CERTIFICATES_PER_MINUTE = 600;
-/** Longer waits are refused: callers have deadlines, and what waits here costs memory. */
-export const CERTIFICATES_WAIT_MILLISECONDS = 5_000;
+/** Longer waits are refused: callers give up after five seconds, and what waits here costs memory. */
+export const CERTIFICATES_WAIT_MILLISECONDS = 3_000;
 /** Buckets that are full again are forgotten beyond this many nodes: ten times what one replica serves. */
 const NODES = 10_000;
 
