@@ -37,8 +37,9 @@ impl TunnelError {
         }
     }
 
-    /// No byte of the application can have reached the peer's application: another endpoint may be tried.
+    /// Another endpoint may be tried: payload flows only after 200, so no byte of the client has reached an application. Whether a refusal
+    /// by status would come out otherwise elsewhere is the caller's to judge.
     pub fn before_application(&self) -> bool {
-        !matches!(self, Self::Lost(_) | Self::Request(_))
+        !matches!(self, Self::Request(_))
     }
 }
