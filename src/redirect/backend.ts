@@ -27,7 +27,14 @@ export type Reading = {
 export type TableForm = readonly string[];
 
 /** The rules and routes that bring marked packets home, as counted in the namespace. */
-export type RoutingForm = { readonly rule4: number; readonly rule6: number; readonly route4: number; readonly route6: number };
+export type RoutingForm = {
+  readonly rule4: number;
+  readonly rule6: number;
+  readonly route4: number;
+  readonly route6: number;
+  /** Routes of other hands in our routing table. */
+  readonly strays: readonly string[];
+};
 
 export type Comparison = {
   /** holder: what stays after un-enrolment. different: our table by name, not by content. */

@@ -1,0 +1,42 @@
+// What was read back against what was planned.
+import type { Comparison, Reading, TableForm } from "./backend.ts";
+import { expected } from "./form.ts";
+import { holderPlan, type Plan } from "./plan.ts";
+
+/** Enough to see what happened; a flushed table differs in every line. */
+const MAX_DIFFERENCES = 20;
+
+export function compare(reading: Reading, plan: Plan): Comparison {
+  const { rule4, rule6, route4, route6, strays } = reading.routing;
+  const wanted = [
+    ["IPv4 rule", rule4, 1],
+    ["IPv4 route", route4, 1],
+    ...(reading.ipv6
+      ? ([
+          ["IPv6 rule", rule6, 1],
+          ["IPv6 route", route6, 1],
+        ] as const)
+      : []),
+  ] as const;
+  const off = wanted.filter(([, count, want]) => count !== want);
+  const planned = expected(plan);
+  const table = reading.table;
+  const rules = table === null ? "none" : same(table, planned) ? "equal" : same(table, expected(holderPlan)) ? "holder" : "different";
+  const differences = [
+    ...(rules === "equal" || rules === "holder" ? [] : lineDifferences(planned, table ?? [])),
+    ...off.map(([what, count, want]) => `${count < want ? "-" : "+"} ${what} to loopback: ${count} instead of ${want}`),
+    ...strays.map((stray) => `+ route in our table: ${stray}`),
+  ];
+  return { rules, routing: off.length === 0, differences: differences.slice(0, MAX_DIFFERENCES) };
+}
+
+const same = (a: TableForm, b: TableForm): boolean => a.length === b.length && a.every((line, i) => line === b[i]);
+
+function lineDifferences(planned: TableForm, found: TableForm): string[] {
+  const have = new Set(found);
+  const want = new Set(planned);
+  return [
+    ...planned.filter((line) => !have.has(line)).map((line) => `- ${line}`),
+    ...found.filter((line) => !want.has(line)).map((line) => `+ ${line}`),
+  ];
+}

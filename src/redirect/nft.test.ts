@@ -1,0 +1,271 @@
+import assert from "node:assert/strict";
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { readlinkSync } from "node:fs";
+import { createInterface } from "node:readline";
+import { after, test } from "node:test";
+import fc from "fast-check";
+import { parseCidr } from "#mesh/address.ts";
+import type { CaptureSpec } from "#mesh/capture.ts";
+import { run } from "./command.ts";
+import { compare } from "./compare.ts";
+import { foreignLegacy } from "./foreign.ts";
+import { nftBackend } from "./nft.ts";
+import { plan } from "./plan.ts";
+import { renderNft } from "./render.ts";
+
+const DEADLINE_MILLISECONDS = 5000;
+
+/** Why this machine cannot run the tests, false when it can. */
+const skip = ((): string | false => {
+  const tried = spawnSync("unshare", ["-n", "--", "nft", "list", "ruleset"], { encoding: "utf8" });
+  return tried.status === 0 ? false : `network namespaces with nftables are not permitted here: ${tried.stderr || tried.error?.message}`;
+})();
+
+const children: ChildProcess[] = [];
+after(() => {
+  for (const child of children) child.kill("SIGKILL");
+});
+
+/** An own network namespace that lives as long as the test; lo is up. */
+async function namespace(): Promise<string> {
+  const child = spawn("unshare", ["-n", "--", "cat"], { stdio: ["pipe", "ignore", "inherit"] });
+  children.push(child);
+  const path = `/proc/${child.pid}/ns/net`;
+  for (const deadline = Date.now() + DEADLINE_MILLISECONDS; readlinkSync(path) === readlinkSync("/proc/self/ns/net"); ) {
+    assert.ok(Date.now() < deadline, "no network namespace came up");
+    await new Promise(setImmediate);
+  }
+  await run(path, ["ip", "link", "set", "lo", "up"]);
+  return path;
+}
+
+const none: CaptureSpec = {
+  inbound: true,
+  dns: true,
+  excludeOutbound: { ports: [], cidrs: [] },
+  excludeInbound: { ports: [], cidrs: [] },
+  probePorts: [],
+};
+const cidrs = (...texts: string[]) => texts.map(parseCidr).filter((cidr) => cidr !== null);
+const full: CaptureSpec = {
+  ...none,
+  excludeOutbound: { ports: [9999, 80, 81], cidrs: cidrs("10.99.0.0/16", "fd99::/16", "10.99.1.0/24", "192.0.2.1") },
+  excludeInbound: { ports: [9998], cidrs: cidrs("::/0", "0.0.0.0/0") },
+  probePorts: [8080],
+};
+const backend = nftBackend();
+
+test("what is read back equals the plan, for any plan, and applying it again changes nothing", { skip }, async () => {
+  const netns = await namespace();
+  const byte = fc.constantFrom(0, 1, 10, 127, 128, 255);
+  const cidr = fc
+    .oneof(
+      fc.tuple(fc.uint8Array({ minLength: 4, maxLength: 4 }), fc.nat(32)),
+      fc.tuple(
+        fc.array(byte, { minLength: 16, maxLength: 16 }).map((bytes) => Uint8Array.from(bytes)),
+        fc.nat(128),
+      ),
+    )
+    .map(([bytes, length]) =>
+      parseCidr(
+        `${
+          bytes.length === 4
+            ? bytes.join(".")
+            : Buffer.from(bytes)
+                .toString("hex")
+                .replace(/(.{4})(?=.)/g, "$1:")
+        }/${length}`,
+      ),
+    )
+    .filter((one) => one !== null);
+  const exclusion = fc.record({
+    ports: fc.array(fc.integer({ min: 1, max: 65535 }), { maxLength: 8 }),
+    cidrs: fc.array(cidr, { maxLength: 8 }),
+  });
+  const spec = fc.record({
+    inbound: fc.boolean(),
+    dns: fc.boolean(),
+    excludeOutbound: exclusion,
+    excludeInbound: exclusion,
+    probePorts: fc.array(fc.integer({ min: 1, max: 65535 }), { maxLength: 4 }),
+  });
+  await fc.assert(
+    fc.asyncProperty(spec, async (random) => {
+      const wanted = plan(random);
+      for (let i = 0; i < 2; i++) {
+        await backend.apply(netns, wanted);
+        assert.deepEqual(compare(await backend.read(netns), wanted), { rules: "equal", routing: true, differences: [] });
+      }
+    }),
+    { numRuns: 25, examples: [[none], [full]] },
+  );
+});
+
+test("every kind of edit is seen, and applying the plan again mends it", { skip }, async () => {
+  const netns = await namespace();
+  const wanted = plan(full);
+  const edits: [string, string[]][] = [
+    ["a rule is added", ["nft", "add", "rule", "inet", "trackbed", "out_nat", "counter", "accept"]],
+    ["a rule is put first", ["nft", "insert", "rule", "inet", "trackbed", "out_nat", "accept"]],
+    ["a chain is flushed", ["nft", "flush", "chain", "inet", "trackbed", "out_mark"]],
+    ["the table is flushed", ["nft", "flush", "table", "inet", "trackbed"]],
+    ["the table is deleted", ["nft", "delete", "table", "inet", "trackbed"]],
+    ["everything is flushed", ["nft", "flush", "ruleset"]],
+    ["a set gains an element", ["nft", "add", "element", "inet", "trackbed", "skip_out_v4", "{ 172.16.0.0/12 }"]],
+    ["a set loses an element", ["nft", "delete", "element", "inet", "trackbed", "skip_out_ports", "{ 9999 }"]],
+    ["a set is added", ["nft", "add", "set", "inet", "trackbed", "more", "{ type ipv4_addr; }"]],
+    ["a chain is added", ["nft", "add", "chain", "inet", "trackbed", "more"]],
+    ["the table is put to sleep", ["nft", "add", "table", "inet", "trackbed", "{ flags dormant; }"]],
+    ["an IPv4 rule goes", ["ip", "rule", "del", "pref", "32764"]],
+    ["an IPv6 rule goes", ["ip", "-6", "rule", "del", "pref", "32764"]],
+    ["an IPv4 route goes", ["ip", "route", "flush", "table", "100"]],
+    ["an IPv6 route goes", ["ip", "-6", "route", "flush", "table", "100"]],
+    ["a rule is doubled", ["ip", "rule", "add", "fwmark", "0x111/0xfff", "pref", "32764", "lookup", "100", "protocol", "static"]],
+  ];
+  for (const [what, command] of edits) {
+    await backend.apply(netns, wanted);
+    await run(netns, command);
+    const seen = compare(await backend.read(netns), wanted);
+    assert.ok(seen.rules !== "equal" || !seen.routing, what);
+    assert.ok(seen.differences.length > 0, what);
+    await backend.apply(netns, wanted);
+    assert.deepEqual(compare(await backend.read(netns), wanted), { rules: "equal", routing: true, differences: [] }, what);
+  }
+  await backend.apply(netns, wanted);
+  await run(netns, ["nft", "delete", "rule", "inet", "trackbed", "pre_nat", "handle", await handleOfFirst(netns, "pre_nat")]);
+  assert.equal(compare(await backend.read(netns), wanted).rules, "different");
+});
+
+async function handleOfFirst(netns: string, chain: string): Promise<string> {
+  const text = await run(netns, ["nft", "-a", "list", "chain", "inet", "trackbed", chain]);
+  return /accept # handle (\d+)/.exec(text)?.[1] ?? assert.fail(text);
+}
+
+test("a replacement that fails half way leaves the whole old table in force and says why", { skip }, async () => {
+  const netns = await namespace();
+  await backend.apply(netns, plan(full));
+  await assert.rejects(
+    run(netns, ["nft", "-f", "-"], `${renderNft(plan(none))}add rule inet trackbed no_such_chain accept\n`),
+    /E?.*nft -f - in .*no_such_chain/s,
+  );
+  assert.equal(compare(await backend.read(netns), plan(full)).rules, "equal");
+});
+
+test("a captured connection lives through replacements, the holder, and capture again", { skip }, async () => {
+  const netns = await namespace();
+  await run(
+    netns,
+    ["ip", "-batch", "-"],
+    "link add d0 type veth peer name d1\nlink set d0 up\nlink set d1 up\naddr add 192.0.2.2/24 dev d0\nroute add default dev d0\n",
+  );
+  await backend.apply(netns, plan(none));
+  const script = `const net=require("net");net.createServer(s=>s.pipe(s)).listen(15001,"127.0.0.1",()=>{
+    const c=net.connect(80,"198.51.100.1",()=>console.log("open"));c.setEncoding("utf8").on("data",d=>console.log(d)).on("error",e=>console.log(e.message)).on("close",()=>console.log("closed"));
+    process.stdin.setEncoding("utf8").on("data",d=>c.write(d.trim()));});`;
+  const child = spawn("nsenter", [`--net=${netns}`, "--", process.execPath, "-e", script], { stdio: ["pipe", "pipe", "inherit"] });
+  children.push(child);
+  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+  const line = async (): Promise<string> => {
+    const { promise, reject } = Promise.withResolvers<never>();
+    const timer = setTimeout(() => reject(new Error("the connection says nothing")), DEADLINE_MILLISECONDS);
+    const { value } = await Promise.race([lines.next(), promise]);
+    clearTimeout(timer);
+    return String(value);
+  };
+  const echo = async (text: string): Promise<void> => {
+    child.stdin.write(`${text}\n`);
+    assert.equal(await line(), text);
+  };
+  assert.equal(await line(), "open");
+  await echo("captured");
+  for (const spec of [full, none, full]) {
+    await backend.apply(netns, plan(spec));
+    await echo("replaced");
+  }
+  await backend.holder(netns);
+  assert.deepEqual(compare(await backend.read(netns), plan(full)), { rules: "holder", routing: true, differences: [] });
+  await echo("held");
+  await backend.apply(netns, plan(none));
+  await echo("captured again");
+  child.kill("SIGKILL");
+});
+
+test("removal leaves no table, no rule and no route of ours, and nothing of others goes", { skip }, async () => {
+  const netns = await namespace();
+  const before = await run(netns, ["ip", "rule"]);
+  await run(netns, ["nft", "add", "table", "inet", "other"]);
+  await backend.apply(netns, plan(full));
+  await backend.holder(netns);
+  await backend.remove(netns);
+  await backend.remove(netns);
+  const { table, routing } = await backend.read(netns);
+  assert.deepEqual([table, routing], [null, { rule4: 0, rule6: 0, route4: 0, route6: 0, strays: [] }]);
+  assert.equal(compare(await backend.read(netns), plan(full)).rules, "none");
+  assert.equal(await run(netns, ["ip", "rule"]), before);
+  assert.match(await run(netns, ["nft", "list", "tables"]), /inet other/);
+});
+
+test("a namespace without IPv6 is captured without it, and needs it as soon as IPv6 is switched on", { skip }, async () => {
+  const netns = await namespace();
+  const ipv6 = (off: string) => run(netns, ["sh", "-c", `for f in /proc/sys/net/ipv6/conf/*/disable_ipv6; do echo ${off} > $f; done`]);
+  await ipv6("1");
+  await backend.apply(netns, plan(full));
+  const reading = await backend.read(netns);
+  assert.equal(reading.ipv6, false);
+  assert.deepEqual(compare(reading, plan(full)), { rules: "equal", routing: true, differences: [] });
+  await ipv6("0");
+  assert.equal(compare(await backend.read(netns), plan(full)).routing, false);
+  await backend.apply(netns, plan(full));
+  assert.deepEqual(compare(await backend.read(netns), plan(full)), { rules: "equal", routing: true, differences: [] });
+});
+
+test("another mesh's rules, earlier nat rules and mark changes are told apart, and empty chains are no trouble", { skip }, async () => {
+  const cases: [string, [string, RegExp][]][] = [
+    [
+      "table ip nat { chain ISTIO_OUTPUT {\n}\n chain OUTPUT { type nat hook output priority -100; jump ISTIO_OUTPUT; } }",
+      [
+        ["mesh", /ISTIO_OUTPUT/],
+        ["nat", /chain OUTPUT/],
+      ],
+    ],
+    ["table inet istio-ambient-nat { }", [["mesh", /istio-ambient-nat/]]],
+    ["table ip nat { chain PROXY_INIT_REDIRECT {\n}\n }", [["mesh", /PROXY_INIT/]]],
+    ["table ip mangle { chain KUMA_MESH_INBOUND {\n}\n }", [["mesh", /KUMA/]]],
+    ["table ip x { chain p { type nat hook prerouting priority -110; tcp dport 80 redirect to :81; } }", [["nat", /table ip x, chain p/]]],
+    ["table ip x { chain p { type filter hook output priority -160; meta mark set 0x1; } }", [["mark", /table ip x, chain p/]]],
+    ["table ip x { chain p { type nat hook output priority 0; tcp dport 80 redirect to :81; } }", []],
+    ["table ip nat { chain OUTPUT { type nat hook output priority -100; } }", []],
+    ["table ip filter { chain OUTPUT { type filter hook output priority -160; tcp dport 80 drop; } }", []],
+  ];
+  for (const [rules, expected] of cases) {
+    const netns = await namespace();
+    await backend.apply(netns, plan(none));
+    await run(netns, ["nft", "-f", "-"], rules.replaceAll("} }", "}\n}"));
+    const { foreign } = await backend.read(netns);
+    assert.deepEqual(
+      foreign.map(({ kind }) => kind),
+      expected.map(([kind]) => kind),
+      rules,
+    );
+    for (const [i, [, where]] of expected.entries()) assert.match(foreign[i]?.where ?? "", where);
+  }
+});
+
+test("legacy tables are reported, by mesh when they can be read", () => {
+  assert.deepEqual(foreignLegacy([], null), []);
+  assert.deepEqual(foreignLegacy(["filter"], null), []);
+  assert.equal(foreignLegacy(["nat"], null)[0]?.kind, "legacy");
+  assert.deepEqual(foreignLegacy(["nat"], "*nat\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n"), []);
+  assert.equal(foreignLegacy(["nat"], "*nat\n:OUTPUT ACCEPT [0:0]\n-A OUTPUT -j ACCEPT\nCOMMIT\n")[0]?.kind, "legacy");
+  assert.equal(foreignLegacy(["nat"], "*nat\n:ISTIO_REDIRECT - [0:0]\nCOMMIT\n")[0]?.kind, "mesh");
+});
+
+test("a namespace that is gone and a program that is missing are errors that name them", { skip }, async () => {
+  await assert.rejects(
+    backend.read("/run/netns/no-such-namespace"),
+    (error: Error & { code?: string }) => error.code === "E_CAPTURE_RULES_FAILED" && /no-such-namespace/.test(error.message),
+  );
+  const netns = await namespace();
+  await assert.rejects(run(netns, ["no-such-program"]), /no-such-program/);
+  await assert.rejects(run(netns, ["sleep", "30"]), /no answer within 2000 ms/);
+});

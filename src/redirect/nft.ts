@@ -1,0 +1,95 @@
+// The nftables backend: plans go in by `nft -f -` and `ip -batch -`, and come back by their JSON.
+import { marks } from "#contract/tables.ts";
+import type { Backend, NetnsPath, Reading, RoutingForm } from "./backend.ts";
+import { execute, run } from "./command.ts";
+import { foreignLegacy, foreignRules } from "./foreign.ts";
+import { tableForm } from "./form.ts";
+import { type Family, FWMARK, FWMASK, ROUTE_TABLE, renderHolder, renderNft, renderRemoval, renderRouting } from "./render.ts";
+
+const IPV6_SWITCH = "/proc/sys/net/ipv6/conf/lo/disable_ipv6";
+const LEGACY_TABLES = ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"];
+
+export function nftBackend(): Backend {
+  return {
+    apply: async (netns, plan) => {
+      await bringRouting(netns, true);
+      await run(netns, ["nft", "-f", "-"], renderNft(plan));
+    },
+    holder: async (netns) => {
+      await bringRouting(netns, true);
+      await run(netns, ["nft", "-f", "-"], renderHolder());
+    },
+    remove: async (netns) => {
+      await run(netns, ["nft", "-f", "-"], renderRemoval());
+      await bringRouting(netns, false);
+    },
+    read: async (netns) => {
+      const [ruleset, { routing, ipv6 }, legacy] = await Promise.all([readRuleset(netns), readRouting(netns), readLegacy(netns)]);
+      return { table: tableForm(ruleset), routing, ipv6, foreign: [...foreignRules(ruleset), ...legacy] };
+    },
+  };
+}
+
+const readRuleset = async (netns: NetnsPath): Promise<unknown> => JSON.parse(await run(netns, ["nft", "-j", "list", "ruleset"]));
+
+/** Only what is missing or too much is touched, so that repeating it disturbs nothing. */
+async function bringRouting(netns: NetnsPath, wanted: boolean): Promise<void> {
+  const { routing, ipv6 } = await readRouting(netns);
+  const { rule4, rule6, route4, route6 } = routing;
+  const lines4 = renderRouting(4, wanted, { rules: rule4, routes: route4 });
+  const lines6 = renderRouting(6, wanted && ipv6, { rules: rule6, routes: route6 });
+  if (lines4 !== "") await run(netns, ["ip", "-4", "-batch", "-"], lines4);
+  if (lines6 !== "") await run(netns, ["ip", "-6", "-batch", "-"], lines6);
+}
+
+async function readRouting(netns: NetnsPath): Promise<Pick<Reading, "routing" | "ipv6">> {
+  const [v4, v6, disabled] = await Promise.all([readFamily(netns, 4), readFamily(netns, 6), execute(netns, ["cat", IPV6_SWITCH])]);
+  const routing: RoutingForm = {
+    rule4: v4.rules,
+    rule6: v6.rules,
+    route4: v4.routes,
+    route6: v6.routes,
+    strays: [...v4.strays, ...v6.strays],
+  };
+  // No such file: a kernel without IPv6.
+  return { routing, ipv6: disabled.code === 0 && disabled.stdout.trim() === "0" };
+}
+
+type Line = Readonly<Record<string, unknown>>;
+
+async function readFamily(
+  netns: NetnsPath,
+  family: Family,
+): Promise<{ readonly rules: number; readonly routes: number; readonly strays: readonly string[] }> {
+  // "table all": a table that does not exist yet is an error when it is asked for by number.
+  const [rules, routes] = await Promise.all([
+    readLines(netns, family, ["rule", "show"]),
+    readLines(netns, family, ["route", "show", "table", "all"]),
+  ]);
+  const inTable = routes.filter(({ table }) => table === ROUTE_TABLE);
+  const ours = inTable.filter(({ type, dst, dev }) => type === "local" && dst === "default" && dev === "lo");
+  return {
+    rules: rules.filter(isOurRule).length,
+    routes: ours.length,
+    strays: inTable
+      .filter((line) => !ours.includes(line))
+      .map(({ type, dst, dev }) => [type ?? "unicast", dst, "dev", dev].map(String).join(" ")),
+  };
+}
+
+const isOurRule = ({ priority, fwmark, fwmask, table }: Line): boolean =>
+  priority === marks.rulePreference && fwmark === FWMARK && fwmask === FWMASK && table === ROUTE_TABLE;
+
+async function readLines(netns: NetnsPath, family: Family, query: readonly string[]): Promise<readonly Line[]> {
+  const text = (await run(netns, ["ip", `-${family}`, "-j", ...query])).trim();
+  const value: unknown = text === "" ? [] : JSON.parse(text);
+  return Array.isArray(value) ? value.filter((line): line is Line => typeof line === "object" && line !== null) : [];
+}
+
+async function readLegacy(netns: NetnsPath) {
+  // cat fails where the kernel lacks a file: then there are no such tables.
+  const tables = (await execute(netns, ["cat", ...LEGACY_TABLES])).stdout.split("\n").filter((name) => name !== "");
+  if (tables.length === 0) return [];
+  const saves = await Promise.all(["iptables-legacy-save", "ip6tables-legacy-save"].map((program) => execute(netns, [program])));
+  return foreignLegacy(tables, saves.every(({ code }) => code === 0) ? saves.map(({ stdout }) => stdout).join("") : null);
+}
