@@ -97,7 +97,7 @@ test("what is read back equals the plan, for any plan, and applying it again cha
         assert.deepEqual(compare(await backend.read(netns), wanted), { rules: "equal", routing: true, differences: [] });
       }
     }),
-    { numRuns: 25, examples: [[none], [full]] },
+    { numRuns: 12, examples: [[none], [full]] },
   );
 });
 

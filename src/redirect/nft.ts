@@ -1,5 +1,6 @@
 // The nftables backend: plans go in by `nft -f -` and `ip -batch -`, and come back by their JSON.
 import { marks } from "#contract/tables.ts";
+import { meshError } from "#mesh/error.ts";
 import type { Backend, NetnsPath, Reading, RoutingForm } from "./backend.ts";
 import { execute, run } from "./command.ts";
 import { foreignLegacy, foreignRules } from "./foreign.ts";
@@ -43,7 +44,9 @@ async function bringRouting(netns: NetnsPath, wanted: boolean): Promise<void> {
 }
 
 async function readRouting(netns: NetnsPath): Promise<Pick<Reading, "routing" | "ipv6">> {
-  const [v4, v6, disabled] = await Promise.all([readFamily(netns, 4), readFamily(netns, 6), execute(netns, ["cat", IPV6_SWITCH])]);
+  const disabled = await execute(netns, ["cat", IPV6_SWITCH]);
+  // No such file: a kernel without IPv6, where asking for its rules is an error.
+  const [v4, v6] = await Promise.all([readFamily(netns, 4), disabled.code === 0 ? readFamily(netns, 6) : nothing]);
   const routing: RoutingForm = {
     rule4: v4.rules,
     rule6: v6.rules,
@@ -51,21 +54,22 @@ async function readRouting(netns: NetnsPath): Promise<Pick<Reading, "routing" | 
     route6: v6.routes,
     strays: [...v4.strays, ...v6.strays],
   };
-  // No such file: a kernel without IPv6.
   return { routing, ipv6: disabled.code === 0 && disabled.stdout.trim() === "0" };
 }
 
 type Line = Readonly<Record<string, unknown>>;
+type FamilyRouting = { readonly rules: number; readonly routes: number; readonly strays: readonly string[] };
 
-async function readFamily(
-  netns: NetnsPath,
-  family: Family,
-): Promise<{ readonly rules: number; readonly routes: number; readonly strays: readonly string[] }> {
-  // "table all": a table that does not exist yet is an error when it is asked for by number.
-  const [rules, routes] = await Promise.all([
-    readLines(netns, family, ["rule", "show"]),
-    readLines(netns, family, ["route", "show", "table", "all"]),
-  ]);
+const nothing: FamilyRouting = { rules: 0, routes: 0, strays: [] };
+
+/** "table all": a table that does not exist yet is an error when it is asked for by number. */
+const QUERY = "rule show\nroute show table all\n";
+
+async function readFamily(netns: NetnsPath, family: Family): Promise<FamilyRouting> {
+  const answers = (await run(netns, ["ip", `-${family}`, "-j", "-batch", "-"], QUERY)).split("\n").filter((line) => line.trim() !== "");
+  const [rules, routes] = answers.map(parseLines);
+  if (rules === undefined || routes === undefined || answers.length !== 2)
+    throw meshError("E_CAPTURE_RULES_FAILED", `ip -${family} in ${netns} answered ${answers.length} times to 2 questions`);
   const inTable = routes.filter(({ table }) => table === ROUTE_TABLE);
   const ours = inTable.filter(({ type, dst, dev }) => type === "local" && dst === "default" && dev === "lo");
   return {
@@ -80,9 +84,8 @@ async function readFamily(
 const isOurRule = ({ priority, fwmark, fwmask, table }: Line): boolean =>
   priority === marks.rulePreference && fwmark === FWMARK && fwmask === FWMASK && table === ROUTE_TABLE;
 
-async function readLines(netns: NetnsPath, family: Family, query: readonly string[]): Promise<readonly Line[]> {
-  const text = (await run(netns, ["ip", `-${family}`, "-j", ...query])).trim();
-  const value: unknown = text === "" ? [] : JSON.parse(text);
+function parseLines(text: string): readonly Line[] {
+  const value: unknown = JSON.parse(text);
   return Array.isArray(value) ? value.filter((line): line is Line => typeof line === "object" && line !== null) : [];
 }
 
