@@ -163,6 +163,12 @@ export const errors = {
     help: "a network namespace hand-over was malformed or its sender is not trusted",
     next: "only the node's daemon may write to netns.sock",
   },
+  E_ENGINE_RESTARTED: {
+    side: "self",
+    retryable: "fresh",
+    help: "the engine's worker died and was replaced; connections of the old one are gone",
+    next: "look at the engine's log for what it died of",
+  },
   E_ENGINE_STOPPING: {
     side: "self",
     retryable: "fresh",

@@ -127,6 +127,8 @@ pub mod errors {
     pub const ENGINE_AWAY: &str = "E_ENGINE_AWAY";
     /// a network namespace hand-over was malformed or its sender is not trusted; only the node's daemon may write to netns.sock
     pub const HANDOVER_REFUSED: &str = "E_HANDOVER_REFUSED";
+    /// the engine's worker died and was replaced; connections of the old one are gone; look at the engine's log for what it died of
+    pub const ENGINE_RESTARTED: &str = "E_ENGINE_RESTARTED";
     /// the engine was told to stop and the connection outlasted its grace time; nothing: the next engine takes new connections
     pub const ENGINE_STOPPING: &str = "E_ENGINE_STOPPING";
     /// the pod has left the mesh and the connection outlasted its drain time; open the connection again; it is not meshed any more

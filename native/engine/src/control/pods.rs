@@ -30,7 +30,8 @@ pub(super) struct Entry {
     pub(super) since: Instant,
     /// AddPod named it on the present stream.
     pub(super) named: bool,
-    pub(super) leaving: bool,
+    /// It drains; this ends the wait for that.
+    pub(super) leaving: Option<AbortHandle>,
     /// The namespace, while the listeners in it cannot be bound.
     pub(super) netns: Option<Arc<Netns>>,
     pub(super) pod: Option<Arc<Pod>>,
@@ -42,6 +43,7 @@ pub(super) struct Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
+        self.stay();
         if let Some(watch) = &self.watch {
             watch.abort();
         }
@@ -50,16 +52,13 @@ impl Drop for Entry {
 
 impl Entry {
     pub(super) fn new(spec: AddPod, now: Instant) -> Self {
-        Self {
-            spec,
-            since: now,
-            named: true,
-            leaving: false,
-            netns: None,
-            pod: None,
-            watch: None,
-            trouble: None,
-            told: PodState::default(),
+        Self { spec, since: now, named: true, leaving: None, netns: None, pod: None, watch: None, trouble: None, told: PodState::default() }
+    }
+
+    /// Ends a drain under way.
+    pub(super) fn stay(&mut self) {
+        if let Some(draining) = self.leaving.take() {
+            draining.abort();
         }
     }
 

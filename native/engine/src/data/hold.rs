@@ -29,6 +29,9 @@ impl Ready {
 
 /// The pod as it is now, or what is missing.
 pub(crate) fn ready(shared: &Shared, pod: &Pod) -> Result<Ready, Refusal> {
+    if shared.pods.load().get(&pod.local.uid).is_none_or(|held| held.cookie != pod.cookie) {
+        return Err(missing(errors::POD_LEFT, "the pod has left the mesh".into()));
+    }
     let snapshot = shared.world.load_full();
     let world = snapshot.as_ref().as_ref().ok_or_else(|| missing(errors::WORKLOAD_UNKNOWN, "the director has said nothing yet".into()))?;
     let local = world.local(&pod.local)?;
@@ -48,6 +51,7 @@ pub(crate) async fn hold(shared: &Shared, pod: impl Fn() -> Arc<Pod>) -> Result<
     loop {
         let missing = match ready(shared, &pod()) {
             Ok(ready) => return Ok(ready),
+            Err(gone) if gone.code == errors::POD_LEFT => return Err(gone),
             Err(missing) => missing,
         };
         if !matches!(tokio::time::timeout_at(deadline, bell.changed()).await, Ok(Ok(()))) {

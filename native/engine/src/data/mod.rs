@@ -154,8 +154,11 @@ impl Thread {
                 let _ = cut.send(answer);
             }
             Order::Recheck(done) => {
-                self.live.recheck(&self.shared);
-                let _ = done.send(());
+                let thread = Rc::clone(self);
+                tokio::task::spawn_local(async move {
+                    thread.live.recheck(&thread.shared).await;
+                    let _ = done.send(());
+                });
             }
             Order::Evict(addresses) => {
                 for address in addresses {

@@ -31,6 +31,7 @@ pub(crate) struct Listeners {
 pub(super) struct Station {
     pod: RefCell<Arc<Pod>>,
     tasks: RefCell<Vec<AbortHandle>>,
+    listeners: RefCell<Vec<Rc<TcpListener>>>,
     shutdown: Shutdown,
     /// With what was already counted of each.
     dns: RefCell<Vec<(Rc<PodResolver>, [u64; 4])>>,
@@ -39,8 +40,13 @@ pub(super) struct Station {
 impl Station {
     /// Must be called on the data thread's runtime.
     pub(super) fn open(thread: &Rc<Thread>, pod: Arc<Pod>, listeners: Listeners) -> Rc<Self> {
-        let station =
-            Rc::new(Self { pod: RefCell::new(pod), tasks: RefCell::default(), shutdown: Shutdown::new(), dns: RefCell::default() });
+        let station = Rc::new(Self {
+            pod: RefCell::new(pod),
+            tasks: RefCell::default(),
+            listeners: RefCell::default(),
+            shutdown: Shutdown::new(),
+            dns: RefCell::default(),
+        });
         station.listen(thread, listeners);
         station
     }
@@ -77,6 +83,12 @@ impl Station {
 
     /// Closes the listeners; what is open goes on, and peers are told to send no more streams.
     pub(super) fn stop_accepting(&self) {
+        for listener in self.listeners.borrow_mut().drain(..) {
+            // Ends the listening at once, whoever else still has a descriptor of it (the keeper).
+            if let Err(error) = rustix::net::shutdown(&*listener, rustix::net::Shutdown::Read) {
+                tracing::debug!(%error, "a listener was not listening any more");
+            }
+        }
         self.tasks.borrow_mut().drain(..).for_each(|task| task.abort());
         self.shutdown.drain();
     }
@@ -124,12 +136,13 @@ impl Station {
         H: Fn(Rc<Thread>, Rc<Station>, TcpStream, SocketAddr) -> F + 'static,
         F: Future<Output = ()> + 'static,
     {
+        let listener = match TcpListener::from_std(listener) {
+            Ok(listener) => Rc::new(listener),
+            Err(error) => return tracing::error!(%error, "a pod's listener cannot be watched"),
+        };
+        self.listeners.borrow_mut().push(Rc::clone(&listener));
         let (station, thread) = (Rc::downgrade(self), Rc::clone(thread));
         let task = tokio::task::spawn_local(async move {
-            let listener = match TcpListener::from_std(listener) {
-                Ok(listener) => listener,
-                Err(error) => return tracing::error!(%error, "a pod's listener cannot be watched"),
-            };
             loop {
                 match listener.accept().await {
                     Ok((stream, from)) => {

@@ -159,6 +159,28 @@ fn pods_of_one_node_are_joined_without_tls_under_both_sides_policy() {
 }
 
 #[test]
+fn pods_of_one_node_use_tunnels_where_the_mesh_asks_for_it() {
+    let Some(fabric) = Fabric::new() else { return };
+    let (web, api) = (fabric.pod("web"), fabric.pod("api"));
+    let node = fabric.node_with(MeshSettings { node: "one".into(), encrypt_same_node: true, ..MeshSettings::default() });
+    node.director.state([&web, &api].map(|pod| of_workload(&pod.workload("one", TunnelProtocol::Hbone))).to_vec());
+    api.serve(PORT);
+    node.enrol(&[&web, &api]);
+    for _ in 0..3 {
+        assert_eq!(web.connect(&api.v6, PORT).unwrap().seen_as().unwrap(), web.v6);
+    }
+    for direction in [Direction::Outbound, Direction::Inbound] {
+        assert_eq!(node.director.flow("closed", closed(direction)).path(), Path::Tunnel);
+    }
+    let tunnels = || node.get("/metrics").contains("trackbed_tunnels{role=\"client\"} 1\ntrackbed_tunnels{role=\"server\"} 1\n");
+    let deadline = Instant::now() + PATIENCE;
+    while !tunnels() {
+        assert!(Instant::now() < deadline, "{}", node.get("/metrics"));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
 fn a_service_address_reaches_an_endpoint_and_another_one_when_the_first_refuses() {
     let Some(mesh) = Mesh::new() else { return };
     let vip = "10.96.0.10";
@@ -425,9 +447,20 @@ fn a_pod_that_leaves_is_drained_and_nothing_of_its_namespace_stays_open() {
     let Some(mesh) = Mesh::new() else { return };
     let mut client = mesh.web.connect(&mesh.api.v4, PORT).unwrap();
     client.seen_as().unwrap();
-    mesh.one.director.forget(&mesh.web.uid());
-    mesh.one.director.send(to_engine::Message::RemovePod(RemovePod { uid: mesh.web.uid(), drain_milliseconds: 60_000 }));
+    let leave = || {
+        mesh.one.director.forget(&mesh.web.uid());
+        mesh.one.director.send(to_engine::Message::RemovePod(RemovePod { uid: mesh.web.uid(), drain_milliseconds: 60_000 }));
+    };
+    leave();
     client.echo("still there").unwrap();
+    // Out and in again: the connection does not notice, and neither do new ones.
+    mesh.one.director.add(mesh.web.spec());
+    let mut more = mesh.web.connect(&mesh.api.v4, PORT).unwrap();
+    more.seen_as().unwrap();
+    client.echo("and there").unwrap();
+    drop(more);
+    client.echo("now it goes").unwrap();
+    leave();
     client.0.shutdown(Shutdown::Write).unwrap();
     assert!(!client.is_reset());
     assert_eq!(mesh.one.director.gone(&mesh.web.uid()), 0);
