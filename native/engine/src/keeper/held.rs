@@ -17,6 +17,11 @@ impl Held {
     pub(crate) fn take_in(&mut self, packet: Packet) {
         match packet {
             Packet::Put(key, descriptor) => self.keep(key, descriptor),
+            // What an older descriptor of this key says is not true any more. The next worker asks the director.
+            Packet::Lost(key) => {
+                eprintln!("trackbed-engine: keeper: no descriptor left to keep {key}; raise the hard limit of open files");
+                self.0.remove(&key);
+            }
             Packet::Drop(prefix) => self.0.retain(|key, _| !key.starts_with(&prefix)),
             Packet::End | Packet::Stop => {}
         }

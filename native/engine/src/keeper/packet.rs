@@ -17,6 +17,8 @@ pub(crate) const KEY_BYTES: usize = 1024;
 pub(crate) enum Packet {
     /// Hold this descriptor under this key; it takes the place of an earlier one.
     Put(String, OwnedFd),
+    /// Its descriptor did not arrive: this process has reached its descriptor limit.
+    Lost(String),
     /// Let go of every key that starts with this text.
     Drop(String),
     /// Keeper to worker: nothing more is held for you.
@@ -72,7 +74,7 @@ pub(crate) fn receive(socket: impl AsFd, flags: RecvFlags) -> io::Result<Option<
     let key = String::from_utf8(key.to_vec()).map_err(|_| malformed("key is not UTF-8"))?;
     match (verb, descriptor) {
         (b'P', Some(descriptor)) => Ok(Some(Packet::Put(key, descriptor))),
-        (b'P', None) => Err(malformed("descriptor missing: this process has reached its descriptor limit")),
+        (b'P', None) => Ok(Some(Packet::Lost(key))),
         (b'D', None) => Ok(Some(Packet::Drop(key))),
         (b'E', None) => Ok(Some(Packet::End)),
         (b'S', None) => Ok(Some(Packet::Stop)),

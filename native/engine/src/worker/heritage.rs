@@ -74,6 +74,7 @@ pub(crate) fn receive(socket: OwnedFd) -> io::Result<(Heritage, Safe)> {
     loop {
         match packet::receive(&socket, RecvFlags::empty())? {
             Some(Packet::Put(key, descriptor)) => drop(heritage.0.insert(key, descriptor)),
+            Some(Packet::Lost(key)) => tracing::error!(target: "keeper", key, "no descriptor left to take this over"),
             Some(Packet::End) => return Ok((heritage, Safe(socket))),
             Some(other) => return Err(io::Error::other(format!("the keeper sent {other:?} before the end of the heritage"))),
             None => return Err(io::Error::other("the keeper closed its socket")),

@@ -174,6 +174,11 @@ impl Director {
         self.until(what, |mind| mind.heard.iter().find_map(&wanted))
     }
 
+    pub(crate) fn many_gone(&self, count: usize) {
+        let gone = |message: &&from_engine::Message| matches!(message, from_engine::Message::PodGone(_));
+        self.until("PodGone", |mind| (mind.heard.iter().filter(gone).count() >= count).then_some(()));
+    }
+
     /// Connections cut when the pod was let go.
     pub(crate) fn gone(&self, uid: &str) -> u32 {
         self.hears("PodGone", |message| match message {

@@ -65,12 +65,17 @@ impl Fabric {
     }
 
     pub(crate) fn node_with(&self, settings: MeshSettings) -> Node {
+        self.limited_node(settings, None)
+    }
+
+    /// A node whose engine may not have more descriptors than that in one process.
+    pub(crate) fn limited_node(&self, settings: MeshSettings, descriptors: Option<u32>) -> Node {
         let settings = MeshSettings { trust_domain: "cluster.local".into(), cluster_domain: "cluster.local".into(), ..settings };
         let run = std::env::temp_dir().join(format!("trackbed-test-{}-{:08x}", std::process::id(), fastrand::u32(..)));
         std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700).create(&run).expect("run directory");
         let director = Director::start(&run.join("director.sock"), Arc::clone(&self.authority), settings.clone());
         let metrics = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
-        let node = Node { name: settings.node, engine: Engine::start(&run, metrics), run, director, metrics };
+        let node = Node { name: settings.node, engine: Engine::start(&run, metrics, descriptors), run, director, metrics };
         node.director.hears("Hello", |message| matches!(message, trackbed_contract::engine::from_engine::Message::Hello(_)).then_some(()));
         node
     }
@@ -284,9 +289,18 @@ impl Drop for Node {
 pub(crate) struct Engine(pub(crate) Child);
 
 impl Engine {
-    fn start(run: &Path, metrics: SocketAddr) -> Self {
+    fn start(run: &Path, metrics: SocketAddr, descriptors: Option<u32>) -> Self {
         let log = std::fs::File::create(run.join("engine.log")).expect("log");
-        let child = Command::new(env!("CARGO_BIN_EXE_trackbed-engine"))
+        let program = env!("CARGO_BIN_EXE_trackbed-engine");
+        let mut command = match descriptors {
+            None => Command::new(program),
+            Some(limit) => {
+                let mut command = Command::new("prlimit");
+                command.arg(format!("--nofile={limit}:{limit}")).arg(program);
+                command
+            }
+        };
+        let child = command
             .arg("--run")
             .arg(run)
             .args(["--metrics", &metrics.to_string(), "--workers", "2", "--log", "debug,h2=info,hyper=info,tower=info"])
@@ -311,6 +325,11 @@ impl Engine {
             assert!(Instant::now() < deadline, "no worker");
             std::thread::sleep(Duration::from_millis(2));
         }
+    }
+
+    /// Descriptors of keeper and worker.
+    pub(crate) fn descriptors(&self) -> [usize; 2] {
+        [self.keeper(), self.worker()].map(|pid| std::fs::read_dir(format!("/proc/{pid}/fd")).expect("fd").count())
     }
 
     pub(crate) fn kill(&mut self) {

@@ -516,3 +516,49 @@ fn a_certificate_is_renewed_at_half_life_and_its_end_cuts_and_refuses() {
     node.director.ready(&api.uid());
     web.connect(&api.v4, PORT).unwrap().seen_as().unwrap();
 }
+
+#[test]
+fn pods_that_come_and_go_leave_no_descriptor_behind() {
+    let Some(fabric) = Fabric::new() else { return };
+    let (web, node) = (fabric.pod("web"), fabric.node("one"));
+    node.director.state(vec![of_workload(&web.workload("one", TunnelProtocol::Hbone))]);
+    let cycle = |count: usize| {
+        node.take(&web);
+        node.director.pod_state(&web.uid(), |state| state.listening);
+        node.director.forget(&web.uid());
+        node.director.send(to_engine::Message::RemovePod(RemovePod { uid: web.uid(), drain_milliseconds: 0 }));
+        node.director.many_gone(count);
+    };
+    cycle(1);
+    let before = node.engine.descriptors();
+    (2..=40).for_each(cycle);
+    let deadline = Instant::now() + PATIENCE;
+    while node.engine.descriptors() != before {
+        assert!(Instant::now() < deadline, "before {before:?}, after {:?}", node.engine.descriptors());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn an_engine_out_of_descriptors_pauses_and_goes_on() {
+    let Some(fabric) = Fabric::new() else { return };
+    let (web, api) = (fabric.pod("web"), fabric.pod("api"));
+    let settings = MeshSettings { node: "one".into(), hold_milliseconds: 3000, ..MeshSettings::default() };
+    let node = fabric.limited_node(settings, Some(150));
+    node.director.state([&web, &api].map(|pod| of_workload(&pod.workload("one", TunnelProtocol::Hbone))).to_vec());
+    api.serve(PORT);
+    node.enrol(&[&web, &api]);
+    let worker = node.engine.worker();
+    let open: Vec<_> = (0..200).map(|_| web.connect(&api.v4, PORT).unwrap()).collect();
+    let pauses = || !node.get("/metrics").contains("trackbed_accept_pauses_total 0\n");
+    let deadline = Instant::now() + PATIENCE;
+    while node.engine.descriptors()[1] < 150 {
+        assert!(Instant::now() < deadline, "{:?} descriptors", node.engine.descriptors());
+    }
+    drop(open);
+    while web.connect(&api.v4, PORT).and_then(|mut client| client.seen_as()).is_err() {
+        assert!(Instant::now() < deadline, "never served again");
+    }
+    assert!(pauses(), "the limit was met");
+    assert_eq!(node.engine.worker(), worker, "nobody died of it");
+}
