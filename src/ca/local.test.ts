@@ -1,3 +1,4 @@
+import "reflect-metadata"; // before @peculiar/x509, whose container needs it
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { generateKeyPairSync, X509Certificate } from "node:crypto";
@@ -5,12 +6,9 @@ import { chmodSync, cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, stat
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
+import * as x509 from "@peculiar/x509";
 import { isMeshError } from "#mesh/error.ts";
 import { openAuthority } from "./local.ts";
-
-// @peculiar/x509 resolves its algorithms through a container that insists on the metadata proposal, but stores nothing in it.
-Object.assign(Reflect, { getMetadata: () => undefined, getOwnMetadata: () => undefined, defineMetadata: () => undefined });
-const x509 = await import("@peculiar/x509");
 
 const DAY = 86_400_000;
 const identity = { trustDomain: "cluster.local", namespace: "shop", serviceAccount: "cart" };
