@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use prost::Message;
 use tokio::sync::{mpsc, oneshot};
 use trackbed_contract::engine::{Applied, Drift, Hello, ProofResult, from_engine, to_engine};
 use trackbed_contract::tables::{errors, product};
@@ -40,6 +41,8 @@ const TICK: Duration = Duration::from_millis(100);
 const SLOW_TICK: Duration = Duration::from_secs(1);
 /// A worker that is told to stop lets connections go on for this long.
 pub(crate) const STOP_GRACE: Duration = Duration::from_secs(5);
+/// Beside the rest of Hello, names and versions of about 40k resources; the limit of a message is 4 MiB.
+const HELLO_BYTES: usize = 3 << 20;
 /// Acknowledgements that wait for the data threads.
 const ACKNOWLEDGEMENTS: usize = 1024;
 
@@ -150,7 +153,7 @@ impl Control {
             entry.told = entry.state(self.state.world(), &self.identities, now);
             pods.push(entry.told.clone());
         }
-        let hello = Hello {
+        let mut hello = Hello {
             contract_version: product::CONTRACT_VERSION,
             engine_version: env!("CARGO_PKG_VERSION").to_owned(),
             instance: self.instance.clone(),
@@ -159,6 +162,10 @@ impl Control {
             resources: self.state.world().map(World::held).unwrap_or_default(),
             pods,
         };
+        if hello.encoded_len() > HELLO_BYTES {
+            // More names than one message holds: as if nothing were held, so that everything comes again.
+            (hello.generation, hello.resources) = (0, Vec::new());
+        }
         self.tell(from_engine::Message::Hello(hello));
     }
 

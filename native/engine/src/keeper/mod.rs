@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with, socketpair};
+use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with, socketpair};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use trackbed_contract::tables::paths;
 
@@ -206,12 +206,17 @@ fn raise_descriptor_limit() -> io::Result<()> {
 
 /// Only root and this user may connect, whatever the umask; who connects is checked again with every packet.
 fn netns_listener(path: &Path) -> io::Result<OwnedFd> {
+    let address = SocketAddrUnix::new(path)?;
+    let new = || socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None);
+    if connect(new()?, &address).is_ok() {
+        return Err(named(&io::Error::new(io::ErrorKind::AddrInUse, "another engine listens there"), path));
+    }
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(named(&error, path)),
         _ => {}
     }
-    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
-    bind(&socket, &SocketAddrUnix::new(path)?).map_err(|error| named(&error.into(), path))?;
+    let socket = new()?;
+    bind(&socket, &address).map_err(|error| named(&error.into(), path))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     listen(&socket, NETNS_BACKLOG)?;
     Ok(socket)
@@ -228,6 +233,16 @@ fn timespec(duration: Duration) -> Timespec {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_second_engine_does_not_take_a_living_ones_socket_but_a_dead_ones() {
+        let path = std::env::temp_dir().join(format!("trackbed-keeper-{}.sock", std::process::id()));
+        let living = netns_listener(&path).expect("bind");
+        assert_eq!(netns_listener(&path).expect_err("in use").kind(), io::ErrorKind::AddrInUse);
+        drop(living);
+        netns_listener(&path).expect("what a dead engine left is replaced");
+        std::fs::remove_file(&path).expect("clean up");
+    }
 
     #[test]
     fn a_single_death_is_answered_at_once_and_a_row_of_deaths_ever_slower() {

@@ -14,7 +14,7 @@ use trackbed_contract::tables::paths;
 use crate::control::Control;
 use crate::keeper::NETNS_LISTENER;
 use crate::report::scrape;
-use crate::{cli, data, director, log};
+use crate::{cli, data, director, log, sys};
 use shared::Shared;
 
 /// A node with more CPUs rarely has more than this to forward, and each thread has its own tunnels.
@@ -32,6 +32,8 @@ pub(crate) struct Worker {
 pub(crate) fn build(options: cli::Options, descent: cli::Descent) -> io::Result<Worker> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     die_with(descent.keeper)?;
+    // Ctrl-C reaches the whole process group: what stops this process is the keeper's word, or SIGKILL.
+    drop(sys::signal_descriptor()?);
     let log = log::start(&options.log, options.log_format)?;
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
     Ok(Worker { options, restarts: descent.restarts, log, runtime })

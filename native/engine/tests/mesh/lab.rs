@@ -129,7 +129,7 @@ impl Pod {
 
     /// The rules of an enrolled pod, as the daemon applies them.
     pub(crate) fn capture(&self) {
-        for (family, any) in [("-4", "0.0.0.0/0"), ("-6", "::/0")] {
+        for (family, any) in [("-4", "0.0.0.0/0"), ("-6", "::/0")].into_iter().take(if self.v4 == self.v6 { 1 } else { 2 }) {
             run(&self.netns, &format!("ip {family} rule add fwmark 0x111/0xfff pref 32764 lookup 100"));
             run(&self.netns, &format!("ip {family} route add local {any} dev lo table 100"));
         }

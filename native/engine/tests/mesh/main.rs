@@ -359,6 +359,33 @@ fn capture_is_proven_only_while_the_rules_are_there_and_changes_of_them_are_noti
 }
 
 #[test]
+fn an_address_that_changes_hands_is_neither_kept_nor_trusted() {
+    let Some(mesh) = Mesh::new() else { return };
+    let mut client = mesh.web.connect(&mesh.api.v4, PORT).unwrap();
+    client.seen_as().unwrap();
+    // Another workload is said to have the address now, while the old pod still answers there.
+    let mut other = mesh.api.workload("two", TunnelProtocol::Hbone);
+    (other.uid, other.name, other.service_account) = ("Kubernetes//Pod/shop/other".into(), "other".into(), "other".into());
+    mesh.one.director.state(vec![of_workload(&mesh.web.workload("one", TunnelProtocol::Hbone)), of_workload(&other)]);
+    assert!(client.is_reset());
+    assert!(mesh.web.is_turned_away(&mesh.api.v4, PORT));
+    mesh.one.director.flow("refusal", |flow| flow.code == "E_IDENTITY_MISMATCH");
+}
+
+#[test]
+fn a_pod_without_ipv6_is_served() {
+    let Some(fabric) = Fabric::new() else { return };
+    let (mut web, api, node) = (fabric.pod("web"), fabric.pod("api"), fabric.node("one"));
+    run(&web.netns, "sysctl -qw net.ipv6.conf.all.disable_ipv6=1");
+    web.v6 = web.v4.clone();
+    node.director
+        .state(vec![of_workload(&web.workload("one", TunnelProtocol::Hbone)), of_workload(&api.workload("", TunnelProtocol::None))]);
+    api.serve(PORT);
+    node.enrol(&[&web]);
+    assert_eq!(web.connect(&api.v4, PORT).unwrap().seen_as().unwrap(), web.v4);
+}
+
+#[test]
 fn a_director_that_comes_back_finds_everything_held_and_cuts_nothing() {
     let Some(mesh) = Mesh::new() else { return };
     let mut client = mesh.web.connect(&mesh.api.v4, PORT).unwrap();
