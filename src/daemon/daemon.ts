@@ -7,7 +7,7 @@ import type { Logger } from "pino";
 import { type Hello, MeshSettingsSchema, type Rejected } from "#contract/gen/engine_pb.ts";
 import { bounds, errors, paths } from "#contract/tables.ts";
 import { type Director, startDirector } from "#engine/director.ts";
-import { readBootId } from "#engine/namespace.ts";
+import { glanceAt, readBootId } from "#engine/namespace.ts";
 import { listenOn, privateDirectory } from "#engine/socket.ts";
 import type { NodeStatus, Problem } from "#inspect/status.ts";
 import { explainError, isMeshError, type MeshError } from "#mesh/error.ts";
@@ -151,6 +151,7 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
     bootId,
     hands,
     countUnmeshed: ({ netns }) => countUnmeshed(netns),
+    glance: ({ netns }) => glanceAt(netns),
     named: () => {
       engine.inSync = true;
       director.inSync();

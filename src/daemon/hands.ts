@@ -23,6 +23,8 @@ export type HandsOptions = {
   readonly compare: (reading: Reading, plan: Plan) => Comparison;
 };
 
+const hasRouting = ({ routing: { rule4, rule6, route4, route6 } }: Reading): boolean => rule4 + rule6 + route4 + route6 > 0;
+
 export function createHands(options: HandsOptions): Hands {
   const { bootId, helper, netnsSocket, director, backend, planOf, compare } = options;
   const identify = async (open: OpenNamespace): Promise<NamespaceIdentity> => ({ bootId, cookie: await readCookie(helper, open) });
@@ -55,9 +57,10 @@ export function createHands(options: HandsOptions): Hands {
         return {
           namespace,
           rules: comparison.rules,
-          routing: comparison.routing,
+          // Out of the mesh one left-over line is too much; in it every line must be there.
+          routing: spec.desired === "enrolled" ? comparison.routing : hasRouting(reading),
           foreign: mesh === undefined ? null : sentence(mesh),
-          differences: comparison.differences,
+          differences: spec.desired === "enrolled" ? comparison.differences : [],
           warnings: reading.foreign.filter(({ kind }) => kind !== "mesh").map(sentence),
         };
       }),

@@ -121,6 +121,8 @@ function start(t: TestContext, sweepMilliseconds = 3_600_000): Node {
       hands,
       sweepMilliseconds,
       countUnmeshed: async () => 3,
+      glance: ({ netns }) => String(namespaces.get(netns ?? "")?.cookie),
+      glanceMilliseconds: 5,
       named: () => node.named++,
       events: { settled: look, forgotten: look, drifted: ({ spec: { uid } }) => drifted.push(uid), repaired: look },
     }),
@@ -278,6 +280,21 @@ test("a pod that took over the namespace's path is not stripped by its predecess
   );
   assert.equal(node.namespaces.get("/netns/a")?.rules, "equal");
   assert.ok(!node.calls.includes("removeRules a"));
+});
+
+test("a replaced namespace is seen before the sweep, and nothing is done in it before its own hand-over", async (t) => {
+  const node = await ready(t);
+  await new Promise((resolve) => setTimeout(resolve, 20)); // one glance at what was there before
+  node.calls.length = 0;
+  node.namespaces.set("/netns/a", fresh(2n));
+  await node.until(
+    "the new one is captured",
+    () => node.namespaces.get("/netns/a")?.rules === "equal" && node.record("a").state === "ready",
+  );
+  assert.deepEqual(
+    node.calls.filter((call) => !call.startsWith("read")),
+    ["handOver a", "addPod a", "applyRules a", "prove a"],
+  );
 });
 
 test("a pod without a mesh label is looked at once and left alone", async (t) => {

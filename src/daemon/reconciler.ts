@@ -25,8 +25,11 @@ export type ReconcilerOptions = {
   readonly named: () => void;
   /** Connections that are older than their capture. */
   readonly countUnmeshed: (spec: PodSpec) => Promise<number | null>;
+  /** What the pod's path leads to at this moment, as cheaply as can be told; another answer than before means: look. */
+  readonly glance: (spec: PodSpec) => string;
   readonly random?: () => number;
   readonly sweepMilliseconds?: number;
+  readonly glanceMilliseconds?: number;
 };
 
 export type Reconciler = {
@@ -48,6 +51,8 @@ export type Reconciler = {
 /** Each pass runs nft, ip and nsenter: more at once would only make each slower, and a node starts with all its pods. */
 const CONCURRENT = 8;
 const SWEEP_MS = 5000;
+/** A pod whose namespace was replaced is outside of the mesh until it is seen; one stat a pod costs microseconds. */
+const GLANCE_MS = 250;
 /** An engine answers AddPod within the 5 s that it waits for a hand-over; after this it is told again. */
 const ENGINE_SILENT_MS = 10_000;
 const FIRST_RETRY_MS = 100;
@@ -62,6 +67,8 @@ type Entry = {
   /** The event that happens to the pod after a pause. */
   pending: { readonly what: "retry" | "engineSilent"; readonly timer: NodeJS.Timeout } | null;
   looked: boolean;
+  /** The last glance at its path. */
+  seen: string | null;
   /** The plan changed: rules that differ from it now are no drift. */
   respecified: boolean;
 };
@@ -99,6 +106,7 @@ export function reconciler(options: ReconcilerOptions): Reconciler {
       sweep: false,
       pending: null,
       looked: false,
+      seen: null,
       respecified: false,
     };
     entries.set(spec.uid, entry);
@@ -313,6 +321,16 @@ export function reconciler(options: ReconcilerOptions): Reconciler {
     }
   }, options.sweepMilliseconds ?? SWEEP_MS);
 
+  const glances = setInterval(() => {
+    for (const entry of entries.values()) {
+      if (entry.record.spec.desired !== "enrolled" || !entry.looked) continue;
+      const seen = options.glance(entry.record.spec);
+      const moved = entry.seen !== null && entry.seen !== seen;
+      entry.seen = seen;
+      if (moved) drift(entry.record.spec.uid);
+    }
+  }, options.glanceMilliseconds ?? GLANCE_MS);
+
   return {
     records,
     update,
@@ -330,6 +348,7 @@ export function reconciler(options: ReconcilerOptions): Reconciler {
     stop: async () => {
       stopped = true;
       clearInterval(sweep);
+      clearInterval(glances);
       queue.length = 0;
       for (const entry of entries.values()) calm(entry);
       if (active > 0) await new Promise<void>((resolve) => (idle = resolve));

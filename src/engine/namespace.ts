@@ -1,6 +1,6 @@
 // A pod's network namespace from the daemon's side: opened once, then shown to others by descriptor, so that one visit is one namespace.
 import { spawn } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { readFileSync, statSync } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import type { Readable } from "node:stream";
 import { z } from "zod";
@@ -36,6 +36,16 @@ async function openOrNull(path: string): Promise<FileHandle | null> {
     const code = cause instanceof Error && "code" in cause ? cause.code : "";
     if (code === "ENOENT" || code === "ESRCH" || code === "ENOTDIR") return null;
     throw meshError("E_CAPTURE_NETNS_GONE", `the network namespace ${path} cannot be opened`, cause);
+  }
+}
+
+/** Tells one namespace from its successor at the same path, most of the time: inode numbers are reused, so the cookie has the last word. */
+export function glanceAt(path: string | null): string {
+  try {
+    const found = path === null ? undefined : statSync(path, { throwIfNoEntry: false });
+    return found === undefined ? "nothing" : `${found.dev}:${found.ino}`;
+  } catch (error) {
+    return String(error); // the look that follows says what is wrong with it
   }
 }
 

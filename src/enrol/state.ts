@@ -48,7 +48,7 @@ export type Observed = {
   /** The namespace that the pod's path leads to now; "unknown" before it was read, null when there is none. */
   readonly namespace: NamespaceIdentity | "unknown" | null;
   readonly rules: Rules;
-  /** The routing rules and routes beside the table are there, for every address family. */
+  /** Of a wanted pod: every routing rule and route beside the table is there. Of another: any is. */
   readonly routing: boolean;
   /** Evidence of another mesh in the namespace or on the pod, as a sentence. */
   readonly foreign: string | null;
