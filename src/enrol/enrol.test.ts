@@ -441,6 +441,22 @@ test("un-enrolling leaves a holder until the last captured connection ended", ()
   assertAsDesired(w);
 });
 
+test("what keeps captured connections alive stays while the engine cannot be asked about them", () => {
+  for (const last of ["absent", "deleted"] as const) {
+    const w = enrolled();
+    move(w, { move: "open" });
+    w.desired = "absent";
+    for (let i = 0; i < 4; i++) move(w, { move: "step", outcome: "ok" });
+    assert.equal(w.rules, "holder");
+    breakStream(w);
+    w.desired = last;
+    move(w, { move: "sweep" });
+    assert.equal(next(w.desired, w.observed, DRAIN).do, "waitEngine");
+    settle(w);
+    assertAsDesired(w);
+  }
+});
+
 test("a pod taken in again while it leaves keeps its connection", () => {
   const w = enrolled();
   move(w, { move: "open" });
