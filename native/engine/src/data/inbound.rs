@@ -60,7 +60,7 @@ impl Thread {
             name_ends(&mut account, &ready, from, Some(&identity));
             let world = ready.world().ok_or_else(no_world)?;
             let admitted = inbound_tunnel(world, &station.pod().local, &identity, from.ip(), &request.authority)?;
-            let registered = self.register(&station, &mut account, &admitted);
+            let registered = self.admit(&station, &mut account, &admitted);
             Ok((admitted, registered))
         });
         let (admitted, registered) = match admitted {
@@ -84,8 +84,11 @@ impl Thread {
         match request.accept(Some(&baggage(&admitted.workload))) {
             Ok(client) => {
                 registered.opened(vec![account]);
-                let outcome = pump::inbound(client, server, registered.meter()).await;
-                registered.closed(&outcome);
+                // A task of its own: what is idle holds its pump and nothing of its set-up.
+                tokio::task::spawn_local(async move {
+                    let outcome = pump::inbound(client, server, registered.meter()).await;
+                    registered.closed(&outcome);
+                });
             }
             Err(error) => {
                 // The client went away while we connected for it.
@@ -116,8 +119,10 @@ impl Thread {
             Ok(server) => {
                 account.timing(started.elapsed(), std::time::Duration::ZERO);
                 registered.opened(vec![account]);
-                let outcome = pump::relay(client, server, registered.meter()).await;
-                registered.closed(&outcome);
+                tokio::task::spawn_local(async move {
+                    let outcome = pump::relay(client, server, registered.meter()).await;
+                    registered.closed(&outcome);
+                });
             }
             Err(refusal) => {
                 account.refused(&refusal);
@@ -127,12 +132,12 @@ impl Thread {
     }
 
     async fn decide_plain(
-        &self,
+        self: &Rc<Self>,
         station: &Station,
         client: &TcpStream,
         from: SocketAddr,
         account: &mut Account,
-    ) -> Result<(Admitted, Registered<'_>), Refusal> {
+    ) -> Result<(Admitted, Registered), Refusal> {
         let destination = socket::original_destination(client)
             .map_err(|error| missing(errors::DESTINATION_REFUSED, format!("it was not redirected: {error}")))?;
         account.destination(destination, None, None);
@@ -141,16 +146,16 @@ impl Thread {
         account.destination(destination, Some(&ready.local.workload), None);
         let world = ready.world().ok_or_else(no_world)?;
         let admitted = inbound_plain(world, &station.pod().local, from.ip(), destination)?;
-        let registered = self.register(station, account, &admitted);
+        let registered = self.admit(station, account, &admitted);
         Ok((admitted, registered))
     }
 
     /// Puts the connection into the table, with no await after the decision.
-    fn register(&self, station: &Station, account: &mut Account, admitted: &Admitted) -> Registered<'_> {
+    fn admit(self: &Rc<Self>, station: &Station, account: &mut Account, admitted: &Admitted) -> Registered {
         account.destination(admitted.target, Some(&admitted.workload), admitted.source.as_ref().map(|_| &admitted.workload.identity));
         account.service(admitted.service.as_deref());
         account.policy(admitted.policy.as_ref());
-        self.live.register(&station.pod(), Facts::Inbound(admitted.clone()))
+        self.register(&station.pod(), Facts::Inbound(admitted.clone()))
     }
 }
 

@@ -8,6 +8,7 @@ use trackbed_contract::tables::errors;
 use trackbed_decide::{Admitted, Outbound, Refusal, World, recheck_inbound, recheck_outbound};
 use trackbed_hbone::{Meter, Outcome};
 
+use super::Thread;
 use super::hold::missing;
 use crate::report::account::Account;
 use crate::worker::shared::{OpenOne, Pod, Shared};
@@ -43,33 +44,13 @@ pub(crate) struct Connection {
 
 /// A connection in the table; it leaves the table when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Registered<'a> {
-    live: &'a Live,
+pub(crate) struct Registered {
+    thread: Rc<Thread>,
     key: u64,
     connection: Rc<Connection>,
 }
 
 impl Live {
-    /// Call it without an await between the decision and this, so that no change of the world falls in between.
-    pub(crate) fn register(&self, pod: &Arc<Pod>, facts: Facts) -> Registered<'_> {
-        let key = self.next.get();
-        self.next.set(key + 1);
-        let mut open = vec![pod.open.one()];
-        if let Facts::Relay(_, _, destination) = &facts {
-            open.push(destination.open.one());
-        }
-        let connection = Rc::new(Connection {
-            pod: Arc::clone(pod),
-            facts: RefCell::new(facts),
-            meter: Meter::new(),
-            accounts: RefCell::default(),
-            cut: RefCell::default(),
-            _open: RefCell::new(open),
-        });
-        self.connections.borrow_mut().insert(key, Rc::clone(&connection));
-        Registered { live: self, key, connection }
-    }
-
     /// Decides every connection again and cuts those that are denied now. Those that are registered meanwhile were decided on what is
     /// published by now.
     pub(crate) async fn recheck(&self, shared: &Shared) {
@@ -103,6 +84,29 @@ impl Live {
 
     fn snapshot(&self) -> Vec<Rc<Connection>> {
         self.connections.borrow().values().cloned().collect()
+    }
+}
+
+impl Thread {
+    /// Puts a connection into the table. Call it without an await between the decision and this, so that no change of the world falls in between.
+    pub(super) fn register(self: &Rc<Self>, pod: &Arc<Pod>, facts: Facts) -> Registered {
+        let live = &self.live;
+        let key = live.next.get();
+        live.next.set(key + 1);
+        let mut open = vec![pod.open.one()];
+        if let Facts::Relay(_, _, destination) = &facts {
+            open.push(destination.open.one());
+        }
+        let connection = Rc::new(Connection {
+            pod: Arc::clone(pod),
+            facts: RefCell::new(facts),
+            meter: Meter::new(),
+            accounts: RefCell::default(),
+            cut: RefCell::default(),
+            _open: RefCell::new(open),
+        });
+        live.connections.borrow_mut().insert(key, Rc::clone(&connection));
+        Registered { thread: Rc::clone(self), key, connection }
     }
 }
 
@@ -149,7 +153,7 @@ impl Connection {
     }
 }
 
-impl Registered<'_> {
+impl Registered {
     pub(crate) fn meter(&self) -> &Rc<Meter> {
         &self.connection.meter
     }
@@ -174,8 +178,8 @@ impl Registered<'_> {
     }
 }
 
-impl Drop for Registered<'_> {
+impl Drop for Registered {
     fn drop(&mut self) {
-        self.live.connections.borrow_mut().remove(&self.key);
+        self.thread.live.connections.borrow_mut().remove(&self.key);
     }
 }

@@ -72,7 +72,7 @@ impl Thread {
     }
 
     /// Carries the connection to its end. The error is that of a connection that was never opened.
-    async fn carry(&self, station: &Station, captured: &mut Captured, client: &ClientCell) -> Result<(), Refusal> {
+    async fn carry(self: &Rc<Self>, station: &Station, captured: &mut Captured, client: &ClientCell) -> Result<(), Refusal> {
         if client.local_address() == Some(captured.destination) {
             return Err(missing(errors::DESTINATION_OWN_PORT, "the engine's own listener was asked for".into()));
         }
@@ -117,7 +117,13 @@ impl Thread {
     }
 
     /// Whoever takes `ready` lets go of it before bytes move: it holds a whole snapshot of the mesh.
-    async fn attempt(&self, ready: Ready, captured: &mut Captured, decision: Outbound, client: &ClientCell) -> Result<(), Failed> {
+    async fn attempt(
+        self: &Rc<Self>,
+        ready: Ready,
+        captured: &mut Captured,
+        decision: Outbound,
+        client: &ClientCell,
+    ) -> Result<(), Failed> {
         match decision {
             Outbound::Refuse(refusal) => Err(refusal.into()),
             Outbound::Plain(plain) => {
@@ -135,52 +141,53 @@ impl Thread {
         }
     }
 
-    async fn plain(&self, captured: &mut Captured, plain: Plain, client: &ClientCell) -> Result<(), Failed> {
+    async fn plain(self: &Rc<Self>, captured: &mut Captured, plain: Plain, client: &ClientCell) -> Result<(), Failed> {
         captured.account.path(Path::Plain);
         let address = plain.address;
         let endpoint = plain.endpoint.as_ref().map(|endpoint| Arc::clone(&endpoint.uid));
-        let registered = self.live.register(&captured.pod, Facts::Outbound(Outbound::Plain(plain)));
+        let registered = self.register(&captured.pod, Facts::Outbound(Outbound::Plain(plain)));
         let started = Instant::now();
         let server = dial(&captured.pod, address).await.map_err(|error| upstream_failed(address, &error))?;
         captured.account.timing(started.elapsed(), Duration::ZERO);
-        self.pump(captured, registered, client, Carrier::Socket(server), endpoint).await
+        self.pump(captured, registered, client, Carrier::Socket(server), endpoint)
     }
 
-    async fn tunnel(&self, ready: Ready, captured: &mut Captured, tunnel: Tunnel, client: &ClientCell) -> Result<(), Failed> {
+    async fn tunnel(self: &Rc<Self>, ready: Ready, captured: &mut Captured, tunnel: Tunnel, client: &ClientCell) -> Result<(), Failed> {
         captured.account.path(Path::Tunnel);
         let (target, request) = (target(&ready, captured, &tunnel), request(captured, &tunnel));
         drop(ready);
         let endpoint = Arc::clone(&tunnel.endpoint);
-        let registered = self.live.register(&captured.pod, Facts::Outbound(Outbound::Tunnel(tunnel)));
+        let registered = self.register(&captured.pod, Facts::Outbound(Outbound::Tunnel(tunnel)));
         let stream = self.pool.open(&target, &request).await.map_err(|error| tunnel_failed(target.destination, &error))?;
         let (peer, timing) = (Rc::clone(stream.peer()), stream.timing());
         captured.account.peer(&peer);
         captured.account.timing(timing.connect, timing.handshake);
         captured.account.destination(captured.destination, Some(&endpoint), Some(&peer.identity));
-        self.pump(captured, registered, client, Carrier::Tunnel(stream), Some(Arc::clone(&endpoint.uid))).await
+        self.pump(captured, registered, client, Carrier::Tunnel(stream), Some(Arc::clone(&endpoint.uid)))
     }
 
-    async fn pump(
-        &self,
+    /// Starts to move bytes, in a task of its own: an idle connection holds its pump and nothing of its set-up.
+    fn pump(
+        self: &Rc<Self>,
         captured: &mut Captured,
-        registered: Registered<'_>,
+        registered: Registered,
         client: &ClientCell,
         carrier: Carrier,
         endpoint: Option<Arc<str>>,
     ) -> Result<(), Failed> {
         // Cut while it was being connected: the carrier is dropped, which resets it.
         registered.check()?;
-        let Some(client) = client.take() else {
-            return Err(missing(errors::ENGINE_LIMIT, "the connection is already carried".into()).into());
-        };
-        let _counted = endpoint.map(|uid| Counted::open(&self.load, uid));
-        let account = std::mem::replace(&mut captured.account, Account::new(&self.shared, Direction::Outbound, &captured.pod));
-        registered.opened(vec![account]);
-        let outcome = match carrier {
-            Carrier::Tunnel(stream) => pump::outbound(client, stream, registered.meter()).await,
-            Carrier::Socket(server) => pump::relay(client, server, registered.meter()).await,
-        };
-        registered.closed(&outcome);
+        let client = client.take()?;
+        let counted = endpoint.map(|uid| Counted::open(self, uid));
+        registered.opened(vec![captured.account.take()]);
+        tokio::task::spawn_local(async move {
+            let outcome = match carrier {
+                Carrier::Tunnel(stream) => pump::outbound(client, stream, registered.meter()).await,
+                Carrier::Socket(server) => pump::relay(client, server, registered.meter()).await,
+            };
+            registered.closed(&outcome);
+            drop(counted);
+        });
         Ok(())
     }
 }
@@ -189,12 +196,13 @@ impl Thread {
 pub(super) struct ClientCell(RefCell<Option<TcpStream>>);
 
 impl ClientCell {
-    pub(super) fn take(&self) -> Option<TcpStream> {
-        self.0.borrow_mut().take()
+    /// Once: nothing that carries can fail and be tried again afterwards.
+    pub(super) fn take(&self) -> Result<TcpStream, Refusal> {
+        self.0.borrow_mut().take().ok_or_else(|| missing(errors::ENGINE_LIMIT, "the connection is already carried".into()))
     }
 
     fn reset(&self) {
-        if let Some(client) = self.take() {
+        if let Some(client) = self.0.borrow_mut().take() {
             pump::reset(client);
         }
     }
@@ -205,22 +213,23 @@ impl ClientCell {
 }
 
 /// An open stream in the endpoint's load, taken back when it ends.
-pub(super) struct Counted<'a> {
-    load: &'a RefCell<trackbed_balance::Load>,
+pub(super) struct Counted {
+    thread: Rc<Thread>,
     uid: Arc<str>,
 }
 
-impl<'a> Counted<'a> {
-    pub(super) fn open(load: &'a RefCell<trackbed_balance::Load>, uid: Arc<str>) -> Self {
-        load.borrow_mut().succeeded(&uid);
-        load.borrow_mut().opened(&uid);
-        Self { load, uid }
+impl Counted {
+    pub(super) fn open(thread: &Rc<Thread>, uid: Arc<str>) -> Self {
+        let mut load = thread.load.borrow_mut();
+        load.succeeded(&uid);
+        load.opened(&uid);
+        Self { thread: Rc::clone(thread), uid }
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for Counted {
     fn drop(&mut self) {
-        self.load.borrow_mut().closed(&self.uid);
+        self.thread.load.borrow_mut().closed(&self.uid);
     }
 }
 

@@ -5,6 +5,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -74,7 +75,7 @@ impl Thread {
     }
 
     pub(super) async fn relay(
-        &self,
+        self: &Rc<Self>,
         source: Ready,
         captured: &mut Captured,
         relay: Relay,
@@ -107,7 +108,7 @@ impl Thread {
         };
         inbound.policy(admitted.policy.as_ref());
         captured.account.policy(admitted.policy.as_ref());
-        let registered = self.live.register(&captured.pod, Facts::Relay(Outbound::Relay(relay), admitted, Arc::clone(destination)));
+        let registered = self.register(&captured.pod, Facts::Relay(Outbound::Relay(relay), admitted, Arc::clone(destination)));
         drop(theirs);
         let started = Instant::now();
         let server = match dial_application(destination, from.ip(), to).await {
@@ -122,16 +123,17 @@ impl Thread {
             inbound.refused(&refusal);
             return Err(refusal.into());
         }
-        let Some(client) = client.take() else {
-            return Err(missing(errors::ENGINE_LIMIT, "the connection is already carried".into()).into());
-        };
-        let _counted = Counted::open(&self.load, Arc::clone(&endpoint.uid));
-        let mut account = std::mem::replace(&mut captured.account, Account::new(&self.shared, Direction::Outbound, &captured.pod));
-        account.timing(started.elapsed(), Duration::ZERO);
+        let client = client.take()?;
+        let counted = Counted::open(self, Arc::clone(&endpoint.uid));
+        let mut outbound = captured.account.take();
+        outbound.timing(started.elapsed(), Duration::ZERO);
         inbound.timing(started.elapsed(), Duration::ZERO);
-        registered.opened(vec![account, inbound]);
-        let outcome = pump::relay(client, server, registered.meter()).await;
-        registered.closed(&outcome);
+        registered.opened(vec![outbound, inbound]);
+        tokio::task::spawn_local(async move {
+            let outcome = pump::relay(client, server, registered.meter()).await;
+            registered.closed(&outcome);
+            drop(counted);
+        });
         Ok(())
     }
 }

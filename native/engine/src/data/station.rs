@@ -148,8 +148,7 @@ impl Station {
                     Ok((stream, from)) => {
                         let Some(station) = station.upgrade() else { return };
                         let from = trackbed_netns::socket::canonical(from);
-                        // Boxed, so that an idle connection holds its pump and not the largest state of its set-up.
-                        drop(tokio::task::spawn_local(Box::pin(handle(Rc::clone(&thread), station, stream, from))));
+                        drop(tokio::task::spawn_local(handle(Rc::clone(&thread), station, stream, from)));
                     }
                     Err(error) if is_the_connections(&error) => {}
                     Err(error) => {

@@ -49,6 +49,18 @@ impl Account {
         account
     }
 
+    /// Moves it out and leaves an empty one behind.
+    pub(crate) fn take(&mut self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            flow: std::mem::take(&mut self.flow),
+            labels: std::mem::take(&mut self.labels),
+            start: self.start,
+            series: self.series.take(),
+            counted: self.counted,
+        }
+    }
+
     pub(crate) fn source(&mut self, address: SocketAddr, workload: Option<&Workload>, proven: Option<&Identity>) {
         self.flow.source = Some(end(address, workload, proven));
         self.end_labels("source", workload, proven);
