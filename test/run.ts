@@ -7,6 +7,8 @@ import { enterSandbox } from "../src/lab/sandbox.ts";
 
 // Two files at a time fit two cores; labs with debug engines are the heaviest and wait on conditions, not on time.
 const CONCURRENCY = 2;
+/** No single test comes near it; one that hangs must not take the rest with it. */
+const TEST_TIMEOUT_MS = 400_000;
 const PATTERNS = ["src/**/*.test.ts", "test/**/*.test.ts", "bench/**/*.test.ts", "proto/**/*.test.ts"];
 
 process.chdir(resolve(import.meta.dirname, ".."));
@@ -14,7 +16,9 @@ await enterSandbox();
 const wanted = process.argv.slice(2);
 const files = wanted.length > 0 ? wanted : globSync(PATTERNS).sort();
 if (files.length === 0) throw new Error(`no test file matches ${PATTERNS.join(", ")}`);
-const runner = spawn(process.execPath, ["--test", `--test-concurrency=${CONCURRENCY}`, ...files], { stdio: "inherit" });
+const runner = spawn(process.execPath, ["--test", `--test-concurrency=${CONCURRENCY}`, `--test-timeout=${TEST_TIMEOUT_MS}`, ...files], {
+  stdio: "inherit",
+});
 for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => runner.kill(signal));
 runner.once("error", (error) => {
   console.error(`cannot start the test runner: ${error.message}`);

@@ -14,7 +14,7 @@ export const LAB_DIRECTORY = "/run/trackbed-lab";
 const LIFELINE = 3;
 const FORWARDED: readonly NodeJS.Signals[] = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"];
 // /run is replaced whole: what a lab makes there must neither be seen nor outlive it. bash stays as init because it reaps orphans.
-const INIT = `mount -t tmpfs -o mode=0755 tmpfs /run && mkdir -p -m 0700 /run/netns ${LAB_DIRECTORY} && "$@"; exit $?`;
+const INIT = `mount -t tmpfs -o mode=0755 tmpfs /run && mkdir -p -m 0700 /run/netns ${LAB_DIRECTORY} && ip link set lo up && "$@"; exit $?`;
 
 /** Whether a sandbox was made for this very process: its parent is init, and init is ours. */
 export function inOwnSandbox(): boolean {
