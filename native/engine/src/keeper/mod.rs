@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -167,8 +168,9 @@ impl Worker {
     fn spawn(options: &Options, restarts: u64) -> io::Result<Self> {
         let (socket, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let keeper = rustix::process::getpid().as_raw_nonzero().get();
-        // /proc/self/exe: the same program even when its file was replaced by an upgrade.
+        // /proc/self/exe: the same program even when its file was replaced by an upgrade. The name is for people who read `ps`.
         let child = Command::new("/proc/self/exe")
+            .arg0("trackbed-engine")
             .args(worker_arguments(options, Descent { keeper, restarts }))
             .stdin(Stdio::from(theirs))
             .spawn()?;
