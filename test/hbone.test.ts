@@ -144,6 +144,7 @@ test("the engine dials an independent server as its pod's identity and names the
   assert.equal(request.authority, target);
   assert.deepEqual(request.peerUris, ["spiffe://cluster.local/ns/app/sa/client"]);
   server.kill("SIGKILL");
+  await until("the independent server is gone", () => server.exitCode !== null || server.signalCode !== null);
 });
 
 test("a server that proves another identity than the destination's gets no byte", async () => {
