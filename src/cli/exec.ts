@@ -2,17 +2,24 @@
 import { spawn } from "node:child_process";
 import { existsSync, readFileSync, readlinkSync } from "node:fs";
 import { constants } from "node:os";
-import { dirname, join } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { readDocuments } from "../lab/documents.ts";
 import { type RunningLab, runningLabs } from "../lab/find.ts";
 import { enterPod, pauseFile } from "../lab/pods.ts";
-import { daemonAway } from "./outcome.ts";
+import { daemonAway, usage } from "./outcome.ts";
 import { parsePod, pickPod } from "./pod.ts";
 
-export async function runExec(text: string, namespace: string | undefined, command: readonly string[]): Promise<number> {
+export async function runExec(
+  text: string,
+  namespace: string | undefined,
+  mesh: string | undefined,
+  command: readonly string[],
+): Promise<number> {
   const wanted = parsePod(text, namespace);
-  const labs = runningLabs();
-  if (labs.length === 0) throw daemonAway("no lab is running on this machine: `trackbed demo` brings one up");
+  const labs = runningLabs().filter((lab) => mesh === undefined || lab.mesh === resolve(mesh));
+  if (labs.length > 1) throw usage(`several labs run here: say which with --mesh ${labs.map((lab) => lab.mesh).join(" or --mesh ")}`);
+  if (labs.length === 0)
+    throw daemonAway(`no lab${mesh === undefined ? "" : ` of ${mesh}`} is running on this machine: "trackbed demo" brings one up`);
   const pod = pickPod(
     wanted,
     labs

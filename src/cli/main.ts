@@ -60,7 +60,10 @@ Exit codes: 0 fine · 1 not healthy, or it did not work · 64 wrong command line
     .argument("<pod>", "pod/NAME or pod/NAMESPACE/NAME")
     .argument("<command...>", "after --")
     .option("-n, --namespace <name>", "the pod's namespace, where its name alone is not clear")
-    .action((pod: string, command: string[], { namespace }: { namespace?: string }) => act(runExec(pod, namespace, command)));
+    .option("--mesh <dir>", "mesh directory of the lab, where several run")
+    .action((pod: string, command: string[], { namespace, mesh }: { namespace?: string; mesh?: string }) =>
+      act(runExec(pod, namespace, mesh, command)),
+    );
   program
     .command("rescue")
     .description("take Trackbed's rules and routes out of network namespaces, without daemon or control")

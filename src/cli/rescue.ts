@@ -49,6 +49,7 @@ async function rescue(netns: string, yes: boolean): Promise<Finding> {
     const error = yes && left.length > 0 ? `still there: ${left.join(", ")} (does a daemon put it back?)` : null;
     return { netns, found, removed: yes && left.length === 0, error };
   } catch (error) {
+    if (!existsSync(netns)) return { netns, found: [], removed: false, error: null }; // gone, and what it held with it
     return { netns, found: [], removed: false, error: error instanceof Error ? error.message.trim() : String(error) };
   }
 }

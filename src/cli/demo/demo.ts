@@ -1,5 +1,6 @@
 // `trackbed demo`: brings the example mesh up inside a sandbox, checks what it claims, and leaves it up to play with.
 import { join, relative, resolve } from "node:path";
+import { runningLabs } from "../../lab/find.ts";
 import { startLab } from "../../lab/lab.ts";
 import { enterSandbox } from "../../lab/sandbox.ts";
 import { exit, type Format } from "../outcome.ts";
@@ -19,13 +20,15 @@ const A_MINUTE_MS = 60_000;
 type Result = { readonly claim: string; readonly ok: boolean; readonly detail: string; readonly seconds: number };
 
 export async function runDemo({ once, mesh, output }: DemoOptions): Promise<number> {
+  const directory = resolve(mesh ?? DEFAULT_MESH);
+  refuseSecond(directory);
   await enterSandbox();
   let code: number = INTERRUPTED;
   // The sandbox ends with this process, and everything in it: at no moment is there anything to clean up by hand.
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => process.exit(code));
   const begun = performance.now();
   const say = (line: string): void => void (output === "json" ? process.stderr : process.stdout).write(`${line}\n`);
-  const copy = makeWorkingCopy(resolve(mesh ?? DEFAULT_MESH));
+  const copy = makeWorkingCopy(directory);
   say(`${paint("Trackbed demo", "bold")}: the mesh of ${copy.directory}\n`);
   const demo = await bringUp(copy, begun, say);
   say(`\n${paint("Checks", "bold")}`);
@@ -42,6 +45,13 @@ export async function runDemo({ once, mesh, output }: DemoOptions): Promise<numb
   demo.flows.stop();
   await demo.lab.stop();
   return code;
+}
+
+/** Two demos in one directory would edit each other's documents. */
+function refuseSecond(directory: string): void {
+  const other = runningLabs().find((lab) => lab.mesh === directory);
+  if (other !== undefined)
+    throw new Error(`a demo of ${directory} runs already: end it with Ctrl-C, or name another directory with --mesh`);
 }
 
 async function bringUp(copy: WorkingCopy, begun: number, say: (line: string) => void): Promise<Demo> {
