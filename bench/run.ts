@@ -100,8 +100,7 @@ async function runScenario(round: number, scenario: Scenario, variant: Variant, 
     unit,
     value,
   });
-  const total = scenario.metrics.map((metric) => sample(metric.name, metric.unit, metric.of(run, cpu)));
-  return [...total, sample("CPU of the proxies", "s", cpu.proxies)];
+  return scenario.metrics.map((metric) => sample(metric.name, metric.unit, metric.of(run, cpu)));
 }
 
 /** Memory that the proxies of both nodes take for each connection that is open and silent, halved to one proxy. */

@@ -35,24 +35,31 @@ const cpuPerGigabyte: Metric = { name: "CPU", unit: "s/GB", lower: true, of: (f,
 const p50: Metric = { name: "p50", unit: "µs", lower: true, of: (f) => f.p50 };
 const p99: Metric = { name: "p99", unit: "µs", lower: true, of: (f) => f.p99 };
 const cpuPerRequest: Metric = { name: "CPU", unit: "µs/request", lower: true, of: (f, cpu) => (all(cpu) / f.operations) * 1e6 };
+const proxiesPerGigabyte: Metric = { name: "CPU of the proxies", unit: "s/GB", lower: true, of: (f, cpu) => cpu.proxies / (f.bytes / 1e9) };
+const proxiesPerRequest: Metric = {
+  name: "CPU of the proxies",
+  unit: "µs/request",
+  lower: true,
+  of: (f, cpu) => (cpu.proxies / f.operations) * 1e6,
+};
 const rate: Metric = { name: "rate", unit: "1/s", lower: false, of: (f) => f.operations / f.seconds };
 
 const bulk = (streams: number): Scenario => ({
   name: `bulk, ${streams} ${streams === 1 ? "stream" : "streams"}`,
   args: (size) => ["bulk", "--streams", String(streams), "--bytes", String((size === "full" ? 2e9 : 5e7) / streams)],
-  metrics: [throughput, cpuPerGigabyte],
+  metrics: [throughput, cpuPerGigabyte, proxiesPerGigabyte],
 });
 
 const roundTrips = (connections: number): Scenario => ({
   name: `100 B round trips, ${connections} ${connections === 1 ? "connection" : "connections"}`,
   args: (size) => ["round-trips", "--connections", String(connections), "--seconds", size === "full" ? "3" : "1"],
-  metrics: [p50, p99, cpuPerRequest],
+  metrics: [p50, p99, cpuPerRequest, proxiesPerRequest],
 });
 
 const connects = (atOnce: number): Scenario => ({
   name: `new connections, ${atOnce === 1 ? "one by one" : `${atOnce} at once`}`,
   args: (size) => ["connects", "--at-once", String(atOnce), "--seconds", size === "full" ? "3" : "1"],
-  metrics: [rate, cpuPerRequest],
+  metrics: [rate, cpuPerRequest, proxiesPerRequest],
 });
 
 export const scenarios: readonly Scenario[] = [bulk(1), bulk(4), roundTrips(1), roundTrips(16), connects(1), connects(16)];

@@ -66,18 +66,21 @@ export function rows(samples: readonly Sample[]): Row[] {
 
 const digits = (value: number): string => (value >= 1000 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value.toFixed(2));
 
+/** One line a row; what is nothing by its nature (proxies of `direct`) is left out. */
 export function render(table: readonly Row[]): string {
   const head = ["scenario", "placement", "metric", "variant", "median", "min", "max", "ratio to direct"];
-  const body = table.map((row) => [
-    row.scenario,
-    row.placement,
-    `${row.metric} ${row.unit}`,
-    row.variant,
-    digits(row.median),
-    digits(row.min),
-    digits(row.max),
-    row.ratio === null ? "" : row.ratio.toFixed(2),
-  ]);
+  const body = table
+    .filter(({ max }) => max !== 0)
+    .map((row) => [
+      row.scenario,
+      row.placement,
+      `${row.metric} ${row.unit}`,
+      row.variant,
+      digits(row.median),
+      digits(row.min),
+      digits(row.max),
+      row.ratio === null ? "" : row.ratio.toFixed(2),
+    ]);
   const widths = head.map((title, column) => Math.max(...[head, ...body].map((line) => (line[column] ?? title).length)));
   return [head, ...body]
     .map((line) =>
