@@ -205,6 +205,18 @@ test("a broken file is reported with file, line and reason, and everything else 
   await until("it is told", () => control.lines.some(({ msg }) => msg === "fault is mended"));
 });
 
+test("a policy that cannot be enforced as written is reported with the line of its document, also after that moved", async (t) => {
+  const { write, control } = await mesh(t);
+  type Listed = { faults: { code: string; file: string; line: number; field: string }[] };
+  const listed = async () => ((await (await get(control.health, "/v1/faults")).json()) as Listed).faults[0];
+  const l7 = POLICY.replace("source: { namespaces: [bank] } }]", "source: { requestPrincipals: [bank] } }]");
+  write("policy.yaml", `${l7}---\n${l7.replace("name: cart", "name: other")}`);
+  const fault = await until("the fault is listed", listed);
+  assert.deepEqual([fault.file, fault.line, fault.field], ["policy.yaml", 1, "spec.rules[0].from[0].source.requestPrincipals"]);
+  write("policy.yaml", `# why\n\n${l7}`);
+  await until("the fault has moved", async () => (await listed())?.line === 3);
+});
+
 test("a node gets certificates for its own pods only; openssl verifies them; a refusal tells the caller nothing", async (t) => {
   const { end, dir, control } = await mesh(t);
   const { channel } = daemon(end, dir, control.address, "node-a");

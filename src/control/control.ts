@@ -9,7 +9,7 @@ import { IstioCertificateService } from "#contract/gen/istio/ca_pb.ts";
 import { bounds, errors } from "#contract/tables.ts";
 import { explainError } from "#mesh/error.ts";
 import { directorySource } from "#source/directory.ts";
-import type { Fault } from "#source/source.ts";
+import type { Change, Fault } from "#source/source.ts";
 import { createXdsServer } from "#xds/server.ts";
 import { createStore } from "#xds/store.ts";
 import { callerNode, createAccess } from "./access.ts";
@@ -99,8 +99,8 @@ export async function startControl(options: ControlOptions, log: Log): Promise<C
     }
   }
 
-  let sourceFaults: readonly Fault[] = [];
-  const everyFault = (): readonly Fault[] => allFaults(sourceFaults, compiler.faults());
+  let source: Pick<Change, "faults" | "places"> = { faults: [], places: new Map() };
+  const everyFault = (): readonly Fault[] => allFaults(source.faults, compiler.faults(), source.places);
   const feed = startFeed(
     {
       source: directorySource(options.mesh, { clusterDomain }),
@@ -108,7 +108,7 @@ export async function startControl(options: ControlOptions, log: Log): Promise<C
       store,
       view,
       onChange: async (current) => {
-        sourceFaults = current;
+        source = current;
         faults.update(everyFault());
         metrics.documents.reset();
         for (const [kind, count] of view.counts()) metrics.documents.set({ kind, result: "in_force" }, count);

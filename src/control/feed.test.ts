@@ -9,7 +9,7 @@ import { startFeed } from "./feed.ts";
 import { createQuiet } from "./quiet.ts";
 import { createView } from "./view.ts";
 
-const empty: Change = { reset: true, put: [], remove: [], faults: [] };
+const empty: Change = { reset: true, put: [], remove: [], faults: [], places: new Map() };
 const resource = { name: "a", version: "1", aliases: [], body: new Uint8Array([1]) };
 
 /** A feed whose source and compiler the test holds in its hands. */

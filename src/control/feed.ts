@@ -3,7 +3,8 @@
 import type { Compiler, NodeUpdate } from "#compile/compiler.ts";
 import type { Compiled, ObjectFault } from "#compile/resource.ts";
 import { meshError } from "#mesh/error.ts";
-import type { Change, Fault, Source } from "#source/source.ts";
+import type { ObjectKey } from "#mesh/objects.ts";
+import type { Change, Fault, Place, Source } from "#source/source.ts";
 import type { ResourceStore } from "#xds/store.ts";
 import type { MeshView } from "./view.ts";
 
@@ -13,7 +14,7 @@ export type FeedOptions = {
   readonly store: ResourceStore;
   readonly view: MeshView;
   /** After each batch of the source is in force; awaited before the first one counts. */
-  readonly onChange: (faults: readonly Fault[]) => Promise<void>;
+  readonly onChange: (change: Change) => Promise<void>;
   readonly onCompiled: (seconds: number, recompiled: number, changed: number) => void;
 };
 
@@ -27,10 +28,17 @@ export type Feed = {
 };
 
 /** Every fault there is now, of documents and of what could not be compiled as written, in one shape. */
-export const allFaults = (source: readonly Fault[], compiled: readonly ObjectFault[]): readonly Fault[] => [
+export const allFaults = (
+  source: readonly Fault[],
+  compiled: readonly ObjectFault[],
+  places: ReadonlyMap<ObjectKey, Place>,
+): readonly Fault[] => [
   ...source,
-  ...compiled.map(({ key, code, field, reason }) => ({ key, code, field, reason, file: "", line: 0 })),
+  ...compiled.map(({ key, code, field, reason }) => ({ key, code, field, reason, ...(places.get(key) ?? NOWHERE) })),
 ];
+
+/** Of an object that went away while its faults were listed. */
+const NOWHERE: Place = { file: "", line: 0 };
 
 export function startFeed(options: FeedOptions, stop: AbortSignal): Feed {
   const { compiler, store, view } = options;
@@ -66,7 +74,7 @@ export function startFeed(options: FeedOptions, stop: AbortSignal): Feed {
     for await (const change of options.source(stop)) {
       view.apply(change);
       compile(change);
-      await options.onChange(change.faults);
+      await options.onChange(change);
       ready.resolve();
     }
     if (!stop.aborted) throw meshError("E_SOURCE_INVALID", "the source of documents ended by itself");

@@ -37,7 +37,7 @@ const pod = (name: string, more: Partial<Pod> = {}): Pod => ({
   owner: null,
   ...more,
 });
-const change = (more: Partial<Change>): Change => ({ reset: false, put: [], remove: [], faults: [], ...more });
+const change = (more: Partial<Change>): Change => ({ reset: false, put: [], remove: [], faults: [], places: new Map(), ...more });
 
 test("pods of other nodes are none of this daemon's business", () => {
   const { update } = desiredPods("a");

@@ -15,6 +15,9 @@ export type Fault = {
   readonly reason: string;
 };
 
+/** Where a document is: file and line (1-based), or the API path. */
+export type Place = { readonly file: string; readonly line: number };
+
 /** One batch, applied as one. The first batch is complete (`reset`): what it does not name does not exist. */
 export type Change = {
   readonly reset: boolean;
@@ -22,6 +25,8 @@ export type Change = {
   readonly remove: readonly ObjectKey[];
   /** Every fault there is now, not only the new ones. */
   readonly faults: readonly Fault[];
+  /** Where each object in force was written. Stays up to date between batches too: a comment above a document moves it. */
+  readonly places: ReadonlyMap<ObjectKey, Place>;
 };
 
 /** Batches until `stop` is aborted. Faults of the source itself (directory unreadable) reject only before the first batch. */

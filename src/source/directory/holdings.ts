@@ -4,7 +4,7 @@ import { keyOf, type MeshObject, type ObjectKey } from "#mesh/objects.ts";
 import { formatPath, type Path, type Problem } from "../project/problem.ts";
 import { projectDocument } from "../project/project.ts";
 import type { ProjectionContext } from "../project/projector.ts";
-import type { Change, Fault } from "../source.ts";
+import type { Change, Fault, Place } from "../source.ts";
 import { parseText } from "./documents.ts";
 
 /** One file as it is now: its text, or why it cannot be read. */
@@ -35,6 +35,7 @@ export type Holdings = {
 export function createHoldings(context: ProjectionContext): Holdings {
   const files = new Map<string, HeldFile>();
   const lastValid = new Map<ObjectKey, MeshObject>();
+  const places = new Map<ObjectKey, Place>();
   let trouble: readonly Fault[] = [];
   let given: ReadonlyMap<ObjectKey, string> | null = null;
   let givenFaults = "";
@@ -48,7 +49,7 @@ export function createHoldings(context: ProjectionContext): Holdings {
       trouble = faults;
     },
     take: () => {
-      const { objects, faults } = inForce(files, lastValid);
+      const { objects, faults } = inForce(files, lastValid, places);
       const all = [...trouble, ...faults];
       const current = new Map([...objects].map(([key, object]) => [key, hashOf(object)]));
       const before = given ?? new Map<ObjectKey, string>();
@@ -59,7 +60,7 @@ export function createHoldings(context: ProjectionContext): Holdings {
       if (!reset && put.length === 0 && remove.length === 0 && faultsHash === givenFaults) return null;
       given = current;
       givenFaults = faultsHash;
-      return { reset, put, remove, faults: all };
+      return { reset, put, remove, faults: all, places };
     },
   };
 }
@@ -103,15 +104,15 @@ function readFile(file: string, content: FileContent, before: HeldFile, context:
   return { entries: [...entries, ...kept], faults };
 }
 
-/** The first document of an object by path order is the one in force; `lastValid` is brought up to date. */
-function inForce(files: ReadonlyMap<string, HeldFile>, lastValid: Map<ObjectKey, MeshObject>) {
+/** The first document of an object by path order is the one in force; `lastValid` and `places` are brought up to date. */
+function inForce(files: ReadonlyMap<string, HeldFile>, lastValid: Map<ObjectKey, MeshObject>, places: Map<ObjectKey, Place>) {
   const objects = new Map<ObjectKey, MeshObject>();
-  const owners = new Map<ObjectKey, string>();
   const faults: Fault[] = [];
+  places.clear();
   for (const [file, held] of [...files].sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0))) {
     faults.push(...held.faults);
     for (const { key, line, object, standIn } of held.entries) {
-      const owner = owners.get(key);
+      const owner = places.get(key);
       if (owner !== undefined) {
         faults.push({
           code: "E_SOURCE_INVALID",
@@ -119,11 +120,11 @@ function inForce(files: ReadonlyMap<string, HeldFile>, lastValid: Map<ObjectKey,
           file,
           line,
           field: "metadata.name",
-          reason: `the object is already given by ${owner}; that one is in force`,
+          reason: `the object is already given by ${owner.file}:${owner.line}; that one is in force`,
         });
         continue;
       }
-      owners.set(key, `${file}:${line}`);
+      places.set(key, { file, line });
       const valid = object ?? lastValid.get(key) ?? standIn;
       if (valid !== null && valid !== undefined) objects.set(key, valid);
     }
@@ -131,6 +132,6 @@ function inForce(files: ReadonlyMap<string, HeldFile>, lastValid: Map<ObjectKey,
   for (const held of files.values())
     for (const { object } of held.entries)
       if (object !== null && objects.get(keyOf(object)) === object) lastValid.set(keyOf(object), object);
-  for (const key of lastValid.keys()) if (!owners.has(key)) lastValid.delete(key);
+  for (const key of lastValid.keys()) if (!places.has(key)) lastValid.delete(key);
   return { objects, faults };
 }
