@@ -4,7 +4,7 @@ import { fromBinary } from "@bufbuild/protobuf";
 import fc from "fast-check";
 import { type Compiler, type CompilerSettings, createCompiler, type NodeUpdate } from "#compile/compiler.ts";
 import { ADDRESS_TYPE, AUTHORIZATION_TYPE } from "#compile/resource.ts";
-import { type Authorization, AuthorizationSchema } from "#contract/gen/istio/security_pb.ts";
+import { Action, type Authorization, AuthorizationSchema } from "#contract/gen/istio/security_pb.ts";
 import { AddressSchema, TunnelProtocol, type Service as WireService, type Workload } from "#contract/gen/istio/workload_pb.ts";
 import type { AuthorizationPolicy, Labels, MeshObject, ObjectKey, ObjectMeta, PeerAuthentication, Pod, Service } from "#mesh/objects.ts";
 import { keyOf } from "#mesh/objects.ts";
@@ -551,4 +551,46 @@ test("no policy value is dropped: each is in the compiled policy or the policy d
     }),
     { numRuns: 500 },
   );
+});
+
+const ANYBODY: AuthorizationPolicy["rules"][number]["from"][number] = {
+  principals: [],
+  notPrincipals: [],
+  namespaces: [],
+  notNamespaces: [],
+  serviceAccounts: [],
+  notServiceAccounts: [],
+  ipBlocks: [],
+  notIpBlocks: [],
+};
+
+test("what would not fit into a message is closed and named, and nothing else is held up", () => {
+  const from = [{ ...ANYBODY, namespaces: Array.from({ length: 200_000 }, (_, i) => `namespace-${i}`) }];
+  const large = policy("shop", "large", { selector: { app: "web" }, rules: [{ from, to: [], when: [] }] });
+  const many = Array.from({ length: 9_000 }, (_, i) => policy("shop", `${i}`.padStart(250, "p"), { selector: { app: "cart" } }));
+  const ports = Array.from(
+    { length: 300_000 },
+    () => ({ name: "", port: 60000, targetPort: 60000, protocol: "TCP", appProtocol: "" }) as const,
+  );
+  const mesh = held();
+  mesh.apply(
+    put(large, ...many, service("shop", "wide", {}, { ports }), pod("shop", "cart", { app: "cart" }), pod("shop", "web", { app: "web" })),
+  );
+  for (const [name, body] of mesh.resources) assert.ok(body.length <= 2 * 2 ** 20, `${name} has ${body.length} bytes`);
+  const closed = mesh.policy("shop/large");
+  assert.deepEqual([closed?.action, closed?.rules.length, closed?.rules[0]?.clauses.length], [Action.DENY, 1, 0]);
+  assert.deepEqual(mesh.workload("shop", "web")?.authorizationPolicies, ["shop/large"]);
+  const cart = mesh.workload("shop", "cart");
+  assert.equal(cart?.authorizationPolicies.length, 1);
+  assert.equal(mesh.policy(cart?.authorizationPolicies[0] ?? ""), undefined, "a policy that exists might let somebody in");
+  assert.deepEqual(mesh.service("shop/wide.shop.svc.cluster.local")?.ports, []);
+  assert.deepEqual(
+    mesh.compiler
+      .faults()
+      .map(({ key }) => key)
+      .sort(),
+    ["AuthorizationPolicy/shop/large", "Pod/shop/cart", "Service/shop/wide"],
+  );
+  mesh.apply(remove(large, ...many));
+  assert.deepEqual([mesh.compiler.faults().length, mesh.workload("shop", "cart")?.authorizationPolicies], [1, []]);
 });

@@ -3,13 +3,14 @@ import { keyOf, type MeshObject, type ObjectKey, type Pod } from "#mesh/objects.
 import { isEmptySelector } from "#mesh/selector.ts";
 import type { Change } from "#source/source.ts";
 import { compileAuthorization } from "./authorization.ts";
+import { closedPolicy, isTooLarge, tooLarge, UNTOLD_POLICY } from "./bound.ts";
 import { createCluster } from "./cluster.ts";
 import { affected, type Dirty, noneDirty } from "./dirty.ts";
 import { encodeAuthorization, encodeService, encodeWorkload } from "./encode.ts";
 import { convert, convertedName, peerFaults, peerPolicyName, staticStrict } from "./peer-authentication.ts";
 import { ADDRESS_TYPE, AUTHORIZATION_TYPE, type Compiled, type Delta, type ObjectFault, type Resource, type TypeUrl } from "./resource.ts";
 import { compileService, hostnameOf } from "./service.ts";
-import { compileWorkload, isReachable, uidOf } from "./workload.ts";
+import { compileWorkload, isReachable, uidOf, type WorkloadInputs } from "./workload.ts";
 
 export type CompilerSettings = {
   readonly trustDomain: string;
@@ -82,7 +83,12 @@ export function createCompiler(settings: CompilerSettings): Compiler {
       services: cluster.services.matching(namespace, pod.metadata.labels).filter(({ type }) => type !== "ExternalName"),
       policies: policiesOf(pod),
     };
-    return { output: addresses, name: uid, resource: encodeWorkload(compileWorkload(inputs, settings), !pod.hostNetwork), faults: [] };
+    const encode = (given: WorkloadInputs) => encodeWorkload(compileWorkload(given, settings), !pod.hostNetwork);
+    const resource = encode(inputs);
+    if (!isTooLarge(resource)) return { output: addresses, name: uid, resource, faults: [] };
+    const effect = `${inputs.policies.length} policies and ${inputs.services.length} services select the pod; it is refused to everybody`;
+    const closed = encode({ ...inputs, services: [], policies: [UNTOLD_POLICY] });
+    return { output: addresses, name: uid, resource: closed, faults: [tooLarge(key, "E_POLICY_INVALID", resource, effect)] };
   }
 
   /** Those that pick the pod by selector: policies without one reach it by their scope. */
@@ -99,7 +105,11 @@ export function createCompiler(settings: CompilerSettings): Compiler {
     const resourceName = `${namespace}/${hostnameOf(namespace, name, settings)}`;
     if (object?.kind !== "Service") return absent(addresses, resourceName);
     const { service, faults } = compileService(object, settings);
-    return { output: addresses, name: resourceName, resource: service === null ? null : encodeService(service), faults };
+    if (service === null) return { output: addresses, name: resourceName, resource: null, faults };
+    const resource = encodeService(service);
+    if (!isTooLarge(resource)) return { output: addresses, name: resourceName, resource, faults };
+    const fault = tooLarge(key, "E_SOURCE_INVALID", resource, "the service is without ports");
+    return { output: addresses, name: resourceName, resource: encodeService({ ...service, ports: [] }), faults: [...faults, fault] };
   }
 
   function policy(key: ObjectKey): Outcome {
@@ -108,7 +118,11 @@ export function createCompiler(settings: CompilerSettings): Compiler {
     const resourceName = `${namespace}/${name}`;
     if (object?.kind !== "AuthorizationPolicy") return absent(authorizations, resourceName);
     const { authorization, faults } = compileAuthorization(object, rootNamespace);
-    return { output: authorizations, name: resourceName, resource: encodeAuthorization(authorization), faults };
+    const resource = encodeAuthorization(authorization);
+    if (!isTooLarge(resource)) return { output: authorizations, name: resourceName, resource, faults };
+    const closed = encodeAuthorization(compileAuthorization(closedPolicy(object), rootNamespace).authorization);
+    const fault = tooLarge(key, "E_POLICY_INVALID", resource, "the policy denies all that it selects");
+    return { output: authorizations, name: resourceName, resource: closed, faults: [fault] };
   }
 
   function peer(key: ObjectKey): Outcome {
