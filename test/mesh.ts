@@ -48,8 +48,9 @@ export async function startTestMesh(): Promise<TestMesh> {
   return { lab, document, stop };
 }
 
-async function serve(pod: PodPlace): Promise<void> {
-  const sink = pod.spawn([LOAD, "serve", `[::]:${SERVER_PORT}`]);
+/** The sink on a port of a pod, until the lab ends. */
+export async function serve(pod: PodPlace, port = SERVER_PORT): Promise<void> {
+  const sink = pod.spawn([LOAD, "serve", `[::]:${port}`]);
   let listening = false;
   sink.stdout?.once("data", () => {
     listening = true;
