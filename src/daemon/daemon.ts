@@ -4,7 +4,7 @@ import type { Server } from "node:http";
 import { join } from "node:path";
 import { create } from "@bufbuild/protobuf";
 import type { Logger } from "pino";
-import { type Hello, MeshSettingsSchema, type Rejected } from "#contract/gen/engine_pb.ts";
+import { type Hello, MeshSettingsSchema } from "#contract/gen/engine_pb.ts";
 import { bounds, errors, paths } from "#contract/tables.ts";
 import { type Director, startDirector } from "#engine/director.ts";
 import { glanceAt, readBootId } from "#engine/namespace.ts";
@@ -25,6 +25,7 @@ import { reporter } from "./nodes.ts";
 import type { DaemonOptions } from "./options.ts";
 import { loadPromises } from "./promises.ts";
 import { type Reconciler, reconciler } from "./reconciler.ts";
+import { createRefusals } from "./refusals.ts";
 import { createRelay, type Relay } from "./relay.ts";
 import { explainPod, podStatus } from "./status.ts";
 import { countUnmeshed } from "./unmeshed.ts";
@@ -64,7 +65,7 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
   const channel = controlChannel(options);
   const desired = desiredPods(node);
   const flows = createFlows();
-  const engine = { since: started, inSync: false, rejected: new Map<string, Rejected>(), counters: new Map<string, number>() };
+  const engine = { since: started, inSync: false, counters: new Map<string, number>() };
   let sourceRead = false;
   let connectivity: Connectivity = { connected: false, synced: false, since: new Date(), error: null };
   let director: Director;
@@ -72,6 +73,7 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
   let relay: Relay;
 
   const settings = (): MeshSettings => relay?.settings ?? snapshot?.settings ?? DEFAULTS;
+  const refusals = createRefusals({ director: () => director, versionOf: (resource) => relay.versionOf(resource) });
   const forEngine = () => create(MeshSettingsSchema, { node, ...settings(), holdMilliseconds: bounds.holdMilliseconds });
 
   const certificate = certifier({
@@ -100,6 +102,7 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
         engine.inSync = false;
         log.warn({ reason }, "engine detached; it goes on with what it has");
         pods.detached();
+        refusals.detached();
       },
       podState: (state) => pods.podState(state),
       podGone: (gone) => {
@@ -116,8 +119,7 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
             { generation: `${generation}`, rejected: rejected.map(({ name, code, reason }) => ({ name, code, reason })) },
             "the engine rejected resources",
           );
-        for (const resource of rejected) engine.rejected.set(`${resource.type}/${resource.name}`, resource);
-        for (const [key, resource] of engine.rejected) if (relay.versionOf(resource) !== resource.version) engine.rejected.delete(key);
+        refusals.applied(rejected);
         relay.applied();
       },
       certificate: async (request) => {
@@ -183,14 +185,15 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
     channel,
     node: { id: node, metadata: {} },
     held: snapshot === null ? new Map() : heldOf(snapshot),
-    onDelta: async (delta) => {
+    onDelta: async (delta, whole) => {
       relay.delta(delta);
-      return [];
+      if (whole) relay.synced();
+      return refusals.untold();
     },
     onConnectivity: (now) => {
+      if (!now.connected) refusals.streamEnded();
       if (now.connected !== connectivity.connected) log.info({ connected: now.connected, error: now.error?.message }, "control");
       connectivity = now;
-      if (now.synced) relay.synced();
     },
   });
 
@@ -220,7 +223,7 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
         instance: hello?.instance ?? null,
         generation: director.generation.toString(),
         acknowledged: director.acknowledged.toString(),
-        rejected: [...engine.rejected.values()].map(({ name, code, reason }) => ({ name, code, reason })),
+        rejected: [...refusals.all()].map(({ name, code, reason }) => ({ name, code, reason })),
         counters: Object.fromEntries(engine.counters),
       },
       control: {

@@ -46,6 +46,8 @@ export type Director = {
   /** Generation last sent and last acknowledged. */
   readonly generation: bigint;
   readonly acknowledged: bigint;
+  /** The engine has acknowledged all of the state; true without one, for there is nobody to wait for. */
+  readonly settled: boolean;
   /** Resources of the desired state. */
   readonly resources: number;
   setSettings(settings: MeshSettings): void;
@@ -140,6 +142,9 @@ export async function startDirector(options: DirectorOptions): Promise<Director>
     },
     get acknowledged() {
       return shared.acknowledged;
+    },
+    get settled() {
+      return current === null || (ledger.even && shared.generation === shared.acknowledged);
     },
     get resources() {
       return ledger.size;

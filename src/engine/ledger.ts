@@ -16,6 +16,8 @@ const ENTRY_BYTES = 512;
 
 export type Ledger = {
   readonly size: number;
+  /** Nothing differs from what the engine was told to hold. */
+  readonly even: boolean;
   change(change: StateChange): void;
   /** Another engine, or the same one again: this is what it holds. */
   attach(held: readonly HeldResource[]): void;
@@ -79,6 +81,9 @@ export function createLedger(): Ledger {
   return {
     get size() {
       return desired.size;
+    },
+    get even() {
+      return differing.size === 0;
     },
     change,
     attach,

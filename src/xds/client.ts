@@ -7,7 +7,7 @@ import { backoff } from "./backoff.ts";
 import type { ControlChannel } from "./channel.ts";
 import { createQueue } from "./queue.ts";
 import { RESOURCE_TYPES, type Rejection, type TypeUrl, type XdsDelta } from "./resource.ts";
-import { createSession, type Held, type XdsNode } from "./session.ts";
+import { createSession, type Held, type Received, type XdsNode } from "./session.ts";
 
 export type XdsClientOptions = {
   readonly channel: ControlChannel;
@@ -16,9 +16,10 @@ export type XdsClientOptions = {
   readonly held: Held;
   /**
    * Called with one delta at a time; the next one waits for the promise. What it resolves to was refused and is NACKed with its reasons,
-   * everything else is ACKed and remembered as held. A rejection of the promise refuses the whole delta.
+   * everything else is ACKed and remembered as held. `whole`: with it
+   * everything has arrived that control knew when the stream began. A rejection of the promise refuses the whole delta.
    */
-  readonly onDelta: (delta: XdsDelta) => Promise<readonly Rejection[]>;
+  readonly onDelta: (delta: XdsDelta, whole: boolean) => Promise<readonly Rejection[]>;
   /** Called when connectivity() changed. */
   readonly onConnectivity?: (connectivity: Connectivity) => void;
   readonly types?: readonly TypeUrl[];
@@ -58,9 +59,9 @@ export function xdsClient(options: XdsClientOptions): XdsClient {
     options.onConnectivity?.(connectivity);
   }
 
-  async function refusals(delta: XdsDelta): Promise<readonly Rejection[]> {
+  async function refusals({ delta, whole }: Received): Promise<readonly Rejection[]> {
     try {
-      return await onDelta(delta);
+      return await onDelta(delta, whole);
     } catch (error) {
       const reason = error instanceof Error ? error.message : String(error);
       const code = isMeshError(error) ? error.code : "E_SOURCE_INVALID";
@@ -76,7 +77,7 @@ export function xdsClient(options: XdsClientOptions): XdsClient {
       for await (const response of discovery.deltaAggregatedResources(requests, { signal: stop })) {
         const received = session.receive(response);
         become(true, session.synced(), null);
-        requests.push(received.settle(await refusals(received.delta)));
+        requests.push(received.settle(await refusals(received)));
         become(true, session.synced(), null);
       }
     } finally {

@@ -189,3 +189,34 @@ test("what is removed while a whole set still arrives in parts is removed, thoug
   m.settle();
   assertConverged(m);
 });
+
+test("who refused a resource from the start hears of its end all the same", () => {
+  const store = createStore();
+  const session = createSession({ id: "node-a", metadata: {} }, RESOURCE_TYPES, new Map());
+  const stream = createDiscoveryStream(store);
+  store.watch((change) => stream.notice(change));
+  for (const request of session.open()) stream.request(request);
+  const exchange = (refuse: readonly string[]): string[] => {
+    const removed: string[] = [];
+    for (let response = stream.next(); response !== null; response = stream.next()) {
+      const received = session.receive(fromBinary(DeltaDiscoveryResponseSchema, toBinary(DeltaDiscoveryResponseSchema, response)));
+      removed.push(...received.delta.remove);
+      stream.request(received.settle(refuse.map((name) => ({ name, code: "E_POLICY_INVALID", reason: "no" }))));
+    }
+    return removed;
+  };
+  store.update(AUTHORIZATION_TYPE, [{ name: "a", version: "1", aliases: [], body: Buffer.from("a") }], []);
+  exchange(["a"]);
+  store.update(AUTHORIZATION_TYPE, [], ["a"]);
+  assert.deepEqual(exchange([]), ["a"]);
+});
+
+test("a node whose last part of a whole set vanished before its turn hears that it has everything", () => {
+  const m = mesh(40, 1_000_000);
+  for (const kind of ["toServer", "toClient", "toServer"] as const) m.take({ kind });
+  m.take({ kind: "change", typeUrl: ADDRESS_TYPE, put: ["a", "h"], remove: [] });
+  m.take({ kind: "toClient" });
+  m.take({ kind: "change", typeUrl: ADDRESS_TYPE, put: [], remove: ["h"] });
+  m.settle();
+  assertConverged(m);
+});

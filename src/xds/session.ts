@@ -16,7 +16,12 @@ export type XdsNode = { readonly id: string; readonly metadata: JsonObject };
 export type Held = ReadonlyMap<TypeUrl, ReadonlyMap<string, string>>;
 
 /** One response. `settle` tells what became of it and gives the request that acknowledges it; call it once. */
-export type Received = { readonly delta: XdsDelta; settle(rejections: readonly Rejection[]): DeltaDiscoveryRequest };
+export type Received = {
+  readonly delta: XdsDelta;
+  /** With it everything has arrived that control knew when the stream began. */
+  readonly whole: boolean;
+  settle(rejections: readonly Rejection[]): DeltaDiscoveryRequest;
+};
 
 export type Session = {
   /** The first requests of a new stream; forgets what an older stream had not finished. */
@@ -73,7 +78,8 @@ export function createSession(node: XdsNode, types: readonly TypeUrl[], held: He
       const errorDetail = refused.size === 0 ? {} : { errorDetail: { message: joinReasons(rejections) } };
       return create(DeltaDiscoveryRequestSchema, { typeUrl, responseNonce: nonce, ...errorDetail });
     }
-    return { delta: { typeUrl, upsert, remove }, settle };
+    const whole = last && [...states.values()].every((other) => other === state || other.complete);
+    return { delta: { typeUrl, upsert, remove }, whole, settle };
   }
 
   return {
@@ -102,9 +108,12 @@ function removals(state: TypeState, upsert: readonly XdsResource[], named: reado
   return [...state.versions.keys()].filter((name) => !whole.has(name));
 }
 
-/** A refused resource keeps the version that is still in force, so that control sends it again on the next stream. */
+/**
+ * A refused resource keeps the version that is still in force, so that control sends it again on the next stream. One without such a version
+ * is remembered too, by none: its owner may act on the refusal, and has to hear of its end.
+ */
 function record(state: TypeState, upsert: readonly XdsResource[], remove: readonly string[], refused: ReadonlySet<string>): void {
-  for (const { name, version } of upsert) if (!refused.has(name)) state.versions.set(name, version);
+  for (const { name, version } of upsert) state.versions.set(name, refused.has(name) ? (state.versions.get(name) ?? "") : version);
   for (const name of remove) if (!refused.has(name)) state.versions.delete(name);
 }
 

@@ -79,7 +79,7 @@ export function createDiscoveryStream(store: ResourceStore, responseBytes = RESP
     const revision = store.revision();
     const nonce = String(++nonces);
     type.unanswered = { nonce, revision: last ? revision : type.counters.acknowledged };
-    type.owed = false;
+    type.owed = !last; // what is left may be gone before its turn: the node must hear all the same that it has everything
     type.counters.responses++;
     type.counters.resources += upsert.length;
     type.counters.removals += remove.length;
