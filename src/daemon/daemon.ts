@@ -111,7 +111,7 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
       },
       drift: ({ uid, kind, pid, process }) => {
         log.debug({ pod: uid, kind, pid, process }, "something moved in a pod's namespace");
-        pods.drift(uid);
+        pods.drift(uid, process === "" ? "" : `${process} (process ${pid})`);
       },
       applied: (generation, rejected) => {
         if (rejected.length > 0)
@@ -169,9 +169,9 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
         reports.forgotten(record);
         metrics.forgotten(podName(record.spec));
       },
-      drifted: (record) => {
+      drifted: (record, by) => {
         metrics.drifted(podName(record.spec));
-        log.warn({ pod: podName(record.spec), difference: record.differences }, "rules of a captured pod were changed by someone else");
+        log.warn({ pod: podName(record.spec), by, difference: record.differences }, "rules of a captured pod were changed by someone else");
       },
       repaired: (record, result) => {
         metrics.repaired(result);

@@ -43,6 +43,8 @@ export type PodRecord = {
   warnings: readonly string[];
   notMeshed: number | null;
   certificateNotAfter: bigint;
+  /** It was in the mesh and shall be: while it is taken in anew, peers must not take it for a plain pod. */
+  meshed: boolean;
 };
 
 /** How a pass ended: as desired, waiting for the engine to say something, or to be tried again after a pause. */
@@ -50,6 +52,8 @@ export type Outcome = { readonly end: "settled" | "waiting" } | { readonly end: 
 
 /** What `trackbed explain` shows: a few enrolments' worth. */
 const STEPS_KEPT = 32;
+/** What a step tells of a drift; all of it is in the pod's differences. */
+const DIFFERENCES_TOLD = 3;
 /** No honest way through the machine is longer; more means that it turns in a circle. */
 const STEPS_OF_A_PASS = 16;
 /** How often one step may come in one pass. Rules that must be applied twice are being edited by someone else. */
@@ -59,7 +63,8 @@ const REPEATS_OF_OTHERS = 2;
 export function newRecord(spec: PodSpec, captured: NamespaceIdentity | null): PodRecord {
   const observed = { ...unobserved, captured };
   const state = stateOf(spec.desired, observed);
-  return { spec, observed, state, problem: null, steps: [], differences: [], warnings: [], notMeshed: null, certificateNotAfter: 0n };
+  const nothingSeen = { problem: null, steps: [], differences: [], warnings: [], notMeshed: null, certificateNotAfter: 0n };
+  return { spec, observed, state, ...nothingSeen, meshed: captured !== null };
 }
 
 export const happen = (record: PodRecord, happened: Happened): void => {
@@ -154,10 +159,17 @@ function present({ namespace }: Observed): NamespaceIdentity {
 
 function settle(record: PodRecord, fault: Fault | null, outcome: Outcome): Outcome {
   record.state = stateOf(record.spec.desired, record.observed);
+  const wanted = record.spec.desired === "enrolled" && fault?.code !== "E_CAPTURE_FOREIGN_MESH";
+  record.meshed = wanted && (record.meshed || record.state === "captured" || record.state === "ready");
   const same = fault !== null && record.problem?.code === fault.code;
   const since = same && record.problem !== null ? record.problem.since : new Date().toISOString();
   record.problem = fault === null ? null : { code: fault.code, reason: fault.reason, next: errors[fault.code].next, since };
   return outcome;
+}
+
+export function noteDrift(record: PodRecord, by: string): void {
+  const what = record.differences.slice(0, DIFFERENCES_TOLD).join("; ") || "rules or routing changed";
+  note(record, "drift", { code: "E_CAPTURE_RULES_DIFFER", reason: by === "" ? what : `by ${by}: ${what}` });
 }
 
 function note(record: PodRecord, step: string, fault: Fault | null): void {

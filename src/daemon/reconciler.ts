@@ -4,15 +4,15 @@ import { bounds, type ErrorCode, errors } from "#contract/tables.ts";
 import { type EngineFacts, type NamespaceIdentity, sameNamespace } from "#enrol/state.ts";
 import { type Backoff, backoff } from "#xds/backoff.ts";
 import type { PodSpec } from "./desired.ts";
-import { type Hands, happen, newRecord, nextStep, type Outcome, type PodRecord, pass, take } from "./pod.ts";
+import { type Hands, happen, newRecord, nextStep, noteDrift, type Outcome, type PodRecord, pass, take } from "./pod.ts";
 
 export type ReconcilerEvents = {
   /** A pass ended; its pod may look different now. */
   settled(record: PodRecord): void;
   /** The pod is over and nothing is left of it. */
   forgotten(record: PodRecord): void;
-  /** Rules or routing that were in force were found changed. */
-  drifted(record: PodRecord): void;
+  /** Rules or routing that were in force were found changed; `by` names the process that did it, where the kernel tells. */
+  drifted(record: PodRecord, by: string): void;
   /** How the repair of that went. */
   repaired(record: PodRecord, result: "done" | "failed"): void;
 };
@@ -42,7 +42,7 @@ export type Reconciler = {
   detached(): void;
   podState(state: PodState): void;
   podGone(gone: PodGone): void;
-  drift(uid: string): void;
+  drift(uid: string, by?: string): void;
   /** Every pod that the source named was looked at once. */
   readonly lookedAtAll: boolean;
   stop(): Promise<void>;
@@ -67,6 +67,8 @@ type Entry = {
   /** The event that happens to the pod after a pause. */
   pending: { readonly what: "retry" | "engineSilent"; readonly timer: NodeJS.Timeout } | null;
   looked: boolean;
+  /** Who changed the namespace since the last look, as far as notices say. */
+  by: string;
   /** The last glance at its path. */
   seen: string | null;
   /** The plan changed: rules that differ from it now are no drift. */
@@ -106,6 +108,7 @@ export function reconciler(options: ReconcilerOptions): Reconciler {
       sweep: false,
       pending: null,
       looked: false,
+      by: "",
       seen: null,
       respecified: false,
     };
@@ -146,8 +149,10 @@ export function reconciler(options: ReconcilerOptions): Reconciler {
 
   async function work(entry: Entry): Promise<void> {
     const { record } = entry;
-    const swept = entry.sweep;
+    const { sweep: swept, by } = entry;
     entry.sweep = false;
+    entry.by = "";
+    const phase = record.state;
     if (record.spec.desired === "deleted" && pathTaken(record.spec)) record.spec = { ...record.spec, netns: null };
     const before = inForce(record);
     if (swept || record.observed.rules === "unknown") await take(record, { do: "readBack" }, hands);
@@ -158,10 +163,14 @@ export function reconciler(options: ReconcilerOptions): Reconciler {
       sameNamespace(before, record.observed.captured) &&
       inForce(record) === null;
     entry.respecified = false;
-    if (drifted) events.drifted(record);
+    if (drifted) {
+      noteDrift(record, by);
+      events.drifted(record, by);
+    }
     const outcome = await pass(record, hands, drain);
     if (drifted) events.repaired(record, inForce(record) === null ? "failed" : "done");
-    if (swept && record.state !== "absent") record.notMeshed = await options.countUnmeshed(record.spec).catch(() => null);
+    if (record.state === "absent") record.notMeshed = null;
+    else if (swept || record.state !== phase) record.notMeshed = await options.countUnmeshed(record.spec).catch(() => null);
     entry.looked = true;
     conclude(entry, outcome);
   }
@@ -305,9 +314,10 @@ export function reconciler(options: ReconcilerOptions): Reconciler {
     kick(entry);
   }
 
-  function drift(uid: string): void {
+  function drift(uid: string, by = ""): void {
     const entry = entries.get(uid);
     if (entry === undefined) return;
+    if (by !== "") entry.by = by;
     happen(entry.record, { what: "drift" });
     kick(entry);
   }

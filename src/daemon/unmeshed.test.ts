@@ -17,6 +17,12 @@ test("a captured outbound connection, the engine's end of it and its tunnel do n
   assert.equal(unmeshed(app + captured + tunnel), 0);
 });
 
+test("what the engine accepted is told by its port: such a socket need not carry the mark", () => {
+  const out = line("10.0.0.1:40000", "10.96.0.1:80") + line("127.0.0.1:15001", "10.0.0.1:40000");
+  const inward = line("10.0.0.1:15006", "10.0.1.1:40000") + line("10.0.0.1:15008", "10.0.1.1:40001");
+  assert.equal(unmeshed(out + inward), 0);
+});
+
 test("a captured inbound connection with the client's address spoofed does not count", () => {
   const peer = line("10.0.0.1:15008", "10.0.1.1:40000", ENGINE);
   const dial = line("10.0.1.1:33333", "10.0.0.1:80", ENGINE);

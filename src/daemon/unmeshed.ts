@@ -1,7 +1,7 @@
 // Counts connections of a pod that are older than its capture: not meshed until they are opened again.
 import { execFile } from "node:child_process";
 import { promisify } from "node:util";
-import { marks } from "#contract/tables.ts";
+import { marks, ports } from "#contract/tables.ts";
 import { visitNamespace } from "#engine/namespace.ts";
 
 const run = promisify(execFile);
@@ -20,10 +20,13 @@ export function countUnmeshed(netns: string | null): Promise<number | null> {
   });
 }
 
+/** A socket accepted on one of them is the engine's: applications cannot have them while it listens. */
+const LISTENERS: ReadonlySet<number> = new Set([ports.outbound, ports.inboundPlain, ports.hbone, ports.dns]);
+
 type Socket = { readonly local: string; readonly remote: string; readonly engine: boolean };
 
 /**
- * Every established socket, less the engine's own (they carry its mark), less those whose other end in this namespace is the engine's
+ * Every established socket, less the engine's own (dialled: they carry its mark; accepted: they have its ports), less those whose other end in this namespace is the engine's
  * (captured) or the pod's own (loopback, or itself by pod address).
  */
 export function unmeshed(listing: string): number {
@@ -41,7 +44,9 @@ function parseSocket(line: string): Socket | null {
   const [, , local, remote, ...details] = line.trim().split(/\s+/);
   if (local === undefined || remote === undefined) return null;
   const mark = details.find((detail) => detail.startsWith("fwmark:"))?.slice("fwmark:".length);
-  return { local: plain(local), remote: plain(remote), engine: mark !== undefined && (Number(mark) & marks.mask) === marks.engine };
+  const dialled = mark !== undefined && (Number(mark) & marks.mask) === marks.engine;
+  const accepted = LISTENERS.has(Number(local.slice(local.lastIndexOf(":") + 1)));
+  return { local: plain(local), remote: plain(remote), engine: dialled || accepted };
 }
 
 /** An IPv4 connection of a dual-stack socket is listed as "[::ffff:10.0.0.1]:80", its other end perhaps not. An interface may follow "%". */

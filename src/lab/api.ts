@@ -99,6 +99,8 @@ export type Lab = {
   ready(deadlineMs?: number): Promise<void>;
   /** What the daemon of a node says now. */
   status(node: string): Promise<NodeStatus>;
+  /** Replaces a pod's namespaces by new ones with the same names and addresses, as a restarted sandbox of the same pod. Its programs end. */
+  rebootPod(name: string): Promise<PodPlace>;
   /** Signals the upstream DNS server: SIGSTOP is a server that does not answer. */
   signalDns(signal: NodeJS.Signals): void;
   /** tcpdump of everything on the wire between the nodes, at this node's end of it. */

@@ -1,7 +1,7 @@
 // The steps that make a lab: namespaces, links and routes, then pods, then the stand-ins for kube-proxy and the cluster's DNS.
 import type { ChildProcess } from "node:child_process";
 import { writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import type { LabOptions, Place, PodPlace } from "./api.ts";
 import type { Documents, LabNode, LabPod } from "./documents.ts";
 import { layout } from "./mesh.ts";
@@ -77,6 +77,25 @@ export async function addPods(build: Build, pods: readonly LabPod[]): Promise<vo
       build.pods.set(place.name, place);
     }),
   );
+}
+
+/** Its programs, its link at the node's end, its name. Whoever holds the old namespace open keeps it, but cut off. */
+export async function removePod({ pods, underlay }: Build, pod: PodPlace): Promise<void> {
+  for (const pid of (await underlay.run(["ip", "netns", "pids", basename(pod.netns)])).split("\n").filter((line) => line !== ""))
+    kill(Number(pid));
+  const [ip = ""] = pod.ips;
+  const [route] = JSON.parse(await underlay.run(["ip", "-n", pod.node, "-j", "route", "show", ip])) as { dev: string }[];
+  if (route !== undefined) await underlay.run(["ip", "-n", pod.node, "link", "del", route.dev]);
+  await underlay.run(["ip", "netns", "del", basename(pod.netns)]);
+  pods.delete(pod.name);
+}
+
+function kill(pid: number): void {
+  try {
+    process.kill(pid, "SIGKILL");
+  } catch {
+    // ended while we looked
+  }
 }
 
 export async function startPrograms({ documents, pods, directory, mesh, children }: Build): Promise<void> {

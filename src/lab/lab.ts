@@ -6,7 +6,7 @@ import { paths, ports } from "#contract/tables.ts";
 import { findBinary } from "#engine/binary.ts";
 import type { NodeStatus } from "#inspect/status.ts";
 import type { Capture, ExecOptions, Lab, LabOptions, NodePlace, Output, Place, PodPlace, Role } from "./api.ts";
-import { addPods, applyServices, type Build, buildNetwork, startDns, startPrograms } from "./build.ts";
+import { addPods, applyServices, type Build, buildNetwork, removePod, startDns, startPrograms } from "./build.ts";
 import { startCapture } from "./capture.ts";
 import { type LabNode, readDocuments } from "./documents.ts";
 import { controlCommand, get, launcherCommand, layout, pidsOf } from "./mesh.ts";
@@ -131,7 +131,11 @@ function assemble(build: Build, ips: readonly string[]): Lab {
     status: (name) => statusOf(node(name)),
     signalDns: (signal) => void build.dns?.kill(signal),
     captureWire: (name, filter) => capture(node(name), UPLINK, filter),
-    capturePod: (name, filter) => capture(pod(name), "any", filter),
+    // Only into the network namespace: in the pod's own /run the file could not be written.
+    capturePod: (name, filter) => {
+      const { name: full, netns } = pod(name);
+      return capture(newPlace(full, netns, ["nsenter", `--net=${netns}`, "--"], children), "any", filter);
+    },
     async reconcile() {
       build.documents = readDocuments(mesh);
       const missing = build.documents.pods.filter(({ namespace, name }) => !build.pods.has(`${namespace}/${name}`));
@@ -139,6 +143,14 @@ function assemble(build: Build, ips: readonly string[]): Lab {
       await applyServices(build);
       if (options.containers !== false) await startPrograms(build);
       build.dns?.kill("SIGHUP"); // dnsmasq reads its hosts file again
+    },
+    async rebootPod(name) {
+      const place = pod(name);
+      const document = one(build.documents.pods, (each) => `${each.namespace}/${each.name}` === place.name, `document of pod ${name}`);
+      await removePod(build, place);
+      await addPods(build, [document]);
+      if (options.containers !== false) await startPrograms(build);
+      return pod(name);
     },
     tailLogs: (lines = 15) =>
       (existsSync(directory) ? readdirSync(join(directory, "logs")) : [])
