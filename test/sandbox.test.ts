@@ -18,8 +18,9 @@ function start(then: string, mark: string): ChildProcess {
 }
 
 const said = (child: ChildProcess, text: string): Promise<unknown> =>
-  new Promise((resolve) => {
+  new Promise((resolve, reject) => {
     let all = "";
+    child.once("exit", (code) => reject(new Error(`ended with ${code} before it said "${text}"`)));
     child.stdout?.setEncoding("utf8").on("data", (more: string) => {
       all += more;
       if (all.includes(text)) resolve(undefined);

@@ -1,5 +1,6 @@
 // tcpdump on one interface of a namespace, into a file.
 import { once } from "node:events";
+import { readFileSync } from "node:fs";
 import type { Capture, Place } from "./api.ts";
 import { end } from "./place.ts";
 import { until } from "./until.ts";
@@ -9,7 +10,11 @@ const TCPDUMP = ["tcpdump", "-n", "-U", "--immediate-mode", "-s", "0", "-B", "16
 const GRACE_MS = 2000;
 const STATISTICS = /(\d+) packets? captured, (\d+) packets? received by filter/g;
 
+/** tcpdump started as uid 0 insists on setgroups(2), which a user namespace made by an ordinary user denies. */
+export const canCapture = (): boolean => readFileSync("/proc/self/setgroups", "latin1").trim() !== "deny";
+
 export async function startCapture(place: Place, device: string, file: string, filter = ""): Promise<Capture> {
+  if (!canCapture()) throw new Error("captures need root: tcpdump cannot run in the user namespace of an ordinary user");
   const child = place.spawn([...TCPDUMP, "-i", device, "-w", file, ...(filter === "" ? [] : [filter])]);
   let told = "";
   child.stderr?.setEncoding("utf8").on("data", (text: string) => {

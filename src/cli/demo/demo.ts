@@ -21,6 +21,8 @@ type Result = { readonly claim: string; readonly ok: boolean; readonly detail: s
 
 export async function runDemo({ once, mesh, output }: DemoOptions): Promise<number> {
   const directory = resolve(mesh ?? DEFAULT_MESH);
+  if (process.getuid?.() !== 0)
+    throw new Error("the demo needs root: it captures on the wire, and tcpdump cannot do so for an ordinary user");
   refuseSecond(directory);
   await enterSandbox();
   let code: number = INTERRUPTED;
