@@ -43,11 +43,13 @@ export async function connectPeer(options: ClientOptions): Promise<PeerSession> 
   await settled(socket, "secureConnect");
   const session = http2.connect(`https://${host.includes(":") ? `[${host}]` : host}:${port}`, { createConnection: () => socket });
   // TLS 1.3 tells a client that its certificate was refused only after the handshake: the peer's SETTINGS are the proof of acceptance.
-  await settled(session, "remoteSettings");
+  // Node's session does not pass on what happens to its socket, and the alert arrives there.
+  await settled(session, "remoteSettings", socket);
   return { session, peerUris: peerUris(socket), close: () => session.destroy() };
 }
 
-function settled(emitter: NodeJS.EventEmitter, event: string): Promise<void> {
+/** Resolves with the event; rejects when the emitter, or what carries it, fails or closes before. */
+function settled(emitter: NodeJS.EventEmitter, event: string, carrier?: NodeJS.EventEmitter): Promise<void> {
   return new Promise((resolve, reject) => {
     const timer = setTimeout(() => reject(new Error(`no ${event} within ${DEADLINE_MS} ms`)), DEADLINE_MS);
     const fail = (error: unknown): void => {
@@ -58,8 +60,10 @@ function settled(emitter: NodeJS.EventEmitter, event: string): Promise<void> {
       clearTimeout(timer);
       resolve();
     });
-    emitter.once("error", fail);
-    emitter.once("close", () => fail(undefined));
+    for (const failing of carrier === undefined ? [emitter] : [emitter, carrier]) {
+      failing.once("error", fail);
+      failing.once("close", () => fail(undefined));
+    }
   });
 }
 
