@@ -27,6 +27,7 @@ const pod = (more: Partial<Pod> = {}): Pod => ({
   podIPs: ["10.0.0.1"],
   ports: [],
   probePorts: [],
+  clusterSearch: true,
   dnsSearch: [],
   owner: null,
   ...more,

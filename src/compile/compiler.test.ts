@@ -37,6 +37,7 @@ const pod = (namespace: string, name: string, labels: Labels = {}, more: Partial
   podIPs: ["10.0.0.1", "fd00::1"],
   ports: [{ name: "http", port: 8080 }],
   probePorts: [],
+  clusterSearch: true,
   dnsSearch: [],
   owner: null,
   ...more,

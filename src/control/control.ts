@@ -103,7 +103,7 @@ export async function startControl(options: ControlOptions, log: Log): Promise<C
   const everyFault = (): readonly Fault[] => allFaults(source.faults, compiler.faults(), source.places);
   const feed = startFeed(
     {
-      source: directorySource(options.mesh, { clusterDomain }),
+      source: directorySource(options.mesh),
       compiler,
       store,
       view,

@@ -45,7 +45,7 @@ export type Daemon = {
 };
 
 /** Until control or the snapshot says otherwise: the defaults of the design. */
-const DEFAULTS: MeshSettings = { trustDomain: "cluster.local", clusterDomain: "cluster.local", network: "", encryptSameNode: false };
+const DEFAULTS: Omit<MeshSettings, "clusterDomain"> = { trustDomain: "cluster.local", network: "", encryptSameNode: false };
 
 export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): Promise<Daemon> {
   const { log, version } = parts;
@@ -63,7 +63,7 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
   });
   const promises = await loadPromises(join(run, "captured.json"), bootId, noted("the memory of captured pods"));
   const channel = controlChannel(options);
-  const desired = desiredPods(node);
+  const desired = desiredPods(node, () => settings().clusterDomain);
   const flows = createFlows();
   const engine = { since: started, inSync: false, counters: new Map<string, number>() };
   let sourceRead = false;
@@ -72,7 +72,7 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
   let pods: Reconciler;
   let relay: Relay;
 
-  const settings = (): MeshSettings => relay?.settings ?? snapshot?.settings ?? DEFAULTS;
+  const settings = (): MeshSettings => relay?.settings ?? snapshot?.settings ?? { ...DEFAULTS, clusterDomain: options.clusterDomain };
   const refusals = createRefusals({ director: () => director, versionOf: (resource) => relay.versionOf(resource) });
   const forEngine = () => create(MeshSettingsSchema, { node, ...settings(), holdMilliseconds: bounds.holdMilliseconds });
 
@@ -140,8 +140,10 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
     node,
     transport: channel.transport,
     settings: ({ trustDomain, clusterDomain, network, encryptSameNode }) => {
+      const before = settings().clusterDomain;
       relay.setSettings({ trustDomain, clusterDomain, network, encryptSameNode });
       director.setSettings(forEngine());
+      if (sourceRead && clusterDomain !== before) pods.update(desired.again(), !desired.incomplete);
     },
     broken: (error) => {
       log.debug({ error: explainError(error) }, "the stream of pod reports broke");

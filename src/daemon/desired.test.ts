@@ -33,6 +33,7 @@ const pod = (name: string, more: Partial<Pod> = {}): Pod => ({
   podIPs: ["10.0.0.1", "fd00::1"],
   ports: [],
   probePorts: [],
+  clusterSearch: true,
   dnsSearch: [],
   owner: null,
   ...more,
@@ -40,13 +41,13 @@ const pod = (name: string, more: Partial<Pod> = {}): Pod => ({
 const change = (more: Partial<Change>): Change => ({ reset: false, put: [], remove: [], faults: [], places: new Map(), ...more });
 
 test("pods of other nodes are none of this daemon's business", () => {
-  const { update } = desiredPods("a");
+  const { update } = desiredPods("a", () => "cluster.local");
   const specs = update(change({ reset: true, put: [shop(true), pod("mine"), pod("other", { nodeName: "b" })] }));
   assert.deepEqual([...specs.keys()], ["uid-mine"]);
 });
 
 test("a namespace's label decides for its pods, whichever comes first", () => {
-  const { update } = desiredPods("a");
+  const { update } = desiredPods("a", () => "cluster.local");
   assert.equal(update(change({ reset: true, put: [pod("web")] })).get("uid-web")?.desired, "absent");
   assert.equal(update(change({ put: [shop(true)] })).get("uid-web")?.desired, "enrolled");
   assert.equal(update(change({ put: [shop(false)] })).get("uid-web")?.desired, "absent");
@@ -54,25 +55,27 @@ test("a namespace's label decides for its pods, whichever comes first", () => {
 });
 
 test("a pod that is over is not kept alive", () => {
-  const specs = desiredPods("a").update(change({ reset: true, put: [shop(true), pod("job", { phase: "Succeeded" })] }));
+  const specs = desiredPods("a", () => "cluster.local").update(
+    change({ reset: true, put: [shop(true), pod("job", { phase: "Succeeded" })] }),
+  );
   assert.equal(specs.get("uid-job")?.desired, "deleted");
 });
 
 test("a hostNetwork pod has no namespace to enter and says why it is not enrolled", () => {
-  const spec = desiredPods("a")
+  const spec = desiredPods("a", () => "cluster.local")
     .update(change({ reset: true, put: [shop(true), pod("host", { hostNetwork: true })] }))
     .get("uid-host");
   assert.deepEqual([spec?.desired, spec?.netns, spec?.refused?.code], ["absent", null, "E_CAPTURE_HOST_NETWORK"]);
 });
 
 test("a reset forgets what it does not name", () => {
-  const { update } = desiredPods("a");
+  const { update } = desiredPods("a", () => "cluster.local");
   update(change({ reset: true, put: [shop(true), pod("old")] }));
   assert.deepEqual([...update(change({ reset: true, put: [shop(true), pod("new")] })).keys()], ["uid-new"]);
 });
 
 test("documents are incomplete while one that may be a pod cannot be read", () => {
-  const desired = desiredPods("a");
+  const desired = desiredPods("a", () => "cluster.local");
   const fault = { code: "E_SOURCE_INVALID", file: "x.yaml", line: 1, field: "", reason: "" } as const;
   for (const [key, incomplete] of [
     [null, true],
@@ -82,4 +85,17 @@ test("documents are incomplete while one that may be a pod cannot be read", () =
     desired.update(change({ faults: [{ ...fault, key }] }));
     assert.equal(desired.incomplete, incomplete, String(key));
   }
+});
+
+test("short names are looked up below the domain that is in force now", () => {
+  let domain = "cluster.local";
+  const desired = desiredPods("a", () => domain);
+  const put = [pod("one", { dnsSearch: ["corp.example"] }), pod("two", { clusterSearch: false, dnsSearch: ["corp.example"] })];
+  const searches = (specs: ReadonlyMap<string, { dnsSearch: readonly string[] }>) => [...specs.values()].map(({ dnsSearch }) => dnsSearch);
+  assert.deepEqual(searches(desired.update(change({ reset: true, put }))), [
+    ["shop.svc.cluster.local", "svc.cluster.local", "cluster.local", "corp.example"],
+    ["corp.example"],
+  ]);
+  domain = "mesh.example";
+  assert.deepEqual(searches(desired.again())[0], ["shop.svc.mesh.example", "svc.mesh.example", "mesh.example", "corp.example"]);
 });

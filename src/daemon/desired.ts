@@ -4,6 +4,7 @@ import { annotations } from "#contract/tables.ts";
 import type { Desired, Fault as EnrolFault } from "#enrol/state.ts";
 import { parseAddress } from "#mesh/address.ts";
 import { type AnnotationFault, type CaptureSpec, captureSpec } from "#mesh/capture.ts";
+import { searchList } from "#mesh/dns.ts";
 import { enrolment } from "#mesh/enrolment.ts";
 import { keyOf, type Namespace, type ObjectKey, type Pod } from "#mesh/objects.ts";
 import type { Change, Fault } from "#source/source.ts";
@@ -27,12 +28,15 @@ export type PodSpec = {
 export type DesiredPods = {
   /** The node's pods by uid after this batch. */
   update(change: Change): ReadonlyMap<string, PodSpec>;
+  /** The same pods as the settings of this moment have them. */
+  again(): ReadonlyMap<string, PodSpec>;
   readonly faults: readonly Fault[];
   /** A Pod document cannot be read: a pod that is not named may still be wanted. */
   readonly incomplete: boolean;
 };
 
-export function desiredPods(node: string): DesiredPods {
+/** `clusterDomain` is asked at each update: control may name another one. */
+export function desiredPods(node: string, clusterDomain: () => string): DesiredPods {
   const namespaces = new Map<ObjectKey, Namespace>();
   const pods = new Map<ObjectKey, Pod>();
   let faults: readonly Fault[] = [];
@@ -54,12 +58,18 @@ export function desiredPods(node: string): DesiredPods {
       }
     }
     faults = change.faults;
-    const specs = [...pods.values()].map((pod) => podSpec(namespaces.get(`Namespace//${pod.metadata.namespace}`), pod));
+    return again();
+  }
+
+  function again(): ReadonlyMap<string, PodSpec> {
+    const domain = clusterDomain();
+    const specs = [...pods.values()].map((pod) => podSpec(namespaces.get(`Namespace//${pod.metadata.namespace}`), pod, domain));
     return new Map(specs.map((spec) => [spec.uid, spec]));
   }
 
   return {
     update,
+    again,
     get faults() {
       return faults;
     },
@@ -69,7 +79,7 @@ export function desiredPods(node: string): DesiredPods {
   };
 }
 
-export function podSpec(namespace: Namespace | undefined, pod: Pod): PodSpec {
+export function podSpec(namespace: Namespace | undefined, pod: Pod, clusterDomain: string): PodSpec {
   const { enrolled, code, reason } = enrolment(namespace, pod);
   const { spec, faults } = captureSpec(namespace, pod);
   const over = pod.phase === "Succeeded" || pod.phase === "Failed";
@@ -81,7 +91,7 @@ export function podSpec(namespace: Namespace | undefined, pod: Pod): PodSpec {
     desired: enrolled ? "enrolled" : over ? "deleted" : "absent",
     netns: pod.hostNetwork ? null : (pod.metadata.annotations[annotations.netns] ?? null),
     addresses: pod.podIPs.filter((ip) => parseAddress(ip) !== null),
-    dnsSearch: pod.dnsSearch,
+    dnsSearch: searchList(pod, clusterDomain),
     capture: spec,
     refused: code === null ? null : { code, reason },
     annotationFaults: faults,

@@ -35,7 +35,7 @@ async function run(options: DaemonOptions, helper: string): Promise<number> {
       version,
       helper,
       log,
-      source: directorySource(options.mesh, { clusterDomain: "cluster.local" }),
+      source: directorySource(options.mesh),
       backend: nftBackend(),
       planOf: ({ capture }) => plan(capture),
       compare,

@@ -1,6 +1,7 @@
 // The daemon's command line, checked before anything is touched.
 import { Command, InvalidArgumentError } from "commander";
 import { product } from "#contract/tables.ts";
+import { isSubdomain } from "#mesh/identity.ts";
 
 export type DaemonOptions = {
   readonly node: string;
@@ -9,6 +10,7 @@ export type DaemonOptions = {
   readonly control: string;
   readonly root: string;
   readonly token: string;
+  readonly clusterDomain: string;
   readonly health: { readonly host: string; readonly port: number } | null;
   readonly log: string;
 };
@@ -24,12 +26,18 @@ export function parseOptions(argv: readonly string[]): DaemonOptions {
     .requiredOption("--control <url>", "https://ADDRESS:15012", controlUrl)
     .requiredOption("--root <file>", "PEM of control's root certificate")
     .requiredOption("--token <file>", "this node's token")
+    .option("--cluster-domain <name>", "DNS domain of services until control says it for the first time", domainName, "cluster.local")
     .option("--health <address>", "ADDRESS:PORT of /healthz/ready and /metrics", listenAddress)
     .option("--log <level>", LEVELS.join(" | "), logLevel, "info")
     .allowExcessArguments(false)
     .exitOverride();
   const options = command.parse([...argv], { from: "user" }).opts<Omit<DaemonOptions, "health"> & { health?: DaemonOptions["health"] }>();
   return { ...options, health: options.health ?? null };
+}
+
+function domainName(text: string): string {
+  if (!isSubdomain(text)) throw new InvalidArgumentError('expected a DNS name of lower-case letters, digits and "-"');
+  return text;
 }
 
 function controlUrl(text: string): string {

@@ -12,6 +12,8 @@ export type LaunchOptions = {
   readonly control: string;
   readonly root: string;
   readonly token: string;
+  /** DNS domain of services until control says it for the first time. */
+  readonly clusterDomain?: string;
   /** Path of trackbed-engine; found by itself when missing. */
   readonly engine?: string;
   /** host:port of the daemon's /healthz/ready and of the engine's metrics. */
@@ -62,11 +64,12 @@ export function commandLines(options: LaunchOptions): Record<Who, string[]> {
   const { node, mesh, run, control, root, token } = options;
   const named = Object.entries({ node, mesh, run, control, root, token }).flatMap(([flag, value]) => [`--${flag}`, value]);
   const health = options.health === undefined ? [] : ["--health", options.health];
+  const domain = options.clusterDomain === undefined ? [] : ["--cluster-domain", options.clusterDomain];
   const metrics = options.metrics === undefined ? [] : ["--metrics", options.metrics];
   const workers = options.workers === undefined ? [] : ["--workers", String(options.workers)];
   const within = options.within ?? [];
   return {
-    daemon: [...within, process.execPath, daemon, ...named, ...health],
+    daemon: [...within, process.execPath, daemon, ...named, ...domain, ...health],
     engine: [...within, engine, "--run", run, ...metrics, ...workers],
   };
 }

@@ -20,6 +20,7 @@ function parse(argv: readonly string[]): LaunchOptions {
     .requiredOption("--control <url>", "https://ADDRESS:15012")
     .requiredOption("--root <file>", "PEM of control's root certificate")
     .requiredOption("--token <file>", "this node's token")
+    .option("--cluster-domain <name>", "DNS domain of services until control says it for the first time")
     .option("--engine <path>", "path of trackbed-engine")
     .option("--health <addr>", "address of the daemon's /healthz/ready and /metrics")
     .option("--metrics <addr>", "address of the engine's metrics")

@@ -32,6 +32,7 @@ const pod = (own: Labels = {}, more: Partial<Pod> = {}, notes: Labels = {}): Pod
   podIPs: [],
   ports: [],
   probePorts: [],
+  clusterSearch: true,
   dnsSearch: [],
   owner: null,
   ...more,

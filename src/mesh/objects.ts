@@ -39,6 +39,9 @@ export type Pod = {
   readonly ports: readonly ContainerPort[];
   /** TCP ports that a liveness, readiness or startup probe uses. */
   readonly probePorts: readonly number[];
+  /** Short names are looked up below the cluster's domain first (dnsPolicy ClusterFirst). */
+  readonly clusterSearch: boolean;
+  /** dnsConfig.searches */
   readonly dnsSearch: readonly string[];
   /** First ownerReference with controller = true, when there is one. */
   readonly owner: { readonly kind: string; readonly name: string } | null;

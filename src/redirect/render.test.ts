@@ -18,6 +18,7 @@ const pod = (values: Record<string, string>, probePorts: readonly number[] = [])
   podIPs: [],
   ports: [],
   probePorts,
+  clusterSearch: true,
   dnsSearch: [],
   owner: null,
 });

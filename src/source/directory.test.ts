@@ -31,7 +31,7 @@ async function watched(files: Record<string, string>) {
   for (const [name, text] of Object.entries(files)) put(name, text);
   const stop = new AbortController();
   stops.push(stop);
-  const stream = directorySource(dir, { clusterDomain: "cluster.local" })(stop.signal)[Symbol.asyncIterator]();
+  const stream = directorySource(dir)(stop.signal)[Symbol.asyncIterator]();
   const state = new Map<string, MeshObject>();
   const next = async (): Promise<Change> => {
     const timeout = AbortSignal.timeout(DEADLINE_MILLISECONDS);
@@ -146,6 +146,6 @@ test("a directory that goes away takes no object with it", async () => {
 });
 
 test("a directory that cannot be read at the start is refused with its name", async () => {
-  const stream = directorySource("/nonexistent/mesh", { clusterDomain: "cluster.local" })(new AbortController().signal);
+  const stream = directorySource("/nonexistent/mesh")(new AbortController().signal);
   await assert.rejects(stream[Symbol.asyncIterator]().next(), /\/nonexistent\/mesh.*ENOENT/);
 });

@@ -7,8 +7,6 @@ import { createWatcher } from "./directory/watch.ts";
 import type { Change, Source } from "./source.ts";
 
 export type DirectoryOptions = {
-  /** For the default DNS search list of pods, "cluster.local". */
-  readonly clusterDomain: string;
   /** Quiet time after a change before the directory is read again, and the age at which a file counts as written. Default 20. */
   readonly debounceMilliseconds?: number;
   /** Longest time that a change goes unnoticed when the kernel does not tell of it. Default 5000; 250 where watching is impossible. */
@@ -22,14 +20,14 @@ const SWEEP_MILLISECONDS = 5000;
 const SETTLE_MILLISECONDS = 1000;
 
 /** Every *.yaml, *.yml and *.json below `dir`. The first batch comes when all of it was read; rejects when `dir` cannot be read then. */
-export function directorySource(dir: string, options: DirectoryOptions): Source {
+export function directorySource(dir: string, options: DirectoryOptions = {}): Source {
   return (stop) => changes(dir, options, stop);
 }
 
 async function* changes(dir: string, options: DirectoryOptions, stop: AbortSignal): AsyncGenerator<Change> {
   const debounce = options.debounceMilliseconds ?? DEBOUNCE_MILLISECONDS;
   const watcher = createWatcher(dir, options.sweepMilliseconds ?? SWEEP_MILLISECONDS, stop);
-  const holdings = createHoldings({ clusterDomain: options.clusterDomain });
+  const holdings = createHoldings();
   const reader = createReader(dir, holdings, debounce, watcher.add);
   try {
     for (let first = true; !stop.aborted; first = false) {

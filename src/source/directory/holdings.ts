@@ -3,7 +3,6 @@ import { createHash } from "node:crypto";
 import { keyOf, type MeshObject, type ObjectKey } from "#mesh/objects.ts";
 import { formatPath, type Path, type Problem } from "../project/problem.ts";
 import { projectDocument } from "../project/project.ts";
-import type { ProjectionContext } from "../project/projector.ts";
 import type { Change, Fault, Place } from "../source.ts";
 import { parseText } from "./documents.ts";
 
@@ -32,7 +31,7 @@ export type Holdings = {
   take(): Change | null;
 };
 
-export function createHoldings(context: ProjectionContext): Holdings {
+export function createHoldings(): Holdings {
   const files = new Map<string, HeldFile>();
   const lastValid = new Map<ObjectKey, MeshObject>();
   const places = new Map<ObjectKey, Place>();
@@ -43,7 +42,7 @@ export function createHoldings(context: ProjectionContext): Holdings {
   return {
     set: (file, content) => {
       if (content === null) files.delete(file);
-      else files.set(file, readFile(file, content, files.get(file) ?? { entries: [], faults: [] }, context));
+      else files.set(file, readFile(file, content, files.get(file) ?? { entries: [], faults: [] }));
     },
     setTrouble: (faults) => {
       trouble = faults;
@@ -78,7 +77,7 @@ function hashOf(object: MeshObject): string {
 
 const hash = (value: unknown): string => createHash("sha256").update(JSON.stringify(value)).digest("base64");
 
-function readFile(file: string, content: FileContent, before: HeldFile, context: ProjectionContext): HeldFile {
+function readFile(file: string, content: FileContent, before: HeldFile): HeldFile {
   const fault = (problem: Problem, key: ObjectKey | null, line: number, base: Path = []): Fault => ({
     code: problem.code,
     key,
@@ -94,7 +93,7 @@ function readFile(file: string, content: FileContent, before: HeldFile, context:
   const entries: Entry[] = [];
   let anonymous = syntax.length > 0;
   for (const document of documents) {
-    const { key, object, identified, standIn, problems } = projectDocument(document.value, context);
+    const { key, object, identified, standIn, problems } = projectDocument(document.value);
     faults.push(...problems.map((problem) => fault(problem, key, document.lineOf(problem.path), document.base)));
     if (key !== null) entries.push({ key, line: document.lineOf([]), object, standIn });
     else if (!identified) anonymous = true;

@@ -41,7 +41,7 @@ export const projectPod: Projector<Pod, z.infer<typeof podDocument>> = {
   kind: "Pod",
   scope: "namespace",
   schema: podDocument,
-  project: ({ metadata: { ownerReferences }, spec, status }, meta, { clusterDomain }) => {
+  project: ({ metadata: { ownerReferences }, spec, status }, meta) => {
     const containers = [...at("containers", spec.containers), ...at("initContainers", spec.initContainers)];
     const probes = containers.map(([path, one]) => probePorts(path, one));
     const problems = probes.flatMap((one) => one.problems);
@@ -58,7 +58,8 @@ export const projectPod: Projector<Pod, z.infer<typeof podDocument>> = {
       podIPs: status.podIPs?.map(({ ip }) => ip) ?? (status.podIP === undefined ? [] : [status.podIP]),
       ports: containers.flatMap(([, one]) => tcpPorts(one)),
       probePorts: [...new Set(probes.flatMap((one) => one.ports))].sort((a, b) => a - b),
-      dnsSearch: dnsSearch(spec, meta.namespace, clusterDomain),
+      clusterSearch: spec.dnsPolicy === "ClusterFirst" || spec.dnsPolicy === "ClusterFirstWithHostNet",
+      dnsSearch: spec.dnsConfig.searches,
       owner: owner === undefined ? null : { kind: owner.kind, name: owner.name },
     };
     return { object: problems.length > 0 ? null : object, problems };
@@ -83,10 +84,4 @@ function probePorts(path: Path, one: Container): { readonly ports: readonly numb
     }
   }
   return { ports, problems };
-}
-
-/** As the kubelet writes it: the cluster's list first unless the policy says otherwise, then dnsConfig's. */
-function dnsSearch(spec: z.infer<typeof podSpec>, namespace: string, domain: string): string[] {
-  const cluster = spec.dnsPolicy === "ClusterFirst" || spec.dnsPolicy === "ClusterFirstWithHostNet";
-  return [...new Set([...(cluster ? [`${namespace}.svc.${domain}`, `svc.${domain}`, domain] : []), ...spec.dnsConfig.searches])];
 }

@@ -7,13 +7,14 @@ import { CONDITION_L4, OPERATION_L4, OPERATION_L7, SOURCE_L4, SOURCE_L7 } from "
 import { formatPath } from "./problem.ts";
 import { projectDocument } from "./project.ts";
 
-const context = { clusterDomain: "cluster.local" };
-const project = (text: string) => projectDocument(parse(text), context);
+const project = (text: string) => projectDocument(parse(text));
 const policy = (spec: object, extra: object = {}) =>
-  projectDocument(
-    { apiVersion: "security.istio.io/v1", kind: "AuthorizationPolicy", metadata: { name: "p", namespace: "shop", ...extra }, spec },
-    context,
-  );
+  projectDocument({
+    apiVersion: "security.istio.io/v1",
+    kind: "AuthorizationPolicy",
+    metadata: { name: "p", namespace: "shop", ...extra },
+    spec,
+  });
 const fieldOf = (object: object | undefined, name: string): unknown => Object.entries(object ?? {}).find(([key]) => key === name)?.[1];
 const reasons = (problems: readonly { code: string; path: readonly (string | number)[] }[]) =>
   problems.map(({ code, path }) => `${code} ${formatPath(path)}`);
@@ -34,7 +35,8 @@ test("a pod without a status runs, is ready, and has defaults as the API server 
     podIPs: ["10.0.0.1", "fd00::1"],
     ports: [{ name: "http", port: 80 }],
     probePorts: [80, 81],
-    dnsSearch: ["shop.svc.cluster.local", "svc.cluster.local", "cluster.local"],
+    clusterSearch: true,
+    dnsSearch: [],
     owner: null,
   });
 });
@@ -190,16 +192,13 @@ test("no document makes the projection throw", () => {
       fc.object({ maxDepth: 4 }),
       fc.jsonValue(),
       (kind, fields, spec) => {
-        projectDocument(
-          {
-            apiVersion: kind.endsWith("y") || kind.startsWith("Peer") ? "security.istio.io/v1" : "v1",
-            kind,
-            metadata: { name: "a" },
-            spec,
-            ...fields,
-          },
-          context,
-        );
+        projectDocument({
+          apiVersion: kind.endsWith("y") || kind.startsWith("Peer") ? "security.istio.io/v1" : "v1",
+          kind,
+          metadata: { name: "a" },
+          spec,
+          ...fields,
+        });
       },
     ),
   );

@@ -8,7 +8,7 @@ import { metadata, namespaceOf, objectMeta } from "./fields.ts";
 import { projectPeerAuthentication } from "./peer-authentication.ts";
 import { projectPod } from "./pod.ts";
 import { invalid, type Problem, problemsOf, unsupported } from "./problem.ts";
-import type { ProjectionContext, Projector } from "./projector.ts";
+import type { Projector } from "./projector.ts";
 import { projectService } from "./service.ts";
 
 export type Projection = {
@@ -74,7 +74,7 @@ const isNothing = (problems: readonly Problem[], identified: boolean, key: Objec
   problems,
 });
 
-export function projectDocument(raw: unknown, context: ProjectionContext): Projection {
+export function projectDocument(raw: unknown): Projection {
   const head = envelope.safeParse(raw);
   if (!head.success) return isNothing(problemsOf(head.error), false);
   const { apiVersion, kind } = head.data;
@@ -90,19 +90,13 @@ export function projectDocument(raw: unknown, context: ProjectionContext): Proje
   const misread = apiVersions.includes(apiVersion)
     ? []
     : [unsupported(["apiVersion"], `${kind} is read as ${apiVersions.join(" or ")}, not ${apiVersion}`)];
-  return projectKind(projector, key, value, context, misread);
+  return projectKind(projector, key, value, misread);
 }
 
-function projectKind(
-  projector: Projector,
-  key: ObjectKey,
-  value: unknown,
-  context: ProjectionContext,
-  misread: readonly Problem[],
-): Projection {
+function projectKind(projector: Projector, key: ObjectKey, value: unknown, misread: readonly Problem[]): Projection {
   const parsed = projector.schema.safeParse(value);
   const meta = objectMeta(projector.scope, readableMetadata(value), derivedUid(key));
-  const projected = parsed.success ? projector.project(parsed.data, meta, context) : { object: null, problems: problemsOf(parsed.error) };
+  const projected = parsed.success ? projector.project(parsed.data, meta) : { object: null, problems: problemsOf(parsed.error) };
   const problems = [...misread, ...projected.problems];
   const [first] = problems;
   if (first === undefined) return { key, object: projected.object, identified: true, standIn: null, problems };
