@@ -1,6 +1,7 @@
 // Starts the daemon: parse → build → spawn → drain.
 
 import { readFileSync } from "node:fs";
+import { flushCompileCache } from "node:module";
 import { CommanderError } from "commander";
 import { findBinary } from "#engine/binary.ts";
 import { explainError, isMeshError } from "#mesh/error.ts";
@@ -41,6 +42,7 @@ async function run(options: DaemonOptions, helper: string): Promise<number> {
       compare,
     };
     const daemon = await buildDaemon(options, parts);
+    flushCompileCache(); // where the launcher keeps one: a daemon that is killed has written it all the same
     const ended = daemon.run().then(() => "the end of its sources");
     const why = await Promise.race([asked.promise, ended]);
     log.info({ why }, "daemon drains; rules and engine stay as they are");

@@ -22,6 +22,14 @@ function start(t: TestContext, script: string, onLine: LaunchOptions["onLine"] =
   return launcher;
 }
 
+test("the daemon's runtime is told to be small, and where it keeps its compiled modules", async (t) => {
+  const lines: string[] = [];
+  start(t, 'echo "$* cache=$NODE_COMPILE_CACHE"; exec sleep 60', (who, line) => lines.push(`${who} ${line}`));
+  await until("both said their command lines", () => lines.length === 2);
+  const daemon = lines.find((line) => line.startsWith("daemon")) ?? "";
+  assert.match(daemon, / --max-semi-space-size=1 \S+daemon\/main\.ts --node a .* cache=\/r\/node-cache$/);
+});
+
 async function until(what: string, holds: () => boolean): Promise<void> {
   const deadline = Date.now() + DEADLINE_MS;
   while (!holds()) {

@@ -1,5 +1,6 @@
 // Daemon and engine side by side on one node: two independent children, each restarted when it dies, ended together.
 import { type ChildProcess, spawn } from "node:child_process";
+import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { findBinary } from "#engine/binary.ts";
@@ -52,6 +53,11 @@ const STOP_MS = 5000;
 /** sysexits: the command line is wrong; starting it again cannot help. */
 const EXIT_USAGE = 64;
 
+/** The daemon's young generation: it makes little garbage, and V8's 16 MiB of it would be a tenth of its memory. */
+const DAEMON_FLAGS = ["--max-semi-space-size=1"];
+/** With its modules compiled already, a daemon that starts again needs neither the time nor the 25 MiB of the type stripper. */
+const COMPILED = "node-cache";
+
 /** What a child's death means: the pause before it starts again, null for never. */
 export function pauseAfter(previous: number | null, livedMs: number, code: number | null): number | null {
   if (code === EXIT_USAGE) return null;
@@ -69,7 +75,7 @@ export function commandLines(options: LaunchOptions): Record<Who, string[]> {
   const workers = options.workers === undefined ? [] : ["--workers", String(options.workers)];
   const within = options.within ?? [];
   return {
-    daemon: [...within, process.execPath, daemon, ...named, ...domain, ...health],
+    daemon: [...within, process.execPath, ...DAEMON_FLAGS, daemon, ...named, ...domain, ...health],
     engine: [...within, engine, "--run", run, ...metrics, ...workers],
   };
 }
@@ -89,6 +95,8 @@ export function launch(options: LaunchOptions): Launcher {
   return { pid: (who) => kept[who].pid(), restarts: (who) => kept[who].restarts(), ended: ended.promise, stop };
 }
 
+const environment = ({ env = process.env, run }: LaunchOptions): NodeJS.ProcessEnv => ({ NODE_COMPILE_CACHE: join(run, COMPILED), ...env });
+
 type Kept = { pid(): number | null; restarts(): number; end(): Promise<void> };
 
 function keepAlive(
@@ -107,7 +115,7 @@ function keepAlive(
   const start = (): void => {
     const [command = "", ...args] = line;
     const began = Date.now();
-    const one = spawn(command, args, { stdio: ["ignore", "pipe", "pipe"], env: options.env ?? process.env });
+    const one = spawn(command, args, { stdio: ["ignore", "pipe", "pipe"], env: environment(options) });
     child = one;
     for (const stream of [one.stdout, one.stderr]) createInterface({ input: stream }).on("line", (text) => onLine(who, text));
     const exit = Promise.withResolvers<void>();

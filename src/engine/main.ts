@@ -1,6 +1,7 @@
 // The launcher process: what starts a node in directory mode. Daemon and engine live and die apart; this process only starts them again.
 import { Command, CommanderError, InvalidArgumentError } from "commander";
 import { type LaunchOptions, launch } from "#engine/launcher.ts";
+import { privateDirectory } from "#engine/socket.ts";
 import { explainError } from "#mesh/error.ts";
 
 const EXIT_USAGE = 64;
@@ -31,6 +32,7 @@ function parse(argv: readonly string[]): LaunchOptions {
 
 try {
   const options = parse(process.argv.slice(2));
+  await privateDirectory(options.run);
   const launcher = launch(options);
   for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => void launcher.stop());
   const code = await launcher.ended;
