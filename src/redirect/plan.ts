@@ -126,12 +126,16 @@ const dnsMark: ChainPlan = {
   ],
 };
 
-/** Type route: a changed mark makes the kernel route again. */
+/**
+ * Type route: a changed mark makes the kernel route again. Already the first packet to the pod's own application needs it: a socket bound to
+ * lo has no route of type local to the pod's address, and a kernel answers what came by another route without a RST when nobody listens.
+ */
 const outMark = (dns: boolean): ChainPlan => ({
   name: "out_mark",
   base: { type: "route", hook: "output", priority: MANGLE },
   rules: [
     [connectionMarkIs(marks.mask, marks.reply), setMark(marks.reply), accept],
+    [engineMark, isTcp, toLoopback, setConnectionMark(marks.reply), setMark(marks.reply), accept],
     ...(dns
       ? [
           [toLoopback, accept],

@@ -69,6 +69,7 @@ table inet trackbed {
 	chain out_mark {
 		type route hook output priority -150; policy accept;
 		ct mark & 0xfff == 0x111 meta mark set 0x111 accept
+		meta mark & 0xfff == 0x539 meta l4proto tcp oifname "lo" ct mark set 0x111 meta mark set 0x111 accept
 		oifname "lo" accept
 		meta mark & 0xfff == 0x539 accept
 		udp dport 53 jump dns_mark
