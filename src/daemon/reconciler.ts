@@ -51,6 +51,8 @@ export type Reconciler = {
 /** Each pass runs nft, ip and nsenter: more at once would only make each slower, and a node starts with all its pods. */
 const CONCURRENT = 8;
 const SWEEP_MS = 5000;
+/** A ready pod is watched by the engine, which tells of changes at once: the sweep is its second pair of eyes and looks at every sixth turn. */
+const WATCHED_TURNS = 6;
 /** A pod whose namespace was replaced is outside of the mesh until it is seen; one stat a pod costs microseconds. */
 const GLANCE_MS = 250;
 /** An engine answers AddPod within the 5 s that it waits for a hand-over; after this it is told again. */
@@ -322,9 +324,13 @@ export function reconciler(options: ReconcilerOptions): Reconciler {
     kick(entry);
   }
 
+  let turns = 0;
   const sweep = setInterval(() => {
-    for (const entry of entries.values()) {
-      const { spec } = entry.record;
+    turns++;
+    for (const [i, entry] of [...entries.values()].entries()) {
+      const { spec, state } = entry.record;
+      // By its place, so that a full node's pods are not looked at all in one moment.
+      if (state === "ready" && (turns + i) % WATCHED_TURNS !== 0) continue;
       if (spec.desired !== "enrolled" && nextStep(entry.record, drain).do === "nothing") continue;
       entry.sweep = true;
       kick(entry);

@@ -25,7 +25,8 @@ export function nftBackend(): Backend {
       await bringRouting(netns, false);
     },
     read: async (netns) => {
-      const [ruleset, { routing, ipv6 }, legacy] = await Promise.all([readRuleset(netns), readRouting(netns), readLegacy(netns)]);
+      const [ruleset, switches] = await Promise.all([readRuleset(netns), readSwitches(netns)]);
+      const [{ routing, ipv6 }, legacy] = await Promise.all([readRouting(netns, switches), readLegacy(netns, switches)]);
       return { table: tableForm(ruleset), routing, ipv6, foreign: [...foreignRules(ruleset), ...legacy] };
     },
   };
@@ -33,9 +34,22 @@ export function nftBackend(): Backend {
 
 const readRuleset = async (netns: NetnsPath): Promise<unknown> => JSON.parse(await run(netns, ["nft", "-j", "list", "ruleset"]));
 
+/** What the kernel says of the namespace in files, by path; a file that the kernel lacks is not there. */
+type Switches = ReadonlyMap<string, readonly string[]>;
+
+async function readSwitches(netns: NetnsPath): Promise<Switches> {
+  const { code, stdout, stderr } = await execute(netns, ["grep", "-sH", "", IPV6_SWITCH, ...LEGACY_TABLES]);
+  // 0, 1 and 2 are grep's own: found, nothing found, some file is missing. No answer must not read as a kernel without IPv6.
+  if (code > 2) throw meshError("E_CAPTURE_RULES_FAILED", `the kernel's switches in ${netns} cannot be read: ${stderr.trim()}`);
+  const lines = stdout.split("\n").filter((line) => line !== "");
+  const cut = (line: string): [string, string] => [line.slice(0, line.indexOf(":")), line.slice(line.indexOf(":") + 1)];
+  const grouped = Map.groupBy(lines.map(cut), ([path]) => path);
+  return new Map([...grouped].map(([path, values]) => [path, values.map(([, value]) => value)]));
+}
+
 /** Only what is missing or too much is touched, so that repeating it disturbs nothing. */
 async function bringRouting(netns: NetnsPath, wanted: boolean): Promise<void> {
-  const { routing, ipv6 } = await readRouting(netns);
+  const { routing, ipv6 } = await readRouting(netns, await readSwitches(netns));
   const { rule4, rule6, route4, route6 } = routing;
   const lines4 = renderRouting(4, wanted, { rules: rule4, routes: route4 });
   const lines6 = renderRouting(6, wanted && ipv6, { rules: rule6, routes: route6 });
@@ -43,10 +57,10 @@ async function bringRouting(netns: NetnsPath, wanted: boolean): Promise<void> {
   if (lines6 !== "") await run(netns, ["ip", "-6", "-batch", "-"], lines6);
 }
 
-async function readRouting(netns: NetnsPath): Promise<Pick<Reading, "routing" | "ipv6">> {
-  const disabled = await execute(netns, ["cat", IPV6_SWITCH]);
+async function readRouting(netns: NetnsPath, switches: Switches): Promise<Pick<Reading, "routing" | "ipv6">> {
+  const disabled = switches.get(IPV6_SWITCH)?.[0];
   // No such file: a kernel without IPv6, where asking for its rules is an error.
-  const [v4, v6] = await Promise.all([readFamily(netns, 4), disabled.code === 0 ? readFamily(netns, 6) : nothing]);
+  const [v4, v6] = await Promise.all([readFamily(netns, 4), disabled === undefined ? nothing : readFamily(netns, 6)]);
   const routing: RoutingForm = {
     rule4: v4.rules,
     rule6: v6.rules,
@@ -54,7 +68,7 @@ async function readRouting(netns: NetnsPath): Promise<Pick<Reading, "routing" | 
     route6: v6.routes,
     strays: [...v4.strays, ...v6.strays],
   };
-  return { routing, ipv6: disabled.code === 0 && disabled.stdout.trim() === "0" };
+  return { routing, ipv6: disabled === "0" };
 }
 
 type Line = Readonly<Record<string, unknown>>;
@@ -89,9 +103,8 @@ function parseLines(text: string): readonly Line[] {
   return Array.isArray(value) ? value.filter((line): line is Line => typeof line === "object" && line !== null) : [];
 }
 
-async function readLegacy(netns: NetnsPath) {
-  // cat fails where the kernel lacks a file: then there are no such tables.
-  const tables = (await execute(netns, ["cat", ...LEGACY_TABLES])).stdout.split("\n").filter((name) => name !== "");
+async function readLegacy(netns: NetnsPath, switches: Switches) {
+  const tables = LEGACY_TABLES.flatMap((path) => switches.get(path) ?? []);
   if (tables.length === 0) return [];
   const saves = await Promise.all(["iptables-legacy-save", "ip6tables-legacy-save"].map((program) => execute(netns, [program])));
   return foreignLegacy(tables, saves.every(({ code }) => code === 0) ? saves.map(({ stdout }) => stdout).join("") : null);
