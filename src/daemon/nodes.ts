@@ -128,13 +128,13 @@ export function reporter(options: {
   };
 }
 
-const reportOf = ({ spec, state, observed, problem, meshed }: PodRecord): PodReport =>
+const reportOf = ({ spec, state, observed, problem }: PodRecord): PodReport =>
   create(PodReportSchema, {
     uid: spec.uid,
     namespace: spec.namespace,
     name: spec.name,
-    // A pod that is taken in anew (its namespace was replaced) refuses HBONE for a moment; as a plain pod it would be sent plaintext.
-    phase: state === "absent" && meshed ? PodPhase.CAPTURED : PHASES[state],
+    // While a captured pod's namespace is being replaced there is nothing to reach; called absent, the next one would be sent plaintext.
+    phase: state === "absent" && observed.captured !== null ? PodPhase.CAPTURED : PHASES[state],
     netnsCookie: observed.namespace === "unknown" ? 0n : (observed.namespace?.cookie ?? 0n),
     code: problem?.code ?? "",
     reason: problem?.reason ?? "",

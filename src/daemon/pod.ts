@@ -43,8 +43,6 @@ export type PodRecord = {
   warnings: readonly string[];
   notMeshed: number | null;
   certificateNotAfter: bigint;
-  /** It was in the mesh and shall be: while it is taken in anew, peers must not take it for a plain pod. */
-  meshed: boolean;
 };
 
 /** How a pass ended: as desired, waiting for the engine to say something, or to be tried again after a pause. */
@@ -63,8 +61,7 @@ const REPEATS_OF_OTHERS = 2;
 export function newRecord(spec: PodSpec, captured: NamespaceIdentity | null): PodRecord {
   const observed = { ...unobserved, captured };
   const state = stateOf(spec.desired, observed);
-  const nothingSeen = { problem: null, steps: [], differences: [], warnings: [], notMeshed: null, certificateNotAfter: 0n };
-  return { spec, observed, state, ...nothingSeen, meshed: captured !== null };
+  return { spec, observed, state, problem: null, steps: [], differences: [], warnings: [], notMeshed: null, certificateNotAfter: 0n };
 }
 
 export const happen = (record: PodRecord, happened: Happened): void => {
@@ -159,8 +156,6 @@ function present({ namespace }: Observed): NamespaceIdentity {
 
 function settle(record: PodRecord, fault: Fault | null, outcome: Outcome): Outcome {
   record.state = stateOf(record.spec.desired, record.observed);
-  const wanted = record.spec.desired === "enrolled" && fault?.code !== "E_CAPTURE_FOREIGN_MESH";
-  record.meshed = wanted && (record.meshed || record.state === "captured" || record.state === "ready");
   const same = fault !== null && record.problem?.code === fault.code;
   const since = same && record.problem !== null ? record.problem.since : new Date().toISOString();
   record.problem = fault === null ? null : { code: fault.code, reason: fault.reason, next: errors[fault.code].next, since };

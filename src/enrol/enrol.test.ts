@@ -20,7 +20,7 @@ type World = {
   rules: WorldRules;
   routing: boolean;
   foreign: boolean;
-  /** Namespaces in which our rules were in force, or in which an engine was ready to take what they redirect. */
+  /** Namespaces in which our rules were in force, in which an engine was ready to take what they redirect, or that took the place of such. */
   entitled: Set<bigint>;
   engine: { up: boolean; attached: boolean; instance: number; descriptor: bigint | null; pod: EnginePod | null };
   inbox: Happened[];
@@ -229,6 +229,7 @@ function move(w: World, m: Move): void {
       w.routing = false;
       return;
     case "replace":
+      if (w.entitled.has(w.cookies)) w.entitled.add(w.cookies + 1n);
       w.cookies++;
       w.cookie = w.cookies;
       w.rules = "none";
@@ -416,12 +417,15 @@ test("a restarted daemon that finds everything right changes nothing but proves 
   assert.equal(w.applied, 1);
 });
 
-test("a replaced namespace starts from absent: it gets rules only after its own hand-over and listeners", () => {
+test("the namespace that replaces a captured one is closed by rules first and handed over second", () => {
   const w = enrolled();
-  move(w, { move: "replace" });
+  move(w, { move: "vanish" });
   move(w, { move: "sweep" });
   assert.equal(stateOf(w.desired, w.observed), "absent");
-  assert.equal(next(w.desired, w.observed, DRAIN).do, "handOver");
+  move(w, { move: "replace" });
+  move(w, { move: "sweep" });
+  assert.equal(stateOf(w.desired, w.observed), "captured");
+  assert.equal(next(w.desired, w.observed, DRAIN).do, "applyRules");
   settle(w);
   assertAsDesired(w);
 });

@@ -104,9 +104,10 @@ const trouble = ({ facts }: EngineView): EngineFacts | null => (facts !== null &
 function readBack(observed: Observed, read: Extract<Happened, { what: "readBack" }>): Observed {
   const { desired, namespace, rules, routing, foreign } = read;
   const replaced = observed.namespace !== "unknown" && !sameNamespace(observed.namespace, namespace);
-  // Rules that are in force are a promise, whoever remembers making it. It ends with its namespace, and when rules that nobody wants are gone.
-  const kept = desired === "enrolled" && sameNamespace(observed.captured, namespace);
-  const captured = rules === "equal" || kept ? namespace : null;
+  // Rules that are in force are a promise, whoever remembers making it. It follows a wanted pod into the namespace that replaces its own, so
+  // that rules come first there and the engine second, and ends when rules that nobody wants are gone.
+  const promised = desired === "enrolled" && foreign === null ? observed.captured : null;
+  const captured = namespace !== null && (rules === "equal" || promised !== null) ? namespace : promised;
   const proof = replaced || rules !== "equal" || !routing ? "none" : observed.proof;
   return {
     ...observed,

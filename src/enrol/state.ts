@@ -52,7 +52,7 @@ export type Observed = {
   readonly routing: boolean;
   /** Evidence of another mesh in the namespace or on the pod, as a sentence. */
   readonly foreign: string | null;
-  /** The namespace that we captured last; a promise to keep also while the engine is away. */
+  /** The namespace that we captured last, or the one in its place; a promise to keep also while the engine is away. */
   readonly captured: NamespaceIdentity | null;
   readonly engine: EngineView;
   /** Result of the capture proof for these rules and this engine. */

@@ -59,7 +59,7 @@ function processes(): Process[] {
 export function pidsOf(role: Role, run: string): number[] {
   const all = processes();
   const ours = all.filter(({ argv }) => argv.includes(run));
-  const byMain = (main: string): number[] => ours.filter(({ argv }) => argv[1]?.endsWith(main) === true).map(({ pid }) => pid);
+  const byMain = (main: string): number[] => ours.filter(({ argv }) => argv.some((word) => word.endsWith(main))).map(({ pid }) => pid);
   if (role === "launcher") return byMain("src/engine/main.ts");
   if (role === "daemon") return byMain("src/daemon/main.ts");
   const engines = all.filter(({ argv }) => argv[0]?.endsWith("trackbed-engine") === true);
