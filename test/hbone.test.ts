@@ -8,6 +8,7 @@ import { until } from "../src/lab/until.ts";
 import type { Attempt, Outcome } from "./hbone/client.ts";
 import { credentials, meshAuthority, strangerAuthority } from "./hbone/credentials.ts";
 import { address, SERVER_PORT, startTestMesh, type TestMesh, tryConnect } from "./mesh.ts";
+import { flows } from "./policy/documents.ts";
 
 const HBONE = 15008;
 const SERVER_IDENTITY = "spiffe://cluster.local/ns/app/sa/server";
@@ -100,6 +101,22 @@ test("peers that do not prove a workload of this trust domain get no stream", as
     assert.equal(status, null, `${name} was answered with ${status}`);
     assert.match(error ?? "", /alert/, `${name} was not told why`);
   }
+});
+
+test("a peer that gives up ends the engine's wait for the application", async () => {
+  const server = mesh.lab.pod("app/server");
+  const port = 9555;
+  await server.run(["nft", "-f", "-"], {
+    input: `table inet hole { chain in { type filter hook input priority 0; tcp dport ${port} drop; }; }`,
+  });
+  const since = Date.now();
+  const [outcome] = await attempt([await towardsServer("given up", { authority: `${address(server)}:${port}`, answerMs: 200 })]);
+  assert.match(outcome?.error ?? "", /no answer to CONNECT/);
+  const flow = await until("the engine gave up too", async () =>
+    (await flows(mesh.lab, "node-b", since)).find(({ destination, phase }) => phase === "closed" && destination.port === port),
+  );
+  assert.equal(flow.code, "E_TUNNEL_LOST");
+  await server.run(["nft", "delete", "table", "inet", "hole"]);
 });
 
 test("a policy that denies the peer's identity answers 401", async () => {

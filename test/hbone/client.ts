@@ -8,6 +8,8 @@ export type Attempt = ClientOptions & {
   readonly headers?: Readonly<Record<string, string>>;
   /** Sent after 200, followed by the end of the stream; the answer is read to its end. */
   readonly payload: string;
+  /** Longest wait for the answer to CONNECT; the connection is dropped then. */
+  readonly answerMs?: number;
 };
 
 export type Outcome = {
@@ -25,7 +27,7 @@ async function make(attempt: Attempt): Promise<Outcome> {
   try {
     const peer = await connectPeer(attempt);
     try {
-      const { status, headers, stream } = await connectStream(peer, attempt.authority, attempt.headers);
+      const { status, headers, stream } = await connectStream(peer, attempt.authority, attempt.headers, attempt.answerMs);
       let answer = "";
       if (status === 200) {
         stream.end(attempt.payload);

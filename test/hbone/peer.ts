@@ -70,10 +70,15 @@ function settled(emitter: NodeJS.EventEmitter, event: string, carrier?: NodeJS.E
 export type Connected = { readonly status: number; readonly headers: http2.IncomingHttpHeaders; readonly stream: http2.ClientHttp2Stream };
 
 /** One CONNECT. Resolves with the status whatever it is; headers other than the authority are the caller's. */
-export function connectStream(peer: PeerSession, authority: string, headers: http2.OutgoingHttpHeaders = {}): Promise<Connected> {
+export function connectStream(
+  peer: PeerSession,
+  authority: string,
+  headers: http2.OutgoingHttpHeaders = {},
+  deadlineMs = DEADLINE_MS,
+): Promise<Connected> {
   return new Promise((resolve, reject) => {
     const stream = peer.session.request({ ":method": "CONNECT", ":authority": authority, ...headers }, { endStream: false });
-    const timer = setTimeout(() => reject(new Error(`no answer to CONNECT ${authority} within ${DEADLINE_MS} ms`)), DEADLINE_MS);
+    const timer = setTimeout(() => reject(new Error(`no answer to CONNECT ${authority} within ${deadlineMs} ms`)), deadlineMs);
     stream.once("response", (answer) => {
       clearTimeout(timer);
       resolve({ status: Number(answer[":status"]), headers: answer, stream });

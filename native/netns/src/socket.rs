@@ -117,6 +117,17 @@ pub fn connect_spoofed(netns: &Netns, source: IpAddr, destination: SocketAddr) -
     }
 }
 
+/// A marked connection to the namespace's own application that shows the namespace's own address. Nothing ties it to `lo`, and unlike a
+/// spoofed one it would get its answers from anywhere: an address that the namespace has lost meanwhile is refused, not dialled.
+pub fn connect_own(netns: &Netns, destination: SocketAddr) -> Result<TcpStream, SocketError> {
+    let fail = |source| SocketError { step: "find the address in the namespace", address: destination, source };
+    if netns.holds(destination.ip()).map_err(|error| fail(enter_cause(error)))? {
+        connect_marked(netns, destination)
+    } else {
+        Err(fail(io::ErrorKind::AddrNotAvailable.into()))
+    }
+}
+
 /// A TCP connection as the application itself would open it: captured when capture works. Only for the capture proof.
 pub fn connect_unmarked(netns: &Netns, destination: SocketAddr) -> Result<TcpStream, SocketError> {
     start(make(netns, destination, Type::STREAM)?, destination)

@@ -121,6 +121,17 @@ fn a_foreign_source_does_not_leave_the_pod() {
 }
 
 #[test]
+fn a_connection_to_the_pod_s_own_application_never_goes_to_somebody_else_s() {
+    let Some(pair) = captured_pod() else { return };
+    let _elsewhere = app_listener(&pair.outside, at(OUTSIDE_V4, APP_PORT));
+    let error = socket::connect_own(&pair.pod, at(OUTSIDE_V4, APP_PORT)).expect_err("not the pod's address");
+    assert_eq!(error.source.kind(), ErrorKind::AddrNotAvailable);
+    let app = app_listener(&pair.pod, at(POD_V4, APP_PORT));
+    connected(socket::connect_own(&pair.pod, at(POD_V4, APP_PORT)).expect("socket")).expect("connects");
+    assert_eq!(accept(&app).1.ip(), at(POD_V4, 0).ip());
+}
+
+#[test]
 fn an_app_that_refuses_is_seen_as_refusing() {
     let Some(pair) = captured_pod() else { return };
     for (pod, client) in [(POD_V4, "10.200.0.7"), (POD_V6, "fd99:9::7")] {

@@ -24,6 +24,17 @@ use crate::report::account::Account;
 impl Thread {
     /// One tunnel of a peer, until it ends.
     pub(super) async fn inbound_tunnel(self: Rc<Self>, station: Rc<Station>, socket: TcpStream, peer: SocketAddr) {
+        let place = match station.door().enter(peer.ip()) {
+            Ok(place) => place,
+            Err(bound) => {
+                self.shared.counters.tunnels_refused.fetch_add(1, Ordering::Relaxed);
+                if station.door().tells(Instant::now()) {
+                    let code = errors::ENGINE_LIMIT;
+                    tracing::warn!(target: "hbone", %peer, pod = %station.pod().local.uid, code, bound, "tunnels are refused");
+                }
+                return pump::reset(socket);
+            }
+        };
         let ready = match hold(&self.shared, || station.pod()).await {
             Ok(ready) => ready,
             Err(refusal) => {
@@ -40,7 +51,10 @@ impl Thread {
         drop(ready);
         let handler = {
             let (thread, station) = (Rc::clone(&self), Rc::clone(&station));
-            move |request| Rc::clone(&thread).connect(Rc::clone(&station), request)
+            move |request| {
+                place.asked();
+                Rc::clone(&thread).connect(Rc::clone(&station), request)
+            }
         };
         if let Err(error) = serve(socket, peer, &certified, Limits::default(), shutdown, handler).await {
             tracing::debug!(target: "hbone", %peer, pod = %station.pod().local.uid, code = error.code(), %error, "tunnel ended");
@@ -49,7 +63,7 @@ impl Thread {
     }
 
     /// One CONNECT.
-    async fn connect(self: Rc<Self>, station: Rc<Station>, request: Request) {
+    async fn connect(self: Rc<Self>, station: Rc<Station>, mut request: Request) {
         let pod = station.pod();
         let (identity, from) = (request.peer.identity.clone(), request.peer_address);
         let mut account = Account::new(&self.shared, Direction::Inbound, &pod);
@@ -71,9 +85,14 @@ impl Thread {
             }
         };
         let started = Instant::now();
-        let server =
-            dial_application(&pod, admitted.source_ip, admitted.target).await.map_err(|error| upstream_failed(admitted.target, &error));
-        let server = match server.map_err(|failed| failed.refusal).and_then(|server| registered.check().map(|()| server)) {
+        let dialled = tokio::select! {
+            server = dial_application(&pod, admitted.source_ip, admitted.target) => {
+                server.map_err(|error| upstream_failed(admitted.target, &error).refusal)
+            }
+            // Nobody waits for this application any more; it would hold a socket and one of the tunnel's handlers until its deadline.
+            () = request.withdrawn() => Err(missing(errors::TUNNEL_LOST, "the client took its request back".into())),
+        };
+        let server = match dialled.and_then(|server| registered.check().map(|()| server)) {
             Ok(server) => server,
             Err(refusal) => {
                 request.refuse(refusal.status.code());

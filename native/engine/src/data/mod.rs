@@ -1,4 +1,5 @@
 //! A data thread: a single-threaded runtime with the pods assigned to it, their connections and their tunnels. Nothing in it is shared.
+mod door;
 mod hold;
 mod inbound;
 mod live;
@@ -231,7 +232,7 @@ async fn dial(pod: &Pod, destination: SocketAddr) -> io::Result<TcpStream> {
 /// A connection to the pod's own application, which sees the client's address.
 async fn dial_application(pod: &Pod, source: IpAddr, target: SocketAddr) -> io::Result<TcpStream> {
     let started = if source == target.ip() || source.is_ipv4() != target.is_ipv4() {
-        socket::connect_marked(&pod.netns, target)
+        socket::connect_own(&pod.netns, target)
     } else {
         socket::connect_spoofed(&pod.netns, source, target)
     };

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use trackbed_contract::engine::{Direction, Path};
 use trackbed_contract::tables::errors;
-use trackbed_decide::{Chooser, Outbound, Plain, Refusal, Tunnel, Workload, outbound};
+use trackbed_decide::{Chooser, Outbound, Plain, Refusal, Tunnel, Workload, outbound, recheck_outbound};
 use trackbed_hbone::headers::{Baggage, Forwarded, TraceParent};
 use trackbed_hbone::{ConnectRequest, Target, TunnelError, TunnelStream, pump};
 use trackbed_netns::socket;
 
-use super::hold::{Ready, hold, missing};
+use super::hold::{self, Ready, hold, missing};
 use super::live::{Facts, Registered};
 use super::station::Station;
 use super::{Thread, dial};
@@ -135,6 +135,12 @@ impl Thread {
                 if let Some(destination) = self.relay_destination(captured, &relay).await {
                     self.relay(ready, captured, relay, &destination, client).await
                 } else {
+                    drop(ready);
+                    // The probe may have taken a second, in which nothing was registered to be decided again.
+                    let ready = hold::ready(&self.shared, &captured.pod)?;
+                    let world =
+                        ready.world().ok_or_else(|| missing(errors::WORKLOAD_UNKNOWN, "the director has said nothing yet".into()))?;
+                    recheck_outbound(world, &captured.pod.local, &Outbound::Relay(relay.clone()))?;
                     self.tunnel(ready, captured, relay.tunnel, client).await
                 }
             }

@@ -11,6 +11,7 @@ use tokio::task::AbortHandle;
 use trackbed_hbone::Shutdown;
 
 use super::Thread;
+use super::door::Door;
 use super::names::{self, PodResolver};
 use crate::worker::shared::{Pod, Shared};
 
@@ -33,6 +34,7 @@ pub(super) struct Station {
     tasks: RefCell<Vec<AbortHandle>>,
     listeners: RefCell<Vec<Rc<TcpListener>>>,
     shutdown: Shutdown,
+    door: Rc<Door>,
     /// With what was already counted of each.
     dns: RefCell<Vec<(Rc<PodResolver>, [u64; 4])>>,
 }
@@ -45,6 +47,7 @@ impl Station {
             tasks: RefCell::default(),
             listeners: RefCell::default(),
             shutdown: Shutdown::new(),
+            door: Rc::default(),
             dns: RefCell::default(),
         });
         station.listen(thread, listeners);
@@ -79,6 +82,10 @@ impl Station {
 
     pub(super) fn shutdown(&self) -> &Shutdown {
         &self.shutdown
+    }
+
+    pub(super) fn door(&self) -> &Rc<Door> {
+        &self.door
     }
 
     /// Closes the listeners; what is open goes on, and peers are told to send no more streams.
@@ -143,9 +150,11 @@ impl Station {
         self.listeners.borrow_mut().push(Rc::clone(&listener));
         let (station, thread) = (Rc::downgrade(self), Rc::clone(thread));
         let task = tokio::task::spawn_local(async move {
+            let mut paused = false;
             loop {
                 match listener.accept().await {
                     Ok((stream, from)) => {
+                        paused = false;
                         let Some(station) = station.upgrade() else { return };
                         let from = trackbed_netns::socket::canonical(from);
                         drop(tokio::task::spawn_local(handle(Rc::clone(&thread), station, stream, from)));
@@ -153,7 +162,10 @@ impl Station {
                     Err(error) if is_the_connections(&error) => {}
                     Err(error) => {
                         thread.shared.counters.accept_pauses.fetch_add(1, Ordering::Relaxed);
-                        tracing::warn!(%error, "accepting pauses");
+                        // Once until it goes on: every listener of the node comes here ten times a second.
+                        if !std::mem::replace(&mut paused, true) {
+                            tracing::warn!(%error, "accepting pauses");
+                        }
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 }

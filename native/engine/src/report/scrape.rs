@@ -121,6 +121,12 @@ fn text(shared: &Shared) -> String {
         "times accepting paused for lack of descriptors",
         &[("", load(&counters.accept_pauses))],
     );
+    one(
+        metrics::TRACKBED_TUNNELS_REFUSED_TOTAL,
+        "counter",
+        "tunnels refused because their peer or all peers of a pod hold too many",
+        &[("", load(&counters.tunnels_refused))],
+    );
     certificates(&mut text, shared);
     text
 }

@@ -35,6 +35,8 @@ pub(crate) struct Counters {
     pub(crate) generation: AtomicU64,
     pub(crate) restarts: AtomicU64,
     pub(crate) accept_pauses: AtomicU64,
+    /// Peers' tunnels turned away at a pod's door.
+    pub(crate) tunnels_refused: AtomicU64,
     pub(crate) client_tunnels: AtomicUsize,
     pub(crate) server_tunnels: AtomicUsize,
     pub(crate) drift: AtomicU64,

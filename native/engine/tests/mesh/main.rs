@@ -3,6 +3,7 @@
 mod director;
 mod lab;
 
+use std::io::Read;
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,7 @@ struct Mesh {
     web: Pod,
     api: Pod,
     /// The links between them live as long as this.
-    _fabric: Fabric,
+    fabric: Fabric,
 }
 
 impl Mesh {
@@ -31,7 +32,7 @@ impl Mesh {
         let fabric = Fabric::new()?;
         let (web, api) = (fabric.pod("web"), fabric.pod("api"));
         let (one, two) = (fabric.node("one"), fabric.node("two"));
-        let mesh = Self { one, two, web, api, _fabric: fabric };
+        let mesh = Self { one, two, web, api, fabric };
         mesh.state(&[]);
         mesh.api.serve(PORT);
         mesh.one.enrol(&[&mesh.web]);
@@ -542,6 +543,31 @@ fn a_certificate_is_renewed_at_half_life_and_its_end_cuts_and_refuses() {
     node.director.ready(&web.uid());
     node.director.ready(&api.uid());
     web.connect(&api.v4, PORT).unwrap().seen_as().unwrap();
+}
+
+#[test]
+fn a_peer_that_stalls_its_handshakes_is_bounded_and_keeps_nobody_else_out() {
+    const HBONE: u16 = 15008;
+    const MORE_THAN_ALLOWED: usize = 80;
+    let Some(mesh) = Mesh::new() else { return };
+    let stranger = mesh.fabric.pod("stranger");
+    let lives = |client: &mut lab::Client| {
+        client.0.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        client.0.read(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+    };
+    let mut stalled: Vec<_> = (0..MORE_THAN_ALLOWED).map(|_| stranger.connect(&mesh.api.v4, HBONE).unwrap()).collect();
+    assert!(stalled.last_mut().unwrap().is_reset(), "the last one is turned away at once");
+    assert!(lives(&mut stalled[0]), "the first one has its time for a handshake");
+    let mut client = mesh.web.connect(&mesh.api.v4, PORT).unwrap();
+    assert_eq!(client.seen_as().unwrap(), mesh.web.v4);
+    let metrics = mesh.two.get("/metrics");
+    let refused = metrics.lines().find(|line| line.starts_with("trackbed_tunnels_refused_total")).expect("a sample");
+    assert_eq!(refused, "trackbed_tunnels_refused_total 16");
+    drop(stalled);
+    let deadline = Instant::now() + PATIENCE;
+    while !stranger.connect(&mesh.api.v4, HBONE).is_ok_and(|mut client| lives(&mut client)) {
+        assert!(Instant::now() < deadline, "places are given back");
+    }
 }
 
 #[test]
