@@ -1,6 +1,7 @@
 // Claims about which pods of a source's objects this node should have in the mesh.
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { annotations } from "#contract/tables.ts";
 import type { Namespace, ObjectMeta, Pod } from "#mesh/objects.ts";
 import type { Change } from "#source/source.ts";
 import { desiredPods } from "./desired.ts";
@@ -98,4 +99,19 @@ test("short names are looked up below the domain that is in force now", () => {
   ]);
   domain = "mesh.example";
   assert.deepEqual(searches(desired.again())[0], ["shop.svc.mesh.example", "svc.mesh.example", "mesh.example", "corp.example"]);
+});
+
+test("a namespace path that depends on where the daemon was started is not followed", () => {
+  const { metadata } = pod("one");
+  const lost = { ...pod("one"), metadata: { ...metadata, annotations: { [annotations.netns]: "run/netns/one" } } };
+  const spec = [
+    ...desiredPods("a", () => "cluster.local")
+      .update(change({ reset: true, put: [lost] }))
+      .values(),
+  ][0];
+  assert.equal(spec?.netns, null);
+  assert.deepEqual(
+    spec?.annotationFaults.map(({ annotation }) => annotation),
+    [annotations.netns],
+  );
 });

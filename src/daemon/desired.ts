@@ -1,5 +1,5 @@
 // Which pods this node should have in the mesh: the source's objects, narrowed to one node and told as changes of single pods.
-
+import { isAbsolute } from "node:path";
 import { annotations } from "#contract/tables.ts";
 import type { Desired, Fault as EnrolFault } from "#enrol/state.ts";
 import { parseAddress } from "#mesh/address.ts";
@@ -82,6 +82,9 @@ export function desiredPods(node: string, clusterDomain: () => string): DesiredP
 export function podSpec(namespace: Namespace | undefined, pod: Pod, clusterDomain: string): PodSpec {
   const { enrolled, code, reason } = enrolment(namespace, pod);
   const { spec, faults } = captureSpec(namespace, pod);
+  const path = pod.metadata.annotations[annotations.netns];
+  const lost =
+    path === undefined || isAbsolute(path) ? [] : [{ annotation: annotations.netns, value: path, reason: "must be an absolute path" }];
   const over = pod.phase === "Succeeded" || pod.phase === "Failed";
   return {
     uid: pod.metadata.uid,
@@ -89,11 +92,11 @@ export function podSpec(namespace: Namespace | undefined, pod: Pod, clusterDomai
     name: pod.metadata.name,
     serviceAccount: pod.serviceAccountName,
     desired: enrolled ? "enrolled" : over ? "deleted" : "absent",
-    netns: pod.hostNetwork ? null : (pod.metadata.annotations[annotations.netns] ?? null),
+    netns: pod.hostNetwork || path === undefined || lost.length > 0 ? null : path,
     addresses: pod.podIPs.filter((ip) => parseAddress(ip) !== null),
     dnsSearch: searchList(pod, clusterDomain),
     capture: spec,
     refused: code === null ? null : { code, reason },
-    annotationFaults: faults,
+    annotationFaults: [...faults, ...lost],
   };
 }

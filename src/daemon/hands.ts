@@ -5,11 +5,11 @@ import type { Director } from "#engine/director.ts";
 import { handOver, type OpenNamespace, readCookie, visitNamespace } from "#engine/namespace.ts";
 import { type NamespaceIdentity, sameNamespace } from "#enrol/state.ts";
 import { parseAddress } from "#mesh/address.ts";
-import { meshError } from "#mesh/error.ts";
+import { isMeshError, meshError } from "#mesh/error.ts";
 import type { Backend, Comparison, Reading } from "#redirect/backend.ts";
 import type { Plan } from "#redirect/plan.ts";
 import type { PodSpec } from "./desired.ts";
-import type { Hands } from "./pod.ts";
+import type { Hands, Read } from "./pod.ts";
 
 export type HandsOptions = {
   readonly bootId: string;
@@ -24,6 +24,8 @@ export type HandsOptions = {
 };
 
 const hasRouting = ({ routing: { rule4, rule6, route4, route6 } }: Reading): boolean => rule4 + rule6 + route4 + route6 > 0;
+
+const NOTHING: Read = { namespace: null, rules: "none", routing: false, foreign: null, differences: [], warnings: [] };
 
 export function createHands(options: HandsOptions): Hands {
   const { bootId, helper, netnsSocket, director, backend, planOf, compare } = options;
@@ -45,10 +47,18 @@ export function createHands(options: HandsOptions): Hands {
       await act(open);
     });
 
+  /** A pod that shall not be in the mesh has nothing of ours in the node's own namespace, and its end must not wait for a better path. */
+  const unlessOurs =
+    ({ desired }: PodSpec) =>
+    (error: unknown): Read => {
+      if (desired !== "enrolled" && isMeshError(error) && error.code === "E_CAPTURE_HOST_NETWORK") return NOTHING;
+      throw error;
+    };
+
   return {
     read: (spec) =>
-      visitNamespace(spec.netns, async (open) => {
-        if (open === null) return { namespace: null, rules: "none", routing: false, foreign: null, differences: [], warnings: [] };
+      visitNamespace(spec.netns, async (open): Promise<Read> => {
+        if (open === null) return NOTHING;
         const namespace = await identify(open);
         const reading = await backend.read(open.path);
         const comparison = compare(reading, planOf(spec));
@@ -63,7 +73,7 @@ export function createHands(options: HandsOptions): Hands {
           differences: spec.desired === "enrolled" ? comparison.differences : [],
           warnings: reading.foreign.filter(({ kind }) => kind !== "mesh").map(sentence),
         };
-      }),
+      }).catch(unlessOurs(spec)),
     handOver: (spec) =>
       visitNamespace(spec.netns, async (open) => {
         if (open === null) throw gone(spec);

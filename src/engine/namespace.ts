@@ -1,7 +1,8 @@
 // A pod's network namespace from the daemon's side: opened once, then shown to others by descriptor, so that one visit is one namespace.
 import { spawn } from "node:child_process";
-import { readFileSync, statSync } from "node:fs";
-import { type FileHandle, open } from "node:fs/promises";
+import { constants, readFileSync, statSync } from "node:fs";
+import { type FileHandle, open, stat } from "node:fs/promises";
+import { isAbsolute } from "node:path";
 import type { Readable } from "node:stream";
 import { z } from "zod";
 import { type ErrorCode, errors } from "#contract/tables.ts";
@@ -29,9 +30,23 @@ export async function visitNamespace<T>(path: string | null, visit: (open: OpenN
   }
 }
 
+/** Documents name the path, so it is not believed: a FIFO must not hold the daemon, and the node's own traffic is nobody's to capture. */
 async function openOrNull(path: string): Promise<FileHandle | null> {
+  if (!isAbsolute(path)) throw meshError("E_CAPTURE_NETNS_GONE", `the network namespace ${JSON.stringify(path)} is not an absolute path`);
+  const handle = await openFile(path);
+  if (handle === null || !(await isOwn(handle))) return handle;
+  await handle.close();
+  throw meshError("E_CAPTURE_HOST_NETWORK", `${path} is the node's own network namespace`);
+}
+
+async function isOwn(handle: FileHandle): Promise<boolean> {
+  const [there, own] = await Promise.all([handle.stat({ bigint: true }), stat("/proc/self/ns/net", { bigint: true })]);
+  return there.dev === own.dev && there.ino === own.ino;
+}
+
+async function openFile(path: string): Promise<FileHandle | null> {
   try {
-    return await open(path, "r");
+    return await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
   } catch (cause) {
     const code = cause instanceof Error && "code" in cause ? cause.code : "";
     if (code === "ENOENT" || code === "ESRCH" || code === "ENOTDIR") return null;

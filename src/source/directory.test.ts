@@ -149,3 +149,16 @@ test("a directory that cannot be read at the start is refused with its name", as
   const stream = directorySource("/nonexistent/mesh")(new AbortController().signal);
   await assert.rejects(stream[Symbol.asyncIterator]().next(), /\/nonexistent\/mesh.*ENOENT/);
 });
+
+test("a pod with a copied uid is named and not in force, for nodes could take it for the other", async () => {
+  const uid = (name: string) => pod(name).replace(`name: ${name}`, `name: ${name}, uid: 7f`);
+  const source = await watched({ "a.yaml": uid("one"), "b.yaml": `\n${uid("two")}`, "c.yaml": pod("three") });
+  assert.deepEqual([...source.state.keys()].sort(), ["Pod/shop/one", "Pod/shop/three"]);
+  assert.deepEqual(
+    source.first.faults.map(({ key, file, line, field }) => [key, file, line, field]),
+    [["Pod/shop/two", "b.yaml", 2, "metadata.uid"]],
+  );
+  source.put("b.yaml", pod("two"));
+  assert.deepEqual((await source.next()).put.map(keyOf), ["Pod/shop/two"]);
+  source.stop();
+});

@@ -107,6 +107,7 @@ function readFile(file: string, content: FileContent, before: HeldFile): HeldFil
 function inForce(files: ReadonlyMap<string, HeldFile>, lastValid: Map<ObjectKey, MeshObject>, places: Map<ObjectKey, Place>) {
   const objects = new Map<ObjectKey, MeshObject>();
   const faults: Fault[] = [];
+  const uids = new Map<string, string>();
   places.clear();
   for (const [file, held] of [...files].sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0))) {
     faults.push(...held.faults);
@@ -125,7 +126,15 @@ function inForce(files: ReadonlyMap<string, HeldFile>, lastValid: Map<ObjectKey,
       }
       places.set(key, { file, line });
       const valid = object ?? lastValid.get(key) ?? standIn;
-      if (valid !== null && valid !== undefined) objects.set(key, valid);
+      if (valid === null || valid === undefined) continue;
+      const twin = uids.get(valid.metadata.uid);
+      if (valid.kind === "Pod" && twin !== undefined) {
+        const reason = `the uid is that of ${twin}: nodes know a pod by it, so this one is not in force`;
+        faults.push({ code: "E_SOURCE_INVALID", key, file, line, field: "metadata.uid", reason });
+        continue;
+      }
+      if (valid.kind === "Pod") uids.set(valid.metadata.uid, `${valid.metadata.namespace}/${valid.metadata.name}`);
+      objects.set(key, valid);
     }
   }
   for (const held of files.values())
