@@ -216,8 +216,9 @@ async function relaying(t: TestContext) {
   const path = join(directory, "snapshot.json");
   const changes: StateChange[] = [];
   const director = { setState: (change: StateChange) => void changes.push(change) } as unknown as Director;
-  const failed = (error: Error): void => assert.fail(error);
-  const begin = async () => createRelay({ node: "a", path, snapshot: await readSnapshot(path, "a"), director, failed });
+  const roots = () => ["root"];
+  const failed = (error: unknown): void => assert.ifError(error);
+  const begin = async () => createRelay({ node: "a", roots, path, snapshot: await readSnapshot(path, "a", roots()), director, failed });
   return { changes, begin };
 }
 

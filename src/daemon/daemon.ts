@@ -12,7 +12,7 @@ import { listenOn, privateDirectory } from "#engine/socket.ts";
 import type { NodeStatus, Problem } from "#inspect/status.ts";
 import { explainError, isMeshError, type MeshError } from "#mesh/error.ts";
 import type { Source } from "#source/source.ts";
-import { controlChannel } from "#xds/channel.ts";
+import { controlChannel, rootsOf } from "#xds/channel.ts";
 import { type Connectivity, xdsClient } from "#xds/client.ts";
 import { heldOf, type MeshSettings, readSnapshot } from "#xds/snapshot.ts";
 import { adminServer } from "./admin.ts";
@@ -57,7 +57,8 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
 
   const noted = (text: string) => (error: unknown) => log.warn({ error: explainError(error) }, text);
   const snapshotPath = join(run, paths.snapshot);
-  const snapshot = await readSnapshot(snapshotPath, node).catch((error: unknown) => {
+  const roots = (): string[] => rootsOf(options.root);
+  const snapshot = await readOwnSnapshot(snapshotPath, node, roots).catch((error: unknown) => {
     noted("the snapshot was not used")(error);
     return null;
   });
@@ -134,7 +135,7 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
     },
   });
 
-  relay = createRelay({ node, path: snapshotPath, snapshot, director, failed: noted("the snapshot could not be written") });
+  relay = createRelay({ node, roots, path: snapshotPath, snapshot, director, failed: noted("the snapshot could not be written") });
 
   const reports = reporter({
     node,
@@ -294,6 +295,9 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
     },
   };
 }
+
+/** Without the roots nobody can say whose snapshot it is. */
+const readOwnSnapshot = async (path: string, node: string, roots: () => string[]) => readSnapshot(path, node, roots());
 
 const podName = ({ namespace, name }: { readonly namespace: string; readonly name: string }): string => `${namespace}/${name}`;
 

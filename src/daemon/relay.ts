@@ -6,10 +6,12 @@ import { type MeshSettings, type Snapshot, writeSnapshot } from "#xds/snapshot.t
 
 export type RelayOptions = {
   readonly node: string;
+  /** The roots by which control is believed now: they bind the snapshot to this mesh. */
+  readonly roots: () => readonly string[];
   readonly path: string;
   readonly snapshot: Snapshot | null;
   readonly director: Director;
-  readonly failed: (error: Error) => void;
+  readonly failed: (error: unknown) => void;
   /** Quiet time before a changed state is written; default 250. */
   readonly settleMilliseconds?: number;
 };
@@ -46,7 +48,7 @@ const stateResource = (typeUrl: TypeUrl, { name, version, body }: XdsResource): 
 });
 
 export function createRelay(options: RelayOptions): Relay {
-  const { node, path, snapshot, director, failed } = options;
+  const { node, roots, path, snapshot, director, failed } = options;
   const held = new Map<TypeUrl, Map<string, XdsResource>>(
     RESOURCE_TYPES.map((typeUrl) => [
       typeUrl,
@@ -100,7 +102,11 @@ export function createRelay(options: RelayOptions): Relay {
       if (!dirty || from === "none") return;
       dirty = false;
       const resources = new Map([...held].map(([typeUrl, list]) => [typeUrl, [...list.values()]]));
-      await writeSnapshot(path, { node, savedAt: new Date(), settings, resources }).catch(failed);
+      try {
+        await writeSnapshot(path, { node, roots: roots(), savedAt: new Date(), settings, resources });
+      } catch (error) {
+        failed(error);
+      }
     });
     return writing;
   }

@@ -1,4 +1,5 @@
 // One authenticated gRPC connection to control, shared by discovery, certificates and node reports.
+import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import type { ClientHttp2Stream } from "node:http2";
@@ -108,6 +109,16 @@ function sessionManager(options: ChannelOptions): SessionManager {
       if (previous !== current) previous.abort(reason);
     },
   };
+}
+
+/** SHA-256 of each root certificate in the file: which mesh this is, before control answers. */
+export function rootsOf(path: string): string[] {
+  const certificates = readRoots(path).match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ?? [];
+  return certificates.map((text) =>
+    createHash("sha256")
+      .update(Buffer.from(text.replace(/-----[^-]+-----|\s/g, ""), "base64"))
+      .digest("hex"),
+  );
 }
 
 function readRoots(path: string): string {

@@ -16,6 +16,8 @@ export type MeshSettings = {
 
 export type Snapshot = {
   readonly node: string;
+  /** SHA-256 of each root that control was believed by: another mesh has other roots, a rotation keeps one of them. */
+  readonly roots: readonly string[];
   readonly savedAt: Date;
   /** What control said about the whole mesh; null when it never did. */
   readonly settings: MeshSettings | null;
@@ -23,13 +25,14 @@ export type Snapshot = {
 };
 
 /** Raised when a reader of the old form would misread the new one; files of another format are not used. */
-const FORMAT = 1;
+const FORMAT = 2;
 
 const Settings = z.strictObject({ trustDomain: z.string(), clusterDomain: z.string(), network: z.string(), encryptSameNode: z.boolean() });
 const Seal = z.strictObject({ kind: z.literal("trackbed-snapshot"), format: z.int(), bytes: z.int(), sha256: z.string() });
 const Stored = z.strictObject({ name: z.string().min(1), version: z.string(), aliases: z.array(z.string()), body: z.base64() });
 const Content = z.strictObject({
   node: z.string(),
+  roots: z.array(z.string()),
   savedAt: z.iso.datetime(),
   settings: Settings.nullable(),
   resources: z.record(z.string(), z.array(Stored)),
@@ -46,14 +49,16 @@ export function formatSnapshot(snapshot: Snapshot): string {
       body: Buffer.from(body.buffer, body.byteOffset, body.byteLength).toString("base64"),
     }));
   }
-  const { node, savedAt, settings } = snapshot;
-  const content = JSON.stringify({ node, savedAt: savedAt.toISOString(), settings, resources } satisfies z.infer<typeof Content>);
+  const { node, roots, savedAt, settings } = snapshot;
+  const content = JSON.stringify({ node, roots: [...roots], savedAt: savedAt.toISOString(), settings, resources } satisfies z.infer<
+    typeof Content
+  >);
   const seal = { kind: "trackbed-snapshot" as const, format: FORMAT, bytes: Buffer.byteLength(content), sha256: digest(content) };
   return `${JSON.stringify(seal satisfies z.infer<typeof Seal>)}\n${content}\n`;
 }
 
-/** Throws E_SNAPSHOT_INVALID for anything that formatSnapshot of this version did not write for this node. */
-export function parseSnapshot(text: string, node: string): Snapshot {
+/** Throws E_SNAPSHOT_INVALID for anything that formatSnapshot of this version did not write for this node of this mesh. */
+export function parseSnapshot(text: string, node: string, roots: readonly string[]): Snapshot {
   const cut = text.indexOf("\n");
   const content = text.slice(cut + 1, -1);
   const seal = checked(Seal, text.slice(0, cut), "its first line is not a seal");
@@ -63,6 +68,8 @@ export function parseSnapshot(text: string, node: string): Snapshot {
   }
   const parsed = checked(Content, content, "its content has another shape");
   if (parsed.node !== node) throw meshError("E_SNAPSHOT_INVALID", `the snapshot belongs to node ${parsed.node}, this is ${node}`);
+  if (!parsed.roots.some((root) => roots.includes(root)))
+    throw meshError("E_SNAPSHOT_INVALID", "the snapshot is of a mesh with other root certificates than those of --root");
   const resources = new Map<TypeUrl, XdsResource[]>(RESOURCE_TYPES.map((typeUrl) => [typeUrl, []]));
   for (const [typeUrl, list] of Object.entries(parsed.resources)) {
     if (!isTypeUrl(typeUrl)) throw meshError("E_SNAPSHOT_INVALID", `the snapshot holds resources of the unknown type ${typeUrl}`);
@@ -71,11 +78,11 @@ export function parseSnapshot(text: string, node: string): Snapshot {
       list.map(({ body, ...resource }) => ({ ...resource, body: Buffer.from(body, "base64") })),
     );
   }
-  return { node, savedAt: new Date(parsed.savedAt), settings: parsed.settings, resources };
+  return { node, roots: parsed.roots, savedAt: new Date(parsed.savedAt), settings: parsed.settings, resources };
 }
 
 /** Null when there is no file; throws E_SNAPSHOT_INVALID when there is one that must not be used. */
-export async function readSnapshot(path: string, node: string): Promise<Snapshot | null> {
+export async function readSnapshot(path: string, node: string, roots: readonly string[]): Promise<Snapshot | null> {
   let text: string;
   try {
     text = await readFile(path, "utf8");
@@ -83,7 +90,7 @@ export async function readSnapshot(path: string, node: string): Promise<Snapshot
     if (cause instanceof Error && "code" in cause && cause.code === "ENOENT") return null;
     throw meshError("E_SNAPSHOT_INVALID", `the snapshot ${path} cannot be read`, cause);
   }
-  return parseSnapshot(text, node);
+  return parseSnapshot(text, node, roots);
 }
 
 /** Replaces the file in one step: a crash at any moment leaves the old or the new one. One call at a time. */
