@@ -99,7 +99,12 @@ function links(pid: number): string[] {
   });
 }
 
-export const descriptorsOf = (pid: number): number => links(pid).length;
+const MEMORY = "/memfd:";
+
+/** Open descriptors but those of sealed memory, which the engine keeps its state in. */
+export const descriptorsOf = (pid: number): number => links(pid).filter((link) => !link.startsWith(MEMORY)).length;
+
+export const memoriesOf = (pid: number): number => links(pid).filter((link) => link.startsWith(MEMORY)).length;
 
 export const threadsOf = (pid: number): number => Number(/^Threads:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]);
 
