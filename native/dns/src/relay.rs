@@ -17,8 +17,8 @@ use trackbed_netns::{Netns, SocketError, socket};
 
 use crate::question;
 
-/// A resolver that waits longer than 5 s has asked again by itself.
-pub const UPSTREAM_LIMIT: Duration = Duration::from_secs(5);
+/// Resolvers wait 5 s before they ask again and hear nothing of what comes later: told before that, they ask their next server.
+pub const UPSTREAM_LIMIT: Duration = Duration::from_secs(4);
 /// Relayed queries of one pod at a time, UDP and TCP together: each UDP one is a descriptor, and a process has 20000.
 pub const IN_FLIGHT: usize = 1024;
 /// Largest UDP message.
