@@ -413,6 +413,10 @@ export const metrics = {
   trackbed_log_dropped_total: { type: "counter", help: "log lines dropped because their reader was slow" },
   trackbed_series_dropped_total: { type: "counter", help: "connections without metrics because the number of series is bounded" },
   trackbed_accept_pauses_total: { type: "counter", help: "times accepting paused for lack of descriptors" },
+  trackbed_connections_shed_total: {
+    type: "counter",
+    help: "connections refused because descriptors are few and their pod holds more than others",
+  },
   trackbed_tunnels_refused_total: { type: "counter", help: "tunnels refused because their peer or all peers of a pod hold too many" },
   trackbed_tunnels: { type: "gauge", help: "open HBONE connections, by role" },
   trackbed_connections: { type: "gauge", help: "captured connections that are open" },

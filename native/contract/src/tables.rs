@@ -250,6 +250,8 @@ pub mod metrics {
     pub const TRACKBED_SERIES_DROPPED_TOTAL: &str = "trackbed_series_dropped_total";
     /// times accepting paused for lack of descriptors
     pub const TRACKBED_ACCEPT_PAUSES_TOTAL: &str = "trackbed_accept_pauses_total";
+    /// connections refused because descriptors are few and their pod holds more than others
+    pub const TRACKBED_CONNECTIONS_SHED_TOTAL: &str = "trackbed_connections_shed_total";
     /// tunnels refused because their peer or all peers of a pod hold too many
     pub const TRACKBED_TUNNELS_REFUSED_TOTAL: &str = "trackbed_tunnels_refused_total";
     /// open HBONE connections, by role

@@ -1,11 +1,15 @@
-//! The door of a pod's HBONE port: how much of the engine peers may hold before and after they have asked for something.
+//! Who may still come in: what peers may hold of a pod's HBONE port before and after they have asked for something, and what a pod may
+//! hold of the engine when descriptors become few.
 //!
 //! A handshake costs a signature and buffers before anything is known about the peer, and a stalled one costs them until its deadline.
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
+
+use crate::worker::shared::{Pod, Shared};
 
 /// Tunnels of one peer address that have not asked for anything yet. An engine dials one at a time per pair of pods and data thread; the
 /// rest is room for other dialers.
@@ -16,6 +20,17 @@ pub(super) const WAITING_OF_POD: usize = 1024;
 pub(super) const OPEN_OF_PEER: usize = 1024;
 /// A flood is told once in this time, not once per connection.
 const TOLD_AGAIN: Duration = Duration::from_mins(1);
+
+/// The kernel gives the lowest free descriptor, so a new one above this share of the limit means that the rest is in use. What is left
+/// serves the pods that hold less than others.
+const CROWDED_EIGHTHS: u64 = 7;
+
+/// Descriptors are nearly used up and this pod holds as many connections as the average of all or more: it is turned away, or the next
+/// connection of any pod would find none left.
+pub(super) fn crowds_others(accepted: &impl AsFd, pod: &Pod, shared: &Shared) -> bool {
+    let few = u64::try_from(accepted.as_fd().as_raw_fd()).is_ok_and(|number| number >= shared.descriptors / 8 * CROWDED_EIGHTHS);
+    few && pod.open.taken() >= shared.pods.load().average_taken()
+}
 
 #[derive(Debug, Default)]
 pub(super) struct Door {

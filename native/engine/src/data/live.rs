@@ -93,9 +93,9 @@ impl Thread {
         let live = &self.live;
         let key = live.next.get();
         live.next.set(key + 1);
-        let mut open = vec![pod.open.one()];
+        let mut open = vec![pod.open.one(true)];
         if let Facts::Relay(_, _, destination) = &facts {
-            open.push(destination.open.one());
+            open.push(destination.open.one(false));
         }
         let connection = Rc::new(Connection {
             pod: Arc::clone(pod),

@@ -4,14 +4,15 @@ use std::net::{SocketAddr, TcpListener as StdListener, UdpSocket};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
+use trackbed_contract::tables::errors;
 use trackbed_hbone::Shutdown;
 
 use super::Thread;
-use super::door::Door;
+use super::door::{self, Door};
 use super::names::{self, PodResolver};
 use crate::worker::shared::{Pod, Shared};
 
@@ -156,6 +157,15 @@ impl Station {
                     Ok((stream, from)) => {
                         paused = false;
                         let Some(station) = station.upgrade() else { return };
+                        if door::crowds_others(&stream, &station.pod(), &thread.shared) {
+                            thread.shared.counters.shed.fetch_add(1, Ordering::Relaxed);
+                            if station.door.tells(Instant::now()) {
+                                let (uid, code) = (Arc::clone(&station.pod().local.uid), errors::ENGINE_LIMIT);
+                                tracing::warn!(%uid, code, "descriptors are nearly used up: the pod gets no more connections");
+                            }
+                            trackbed_hbone::pump::reset(stream);
+                            continue;
+                        }
                         let from = trackbed_netns::socket::canonical(from);
                         drop(tokio::task::spawn_local(handle(Rc::clone(&thread), station, stream, from)));
                     }

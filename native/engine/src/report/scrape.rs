@@ -122,6 +122,12 @@ fn text(shared: &Shared) -> String {
         &[("", load(&counters.accept_pauses))],
     );
     one(
+        metrics::TRACKBED_CONNECTIONS_SHED_TOTAL,
+        "counter",
+        "connections refused because descriptors are few and their pod holds more than others",
+        &[("", load(&counters.shed))],
+    );
+    one(
         metrics::TRACKBED_TUNNELS_REFUSED_TOTAL,
         "counter",
         "tunnels refused because their peer or all peers of a pod hold too many",

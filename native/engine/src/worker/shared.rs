@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
+use rustix::process::{Resource, getrlimit};
 use tokio::sync::{Notify, watch};
 use trackbed_contract::Identity;
 use trackbed_decide::{LocalPod, World};
@@ -26,6 +27,8 @@ pub(crate) struct Shared {
     pub(crate) reports: ReportQueue,
     pub(crate) series: AllSeries,
     pub(crate) counters: Counters,
+    /// How many this process may have.
+    pub(crate) descriptors: u64,
 }
 
 #[derive(Debug, Default)]
@@ -35,6 +38,8 @@ pub(crate) struct Counters {
     pub(crate) generation: AtomicU64,
     pub(crate) restarts: AtomicU64,
     pub(crate) accept_pauses: AtomicU64,
+    /// Connections of pods that crowd the others.
+    pub(crate) shed: AtomicU64,
     /// Peers' tunnels turned away at a pod's door.
     pub(crate) tunnels_refused: AtomicU64,
     pub(crate) client_tunnels: AtomicUsize,
@@ -61,6 +66,8 @@ pub(crate) struct Pod {
 #[derive(Debug, Default)]
 pub(crate) struct Open {
     count: AtomicU32,
+    /// Of them, those that the pod's own capture took: of a relay between two pods the first one's.
+    taken: AtomicU32,
     idle: Notify,
 }
 
@@ -69,10 +76,15 @@ impl Open {
         self.count.load(Ordering::Acquire)
     }
 
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed).into()
+    }
+
     /// One more, until the guard is dropped.
-    pub(crate) fn one(self: &Arc<Self>) -> OpenOne {
+    pub(crate) fn one(self: &Arc<Self>, taken: bool) -> OpenOne {
         self.count.fetch_add(1, Ordering::AcqRel);
-        OpenOne(Arc::clone(self))
+        self.taken.fetch_add(taken.into(), Ordering::Relaxed);
+        OpenOne { open: Arc::clone(self), taken }
     }
 
     /// Waits until the last has ended.
@@ -88,12 +100,16 @@ impl Open {
 }
 
 #[derive(Debug)]
-pub(crate) struct OpenOne(Arc<Open>);
+pub(crate) struct OpenOne {
+    open: Arc<Open>,
+    taken: bool,
+}
 
 impl Drop for OpenOne {
     fn drop(&mut self) {
-        if self.0.count.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.idle.notify_one();
+        self.open.taken.fetch_sub(self.taken.into(), Ordering::Relaxed);
+        if self.open.count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.open.idle.notify_one();
         }
     }
 }
@@ -123,6 +139,11 @@ impl LocalPods {
         next
     }
 
+    /// Connections that a pod's capture took, on average.
+    pub(crate) fn average_taken(&self) -> u64 {
+        self.0.values().map(|pod| pod.open.taken()).sum::<u64>() / (self.0.len() as u64).max(1)
+    }
+
     pub(crate) fn connections(&self) -> u64 {
         self.0.values().map(|pod| u64::from(pod.open.count())).sum()
     }
@@ -139,6 +160,7 @@ impl Shared {
             reports: ReportQueue::default(),
             series: AllSeries::default(),
             counters,
+            descriptors: getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX),
         }
     }
 
