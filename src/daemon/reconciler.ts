@@ -69,6 +69,8 @@ type Entry = {
   /** The event that happens to the pod after a pause. */
   pending: { readonly what: "retry" | "engineSilent"; readonly timer: NodeJS.Timeout } | null;
   looked: boolean;
+  /** A drift was noticed while a pass was on: the next one looks and tells, instead of this one mending it in silence. */
+  moved: boolean;
   /** Who changed the namespace since the last look, as far as notices say. */
   by: string;
   /** The last glance at its path. */
@@ -110,6 +112,7 @@ export function reconciler(options: ReconcilerOptions): Reconciler {
       sweep: false,
       pending: null,
       looked: false,
+      moved: false,
       by: "",
       seen: null,
       respecified: false,
@@ -155,6 +158,8 @@ export function reconciler(options: ReconcilerOptions): Reconciler {
     entry.sweep = false;
     entry.by = "";
     const phase = record.state;
+    if (entry.moved) happen(record, { what: "drift" });
+    entry.moved = false;
     if (record.spec.desired === "deleted" && pathTaken(record.spec)) record.spec = { ...record.spec, netns: null };
     const before = inForce(record);
     if (swept || record.observed.rules === "unknown") await take(record, { do: "readBack" }, hands);
@@ -320,7 +325,7 @@ export function reconciler(options: ReconcilerOptions): Reconciler {
     const entry = entries.get(uid);
     if (entry === undefined) return;
     if (by !== "") entry.by = by;
-    happen(entry.record, { what: "drift" });
+    entry.moved = true;
     kick(entry);
   }
 
