@@ -224,6 +224,20 @@ test("pods that the engine watches are swept six times less often than one that 
   assert.ok(reads("a") >= 1 && reads("a") <= 10, `${reads("a")} looks at the ready pod`);
 });
 
+test("what moves at the end of a pass is mended, told as drift, and its process named", async (t) => {
+  const node = start(t);
+  node.namespaces.set("/netns/a", fresh(1n));
+  node.attach("one");
+  node.reconciler.update(specs(spec("a")), true);
+  await node.until("the pass is at its last step", () => node.calls.includes("prove a"));
+  Object.assign(node.namespaces.get("/netns/a") ?? {}, { rules: "none" });
+  node.reconciler.drift("a", "nft (process 7)");
+  await node.until("it is repaired", () => node.namespaces.get("/netns/a")?.rules === "equal");
+  await node.until("it is told", () => node.drifted.length === 1);
+  const told = node.record("a").steps.find(({ step }) => step === "drift");
+  assert.match(told?.reason ?? "", /^by nft \(process 7\): /);
+});
+
 test("a changed plan is applied and is no drift", async (t) => {
   const node = await ready(t);
   Object.assign(node.namespaces.get("/netns/a") ?? {}, { rules: "different" });

@@ -154,9 +154,8 @@ export function reconciler(options: ReconcilerOptions): Reconciler {
 
   async function work(entry: Entry): Promise<void> {
     const { record } = entry;
-    const { sweep: swept, by } = entry;
+    const swept = entry.sweep;
     entry.sweep = false;
-    entry.by = "";
     const phase = record.state;
     if (entry.moved) happen(record, { what: "drift" });
     entry.moved = false;
@@ -171,9 +170,10 @@ export function reconciler(options: ReconcilerOptions): Reconciler {
       inForce(record) === null;
     entry.respecified = false;
     if (drifted) {
-      noteDrift(record, by);
-      events.drifted(record, by);
+      noteDrift(record, entry.by);
+      events.drifted(record, entry.by);
     }
+    entry.by = ""; // a notice of our own change must not be blamed for a later one
     const outcome = await pass(record, hands, drain);
     if (drifted) events.repaired(record, inForce(record) === null ? "failed" : "done");
     if (record.state === "absent") record.notMeshed = null;
