@@ -84,7 +84,8 @@ impl Thread {
     ) -> Result<(), Failed> {
         captured.account.path(Path::Relay);
         // The probe may have taken a second: both sides are asked as they are now.
-        let theirs = ready(&self.shared, destination)?;
+        // What this endpoint lacks yet another one may have.
+        let theirs = ready(&self.shared, destination).map_err(|refusal| Failed { refusal, retry: true })?;
         let world = theirs.world().ok_or_else(|| missing(errors::WORKLOAD_UNKNOWN, "the director has said nothing yet".into()))?;
         trackbed_decide::recheck_outbound(world, &captured.pod.local, &Outbound::Relay(relay.clone()))?;
         let (from, to) = (captured.client, relay.address);
