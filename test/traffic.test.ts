@@ -341,19 +341,41 @@ spec: { clusterIPs: ["${RETRY}", "${RETRY_V6}"], selector: { group: retry }, por
     const refused = records.filter((one) => since(started, one) && one.direction === "inbound" && one.code === "E_UPSTREAM_REFUSED");
     return new Set(refused.map(({ destination }) => destination.workload));
   };
-  const converged = (): Promise<boolean> => client.connect(RETRY, 80).then(() => true);
-  await until("the mesh knows the service", converged);
-  await server.accept(PORT);
+  // One at a time, kept when the connection is refused: a second one would take the next connection away from it.
+  let accepting = server.accept(PORT);
+  /** One connection: "served" with bytes both ways, or the code with which the client's flow ended. */
+  const attempt = async (vip: string): Promise<string> => {
+    const opened = await client.connect(vip, 80);
+    await opened.write("hello");
+    const answered = opened.read(7);
+    const refused = answered.then(async ({ end }) => {
+      if (end === "open") return "answered";
+      const record = await flow("node-a", `port ${opened.port}`, (one) => one.direction === "outbound" && one.source.port === opened.port);
+      return `${record.code}: ${record.reason}`;
+    });
+    const accepted = await Promise.race([accepting, refused]);
+    if (typeof accepted === "string") return accepted;
+    accepting = server.accept(PORT);
+    accepting.catch(() => undefined); // the last one waits for nobody
+    assert.equal((await accepted.read(5)).text, "hello");
+    await accepted.write("welcome");
+    assert.equal((await answered).text, "welcome");
+    await opened.finish();
+    await accepted.finish();
+    return "served";
+  };
+  await until("the nodes know the new pods", async () => {
+    const known = (await Promise.all(["node-a", "node-b"].map((node) => mesh.lab.status(node)))).flatMap((status) => status.pods);
+    return pods.every(([name]) => known.some((pod) => pod.namespace === "app" && pod.name === name));
+  });
   await mesh.lab.ready();
+  await until("the mesh serves the new service", async () => {
+    const outcome = await attempt(RETRY);
+    if (outcome !== "served") throw new Error(outcome);
+    return true;
+  });
   await until("both closed endpoints were tried", async () => {
-    for (const vip of [RETRY, RETRY_V6]) {
-      const opened = await client.connect(vip, 80);
-      await opened.write("hello");
-      const accepted = await server.accept(PORT);
-      assert.equal((await accepted.read(5)).text, "hello");
-      await opened.finish();
-      await accepted.finish();
-    }
+    for (const vip of [RETRY, RETRY_V6]) assert.equal(await attempt(vip), "served", vip);
     const seen = await refusedBy();
     return seen.has("shut-near") && seen.has("shut-far");
   });
