@@ -119,7 +119,8 @@ test("a peer that gives up ends the engine's wait for the application", async ()
   await server.run(["nft", "delete", "table", "inet", "hole"]);
 });
 
-test("a policy that denies the peer's identity answers 401", async () => {
+test("a policy that denies the peer's identity answers 401, and the flow names policy and port", async () => {
+  const since = Date.now();
   mesh.document(
     "deny-peer.yaml",
     `apiVersion: security.istio.io/v1
@@ -132,6 +133,11 @@ spec:
 `,
   );
   await until("the policy is enforced", async () => (await attempt([await towardsServer("denied")]))[0]?.status === 401);
+  const denied = await until("the refusal is a flow", async () =>
+    (await flows(mesh.lab, "node-b", since)).findLast(({ policy }) => policy === "app/deny-peer"),
+  );
+  const { code, direction, destination } = denied;
+  assert.deepEqual([code, direction, destination.port], ["E_POLICY_DENIED", "inbound", SERVER_PORT]);
   mesh.document("deny-peer.yaml", null);
   await until("the policy is gone", async () => (await attempt([await towardsServer("allowed")]))[0]?.status === 200);
 });

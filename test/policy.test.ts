@@ -164,7 +164,7 @@ test("an ALLOW lets in whom it names and cuts everybody else of what it selects,
     await isRefused(others);
     for (const name of others) {
       const flow = await closedFlow(name, since, ({ verdict }) => verdict === "denied");
-      assert.deepEqual([flow.code, flow.policy], ["E_POLICY_NO_ALLOW", "app/only-client"], name);
+      assert.deepEqual([flow.code, flow.policy, flow.destination.port], ["E_POLICY_NO_ALLOW", "app/only-client", SERVER_PORT], name);
     }
     const allowed = await closedFlow("tunnel", since, ({ verdict }) => verdict === "allowed");
     assert.deepEqual([allowed.policy, allowed.rule], ["app/only-client", 0]);

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use trackbed_contract::Identity;
 use trackbed_contract::engine::{Direction, Path};
 use trackbed_contract::tables::{errors, ports};
-use trackbed_decide::{Admitted, Refusal, inbound_plain, inbound_tunnel};
+use trackbed_decide::{Admitted, Authority, Refusal, inbound_plain, inbound_tunnel};
 use trackbed_hbone::limits::Limits;
 use trackbed_hbone::{Request, pump, serve};
 use trackbed_netns::socket;
@@ -71,7 +71,9 @@ impl Thread {
         account.peer(&request.peer);
         account.source(from, None, Some(&identity));
         let admitted = hold(&self.shared, || station.pod()).await.and_then(|ready| {
-            name_ends(&mut account, &ready, from, Some(&identity));
+            // The port that was asked for, so that a refusal too says what was refused.
+            let port = Authority::parse(&request.authority).map_or(ports::HBONE, |authority| authority.port);
+            name_ends(&mut account, &ready, from, Some(&identity), port);
             let world = ready.world().ok_or_else(no_world)?;
             let admitted = inbound_tunnel(world, &station.pod().local, &identity, from.ip(), &request.authority)?;
             let registered = self.admit(&station, &mut account, &admitted);
@@ -161,7 +163,7 @@ impl Thread {
             .map_err(|error| missing(errors::DESTINATION_REFUSED, format!("it was not redirected: {error}")))?;
         account.destination(destination, None, None);
         let ready = hold(&self.shared, || station.pod()).await?;
-        name_ends(account, &ready, from, None);
+        name_ends(account, &ready, from, None, destination.port());
         account.destination(destination, Some(&ready.local.workload), None);
         let world = ready.world().ok_or_else(no_world)?;
         let admitted = inbound_plain(world, &station.pod().local, from.ip(), destination)?;
@@ -179,11 +181,11 @@ impl Thread {
 }
 
 /// The client's workload only labels; its identity is what was proven. Of several at one address only one of that identity may be named.
-fn name_ends(account: &mut Account, ready: &Ready, from: SocketAddr, identity: Option<&Identity>) {
+fn name_ends(account: &mut Account, ready: &Ready, from: SocketAddr, identity: Option<&Identity>, port: u16) {
     let source = ready.world().map(|world| world.workloads_at(from.ip())).unwrap_or_default();
     let source = source.iter().find(|workload| identity.is_none_or(|identity| workload.identity == *identity));
     account.source(from, source.map(AsRef::as_ref), identity);
-    let pod = SocketAddr::new(ready.local.workload.address_like(from.ip()).unwrap_or(from.ip()), ports::HBONE);
+    let pod = SocketAddr::new(ready.local.workload.address_like(from.ip()).unwrap_or(from.ip()), port);
     account.destination(pod, Some(&ready.local.workload), identity.map(|_| ready.local.identity()));
 }
 

@@ -236,7 +236,13 @@ fn access_line(flow: &Flow) {
     let (source, destination) = (flow.source.clone().unwrap_or_default(), flow.destination.clone().unwrap_or_default());
     let inbound = flow.direction == i32::from(Direction::Inbound);
     let (out, into) = if inbound { (flow.bytes_received, flow.bytes_sent) } else { (flow.bytes_sent, flow.bytes_received) };
-    let (direction, path) = (if inbound { "inbound" } else { "outbound" }, Path::try_from(flow.path).map_or("", |path| path.as_str_name()));
+    let direction = if inbound { "inbound" } else { "outbound" };
+    let path = match flow.path() {
+        Path::Relay => "relay",
+        Path::Tunnel => "tunnel",
+        Path::Plain => "plain",
+        Path::Unspecified => "",
+    };
     let error = (!flow.code.is_empty()).then(|| format!("{}: {}", flow.code, flow.reason));
     // `direction` first: the macro cannot tell a dotted first name from the rest.
     tracing::info!(target: "access", direction, path,
