@@ -11,6 +11,7 @@ use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use trackbed_contract::Identity;
 
+use crate::secrets::key_log;
 use crate::verify::{ClientCheck, ServerCheck};
 use crate::{ALPN, KeyPair, TlsError};
 
@@ -46,6 +47,9 @@ pub(crate) fn client(
     config.enable_sni = false;
     // A resumed session would skip the identity check of this very connection.
     config.resumption = Resumption::disabled();
+    // Our own record layer goes on from the handshake's secrets.
+    config.key_log = key_log();
+    config.enable_secret_extraction = true;
     Ok(config)
 }
 
@@ -65,6 +69,8 @@ pub(crate) fn server(
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.max_early_data_size = 0;
+    config.key_log = key_log();
+    config.enable_secret_extraction = true;
     Ok(config)
 }
 
