@@ -68,7 +68,11 @@ pub struct Handover {
 
 /// The engine's side of netns.sock.
 #[derive(Debug)]
-pub struct HandoverListener(AsyncFd<OwnedFd>);
+pub struct HandoverListener {
+    socket: AsyncFd<OwnedFd>,
+    /// Cookie of the namespace that the socket was made in: the engine's own.
+    own: u64,
+}
 
 impl HandoverListener {
     /// Binds `path`, mode 0600, in a directory of mode 0700, which is made when it is missing. A socket that a dead engine left behind is
@@ -88,7 +92,8 @@ impl HandoverListener {
     /// Goes on with a listener that another process bound. Needs a tokio runtime.
     pub fn from_fd(listener: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&listener, true)?;
-        Ok(Self(sys::register(listener)?))
+        let own = sys::netns_cookie(listener.as_fd())?;
+        Ok(Self { socket: sys::register(listener)?, own })
     }
 
     /// The next namespace, already receipted, or why one was refused (everything that came with it is closed, and the sender was told).
@@ -101,7 +106,7 @@ impl HandoverListener {
             return Err(refused("only root and the engine's own user may hand namespaces over".to_owned()));
         }
         let connection = PacketSocket::new(connection).map_err(|error| refused(error.to_string()))?;
-        match timeout(SENDER_LIMIT, receive(&connection)).await {
+        match timeout(SENDER_LIMIT, receive(&connection, self.own)).await {
             Ok(result) => result.map_err(refused),
             Err(_elapsed) => Err(refused("no hand-over within 1 s after connecting".to_owned())),
         }
@@ -109,7 +114,7 @@ impl HandoverListener {
 
     async fn accept(&self) -> io::Result<OwnedFd> {
         loop {
-            let mut ready = self.0.readable().await?;
+            let mut ready = self.socket.readable().await?;
             if let Ok(accepted) = ready.try_io(|listener| Ok(accept_with(listener.get_ref(), SocketFlags::CLOEXEC)?)) {
                 return accepted;
             }
@@ -119,15 +124,15 @@ impl HandoverListener {
 
 impl AsFd for HandoverListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.get_ref().as_fd()
+        self.socket.get_ref().as_fd()
     }
 }
 
 /// One hand-over and its receipt. The error is the reason, for the sender and for the log.
-async fn receive(connection: &PacketSocket) -> Result<Handover, String> {
+async fn receive(connection: &PacketSocket, own: u64) -> Result<Handover, String> {
     let packet = connection.recv(PACKET_BYTES, 1).await;
     let (uid, result) = match packet {
-        Ok(Some(packet)) => open(packet),
+        Ok(Some(packet)) => open(packet, own),
         Ok(None) => return Err("the sender closed without a packet".to_owned()),
         Err(error) => (String::new(), Err(error.to_string())),
     };
@@ -144,8 +149,9 @@ async fn receive(connection: &PacketSocket) -> Result<Handover, String> {
     Ok(Handover { uid, netns })
 }
 
-/// What a packet says and the namespace that came with it. Descriptors of a refused packet close when it is dropped.
-fn open(packet: Packet) -> (String, Result<Netns, String>) {
+/// What a packet says and the namespace that came with it. Descriptors of a refused packet close when it is dropped. The engine's own
+/// namespace is nobody's: listeners and watches in it would take the whole node for one pod.
+fn open(packet: Packet, own: u64) -> (String, Result<Netns, String>) {
     let Ok(NetnsHandover { uid }) = NetnsHandover::decode(packet.bytes.as_slice()) else {
         return (String::new(), Err("the packet is not a NetnsHandover".to_owned()));
     };
@@ -155,7 +161,12 @@ fn open(packet: Packet) -> (String, Result<Netns, String>) {
     let Ok([fd]) = <[OwnedFd; 1]>::try_from(packet.fds) else {
         return (uid, Err("a hand-over carries exactly one descriptor".to_owned()));
     };
-    (uid, Netns::from_fd(fd).map_err(|error| error.to_string()))
+    match Netns::from_fd(fd) {
+        Ok(netns) if netns.cookie() == own => {
+            (uid, Err("it is the engine's own network namespace, not a pod's: check the pod's netns path".to_owned()))
+        }
+        netns => (uid, netns.map_err(|error| error.to_string())),
+    }
 }
 
 /// The daemon's side: sends one namespace and waits for the receipt, blocking for at most `limit` in each direction.

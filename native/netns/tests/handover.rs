@@ -113,13 +113,15 @@ async fn anything_but_one_network_namespace_is_refused() {
     let listener = HandoverListener::bind(&directory.socket()).expect("bind");
     let file: OwnedFd = File::open("/proc/self/status").expect("open").into();
     let mount: OwnedFd = File::open("/proc/self/ns/mnt").expect("open").into();
+    let own: OwnedFd = File::open("/proc/thread-self/ns/net").expect("open").into();
     let (good, long) = (packet("pod-3"), packet(&"x".repeat(2000)));
-    let cases: [(&str, &[u8], Vec<BorrowedFd<'_>>); 8] = [
+    let cases: [(&str, &[u8], Vec<BorrowedFd<'_>>); 9] = [
         ("no descriptor", &good, vec![]),
         ("two namespaces", &good, vec![netns.as_fd(), netns.as_fd()]),
         ("many", &good, vec![netns.as_fd(); 60]),
         ("a file", &good, vec![file.as_fd()]),
         ("a mount namespace", &good, vec![mount.as_fd()]),
+        ("the engine's own namespace", &good, vec![own.as_fd()]),
         ("an oversized packet", &long, vec![netns.as_fd()]),
         ("no message", &[0xff; 20], vec![netns.as_fd()]),
         ("no uid", &[0x12, 0x00], vec![netns.as_fd()]),
