@@ -82,6 +82,18 @@ test("a file that is truncated and then written never removes its objects in bet
   source.stop();
 });
 
+test("a file whose writer was stopped between truncating and writing keeps its objects; one that stays empty gives them up", async () => {
+  const source = await watched({ "a.yaml": pod("one") });
+  source.put("a.yaml", "");
+  await new Promise((resolve) => setTimeout(resolve, 200)); // many times the debounce: the writer's own pause, not a wait for us
+  source.put("a.yaml", `${pod("one")}\n---\n${pod("two")}`);
+  const change = await source.next();
+  assert.deepEqual([change.put.map(keyOf), change.remove], [["Pod/shop/two"], []]);
+  source.put("a.yaml", "");
+  assert.deepEqual((await source.next()).remove.toSorted(), ["Pod/shop/one", "Pod/shop/two"]);
+  source.stop();
+});
+
 test("a broken document is reported with file, line and field, and its last valid version stays in force", async () => {
   const valid = policy("p", "  action: DENY\n  rules:\n  - from:\n    - source:\n        namespaces: [a]\n");
   const source = await watched({ "p.yaml": valid, "z.yaml": pod("one") });

@@ -16,7 +16,10 @@ export type DirectoryOptions = {
 /** Editors and `>` truncate before they write: 20 ms without a change is long after that and short for people. */
 const DEBOUNCE_MILLISECONDS = 20;
 const SWEEP_MILLISECONDS = 5000;
-/** A file that never lies still is taken as it is after this long. */
+/**
+ * A file that never lies still is taken as it is after this long. So is an empty one: its writer may have been stopped between truncating
+ * and writing, and until then an empty file would mean that its policies were deleted.
+ */
 const SETTLE_MILLISECONDS = 1000;
 
 /** Every *.yaml, *.yml and *.json below `dir`. The first batch comes when all of it was read; rejects when `dir` cannot be read then. */
@@ -57,7 +60,7 @@ function createReader(dir: string, holdings: Holdings, debounce: number, enterin
     for (const [file, signature] of listing.files) {
       if (read.get(file) === signature.id) continue;
       const age = Date.now() - signature.modified;
-      const fresh = age >= 0 && age < debounce;
+      const fresh = age >= 0 && age < (signature.empty ? SETTLE_MILLISECONDS : debounce);
       const result = fresh && !force ? "changing" : await readListed(dir, file, signature);
       if (result === "changing") settled = false;
       else if (result !== "gone") {

@@ -21,11 +21,12 @@ export type Listing = {
   readonly troubles: readonly { readonly path: string; readonly reason: string }[];
 };
 
-export type Signature = { readonly id: string; readonly modified: number };
+export type Signature = { readonly id: string; readonly modified: number; readonly empty: boolean };
 
 const signatureOf = (stats: BigIntStats): Signature => ({
   id: `${stats.dev}:${stats.ino}:${stats.size}:${stats.mtimeNs}:${stats.ctimeNs}`,
   modified: Number(stats.ctimeMs > stats.mtimeMs ? stats.ctimeMs : stats.mtimeMs),
+  empty: stats.size === 0n,
 });
 
 const textOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
