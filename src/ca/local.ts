@@ -1,7 +1,7 @@
 // Our own authority: a root and an issuer in a state directory. The root signs issuers only; the issuer is replaced long before its end.
 import { generateKeyPairSync, type KeyObject, randomBytes, type X509Certificate } from "node:crypto";
-import { mkdirSync } from "node:fs";
 import { join } from "node:path";
+import { makeDirectory } from "#mesh/directory.ts";
 import { meshError } from "#mesh/error.ts";
 import { formatIdentity } from "#mesh/identity.ts";
 import type { Authority, IssuedCertificate, IssueRequest } from "./authority.ts";
@@ -32,7 +32,7 @@ const LEAF_LEAST_MILLISECONDS = HOUR / 4;
 /** Makes the authority when the directory has none, loads it otherwise; never replaces one that it cannot use. */
 export function openAuthority(directory: string, options: LocalAuthorityOptions = {}): LocalAuthority {
   const now = options.now ?? (() => new Date());
-  mkdirSync(directory, { recursive: true, mode: 0o700 });
+  makeDirectory("--state", directory);
   const rootFile = join(directory, "root.pem");
   const issuerFile = join(directory, "issuer.pem");
   const stored = { root: readSigner(rootFile), issuer: readSigner(issuerFile) };

@@ -355,6 +355,18 @@ export const errors = {
     help: "the stored root or issuer cannot be used and is never replaced silently",
     next: "restore the files in control's state directory, or move all of them away to start a new trust root",
   },
+  E_DIRECTORY_UNUSABLE: {
+    side: "self",
+    retryable: "yes",
+    help: "a directory that an option names cannot be read or made",
+    next: "create the directory, or correct the option that names it; see its owner and mode",
+  },
+  E_DAEMON_LISTEN_FAILED: {
+    side: "self",
+    retryable: "yes",
+    help: "the daemon could not bind an address",
+    next: "see which process holds the port, and that the address belongs to this node",
+  },
   E_CONTROL_LISTEN_FAILED: {
     side: "self",
     retryable: "yes",

@@ -355,7 +355,12 @@ test("control that cannot read its documents, or cannot listen, says so and exit
   };
   const [unread, why] = await run("--mesh", join(dir, "nowhere"), "--listen", "127.0.0.1:0");
   assert.equal(unread, 1);
-  assert.match(why, /nowhere/);
+  assert.match(why, /nowhere \(--mesh\) does not exist.*E_DIRECTORY_UNUSABLE; create the directory/);
+  for (const option of ["--state", "--tokens"]) {
+    const [code, text] = await run("--mesh", join(dir, "mesh"), "--listen", "127.0.0.1:0", option, "/proc/x");
+    assert.deepEqual([code, text.trim().split("\n").length], [1, 1], text);
+    assert.match(text, new RegExp(`/proc/x \\(${option}\\) cannot be made`));
+  }
   const [taken, reason] = await run("--mesh", join(dir, "mesh"), "--listen", control.address);
   assert.equal(taken, 1);
   assert.match(reason, /E_CONTROL_LISTEN_FAILED/);

@@ -7,6 +7,7 @@ import { Nodes, PodPhase } from "#contract/gen/control_pb.ts";
 import { AggregatedDiscoveryService } from "#contract/gen/envoy/discovery_pb.ts";
 import { IstioCertificateService } from "#contract/gen/istio/ca_pb.ts";
 import { bounds, errors } from "#contract/tables.ts";
+import { makeDirectory, requireDirectory } from "#mesh/directory.ts";
 import { explainError } from "#mesh/error.ts";
 import { directorySource } from "#source/directory.ts";
 import type { Change, Fault } from "#source/source.ts";
@@ -44,6 +45,8 @@ const DAY_SECONDS = 86_400;
 const WARN_SECONDS = { root: 365 * DAY_SECONDS, issuer: 60 * DAY_SECONDS };
 
 export async function startControl(options: ControlOptions, log: Log): Promise<Control> {
+  requireDirectory("--mesh", options.mesh); // before keys are made for a mistyped command line
+  makeDirectory("--tokens", options.tokens);
   const stop = new AbortController();
   const { trustDomain, clusterDomain, rootNamespace, encryptSameNode } = options;
   const metrics = createMetrics();

@@ -25,6 +25,7 @@ test("several listen addresses of both families are understood, the rest has def
 
 test("what is wrong is named: missing, unknown, unparsable or exposed options", () => {
   const cases: [string[], RegExp][] = [
+    [[], /^--mesh, --state, --tokens, --listen are missing/],
     [required.slice(2), /--mesh is missing/],
     [required.slice(0, 6), /--listen is missing/],
     [[...required, "--lisen", "x"], /--lisen/],

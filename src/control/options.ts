@@ -39,15 +39,16 @@ Reads the mesh's documents, compiles them, and serves them with certificates to 
 export function parseOptions(args: readonly string[]): ControlOptions | null {
   const values = read(args);
   if (values.help === true) return null;
-  const listen = values.listen ?? [];
-  if (listen.length === 0) throw usage("--listen is missing: say at which address daemons connect");
+  const missing = (["mesh", "state", "tokens", "listen"] as const).filter((option) => (values[option] ?? "").length === 0);
+  if (missing.length > 0) throw usage(`${missing.map((option) => `--${option}`).join(", ")} ${missing.length > 1 ? "are" : "is"} missing`);
+  const { mesh = "", state = "", tokens = "", listen = [] } = values;
   const health = parseEndpoint("--health", values.health ?? `127.0.0.1:${ports.controlHealth}`);
   if (!isLoopback(health.host))
     throw usage(`--health ${values.health} is not a loopback address: metrics and faults are for this host only`);
   return {
-    mesh: required("--mesh", values.mesh),
-    state: required("--state", values.state),
-    tokens: required("--tokens", values.tokens),
+    mesh,
+    state,
+    tokens,
     listen: listen.map((text) => parseEndpoint("--listen", text)),
     health,
     trustDomain: named("--trust-domain", values["trust-domain"] ?? "cluster.local", isSubdomain),
@@ -88,11 +89,6 @@ function parseEndpoint(option: string, text: string): Endpoint {
 }
 
 const isLoopback = (host: string): boolean => host === "::1" || (isIP(host) === 4 && host.startsWith("127."));
-
-function required(option: string, value: string | undefined): string {
-  if (value === undefined || value === "") throw usage(`${option} is missing`);
-  return value;
-}
 
 function named(option: string, value: string, valid: (name: string) => boolean): string {
   if (!valid(value)) throw usage(`${option} ${value} is not a DNS name of lower-case letters, digits and "-"`);

@@ -1,8 +1,9 @@
 // How a node proves its name in directory mode: one random token per Node document, in a file that only root can read.
 import { createHash, randomBytes, timingSafeEqual } from "node:crypto";
 import { constants } from "node:fs";
-import { link, lstat, mkdir, open, readFile, rm } from "node:fs/promises";
+import { link, lstat, open, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
+import { makeDirectory } from "#mesh/directory.ts";
 import { meshError } from "#mesh/error.ts";
 import { isSubdomain } from "#mesh/identity.ts";
 
@@ -26,7 +27,7 @@ export function openTokens(directory: string, onFault: (fault: TokenFault) => vo
   let byNode = new Map<string, Buffer>();
 
   async function refresh(nodes: Iterable<string>): Promise<readonly string[]> {
-    await mkdir(directory, { recursive: true, mode: 0o700 });
+    makeDirectory("--tokens", directory);
     const next = new Map<string, Buffer>();
     for (const node of nodes) {
       try {

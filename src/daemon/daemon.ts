@@ -10,7 +10,8 @@ import { type Director, startDirector } from "#engine/director.ts";
 import { glanceAt, readBootId } from "#engine/namespace.ts";
 import { listenOn, privateDirectory } from "#engine/socket.ts";
 import type { NodeStatus, Problem } from "#inspect/status.ts";
-import { explainError, isMeshError, type MeshError } from "#mesh/error.ts";
+import { requireDirectory } from "#mesh/directory.ts";
+import { explainError, isMeshError, type MeshError, meshError } from "#mesh/error.ts";
 import type { Source } from "#source/source.ts";
 import { controlChannel, rootsOf } from "#xds/channel.ts";
 import { type Connectivity, xdsClient } from "#xds/client.ts";
@@ -53,6 +54,7 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
   const bootId = readBootId();
   const started = new Date().toISOString();
   const stop = new AbortController();
+  requireDirectory("--mesh", options.mesh);
   await privateDirectory(run);
 
   const noted = (text: string) => (error: unknown) => log.warn({ error: explainError(error) }, text);
@@ -195,7 +197,10 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
     },
     onConnectivity: (now) => {
       if (!now.connected) refusals.streamEnded();
-      if (now.connected !== connectivity.connected) log.info({ connected: now.connected, error: now.error?.message }, "control");
+      // Told once for each reason, not at each attempt: daemons outlive control by days.
+      if (now.error !== null && now.error.message !== connectivity.error?.message)
+        log.warn({ error: explainError(now.error) }, "no control");
+      else if (now.connected && !connectivity.connected) log.info("control is connected");
       connectivity = now;
     },
   });
@@ -310,6 +315,8 @@ const problemFrom = (error: MeshError, since: string): Problem => {
 
 const listenTcp = (server: Server, { host, port }: { readonly host: string; readonly port: number }): Promise<void> =>
   new Promise((resolve, reject) => {
-    server.once("error", reject);
+    server.once("error", (cause) =>
+      reject(meshError("E_DAEMON_LISTEN_FAILED", `the daemon cannot listen on ${host} port ${port} (--health)`, cause)),
+    );
     server.listen(port, host, resolve);
   });

@@ -1,8 +1,10 @@
 // The launcher process: what starts a node in directory mode. Daemon and engine live and die apart; this process only starts them again.
+import { existsSync } from "node:fs";
 import { Command, CommanderError, InvalidArgumentError } from "commander";
 import { type LaunchOptions, launch } from "#engine/launcher.ts";
 import { privateDirectory } from "#engine/socket.ts";
-import { explainError } from "#mesh/error.ts";
+import { requireDirectory } from "#mesh/directory.ts";
+import { explainError, isMeshError } from "#mesh/error.ts";
 
 const EXIT_USAGE = 64;
 
@@ -10,6 +12,11 @@ function count(text: string): number {
   const value = Number(text);
   if (!Number.isInteger(value) || value < 1 || value > 64) throw new InvalidArgumentError("expected a number from 1 to 64");
   return value;
+}
+
+function program(path: string): string {
+  if (!existsSync(path)) throw new InvalidArgumentError("no such file");
+  return path;
 }
 
 function parse(argv: readonly string[]): LaunchOptions {
@@ -22,7 +29,7 @@ function parse(argv: readonly string[]): LaunchOptions {
     .requiredOption("--root <file>", "PEM of control's root certificate")
     .requiredOption("--token <file>", "this node's token")
     .option("--cluster-domain <name>", "DNS domain of services until control says it for the first time")
-    .option("--engine <path>", "path of trackbed-engine")
+    .option("--engine <path>", "path of trackbed-engine", program)
     .option("--health <addr>", "address of the daemon's /healthz/ready and /metrics")
     .option("--metrics <addr>", "address of the engine's metrics")
     .option("--workers <n>", "worker threads of the engine", count)
@@ -30,8 +37,14 @@ function parse(argv: readonly string[]): LaunchOptions {
   return command.parse([...argv], { from: "user" }).opts<LaunchOptions>();
 }
 
+function exitCode(error: unknown): number {
+  if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : EXIT_USAGE;
+  return isMeshError(error) && error.code === "E_USAGE" ? EXIT_USAGE : 1;
+}
+
 try {
   const options = parse(process.argv.slice(2));
+  requireDirectory("--mesh", options.mesh);
   await privateDirectory(options.run);
   const launcher = launch(options);
   for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => void launcher.stop());
@@ -39,7 +52,7 @@ try {
   await launcher.stop();
   process.exitCode = code;
 } catch (error) {
+  process.exitCode = exitCode(error);
   // Commander has printed help or what was wrong by itself.
   if (!(error instanceof CommanderError)) process.stderr.write(`trackbed-launcher: ${explainError(error)}\n`);
-  process.exitCode = error instanceof CommanderError && error.exitCode === 0 ? 0 : EXIT_USAGE;
 }

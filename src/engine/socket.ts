@@ -1,14 +1,16 @@
 // Binds a server to a Unix socket that only root can reach, also over what a dead process left behind.
-import { chmod, mkdir, rename, rm, stat } from "node:fs/promises";
+import { chmod, rename, rm, stat } from "node:fs/promises";
 import type { Server } from "node:net";
 import { dirname } from "node:path";
+import { makeDirectory } from "#mesh/directory.ts";
 import { meshError } from "#mesh/error.ts";
 
 /** The directory that daemon and engine share, 0700: whoever may enter it may decide for every pod of the node. */
 export async function privateDirectory(path: string): Promise<void> {
-  await mkdir(path, { recursive: true, mode: 0o700 });
+  makeDirectory("--run", path);
   const { mode, uid } = await stat(path);
-  if (uid !== process.getuid?.()) throw meshError("E_USAGE", `${path} belongs to user ${uid}, not to the one this process runs as`);
+  if (uid !== process.getuid?.())
+    throw meshError("E_DIRECTORY_UNUSABLE", `the directory ${path} (--run) belongs to user ${uid}, not to the one this process runs as`);
   if ((mode & 0o077) !== 0) await chmod(path, 0o700);
 }
 

@@ -36,7 +36,7 @@ async function* changes(dir: string, options: DirectoryOptions, stop: AbortSigna
     for (let first = true; !stop.aborted; first = false) {
       const listing = await reader.settle(stop);
       const root = listing.troubles.find(({ path }) => path === "");
-      if (first && root !== undefined) throw meshError("E_SOURCE_INVALID", `the directory ${dir} cannot be read: ${root.reason}`);
+      if (first && root !== undefined) throw meshError("E_DIRECTORY_UNUSABLE", `the directory ${dir} cannot be read: ${root.reason}`);
       watcher.keep(listing.directories);
       const change = holdings.take();
       if (change !== null && !stop.aborted) yield change;

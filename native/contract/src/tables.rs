@@ -191,6 +191,10 @@ pub mod errors {
     pub const IDENTITY_RATE_LIMITED: &str = "E_IDENTITY_RATE_LIMITED";
     /// the stored root or issuer cannot be used and is never replaced silently; restore the files in control's state directory, or move all of them away to start a new trust root
     pub const AUTHORITY_INVALID: &str = "E_AUTHORITY_INVALID";
+    /// a directory that an option names cannot be read or made; create the directory, or correct the option that names it; see its owner and mode
+    pub const DIRECTORY_UNUSABLE: &str = "E_DIRECTORY_UNUSABLE";
+    /// the daemon could not bind an address; see which process holds the port, and that the address belongs to this node
+    pub const DAEMON_LISTEN_FAILED: &str = "E_DAEMON_LISTEN_FAILED";
     /// control could not bind an address; see which process holds the port, and that the address belongs to this host
     pub const CONTROL_LISTEN_FAILED: &str = "E_CONTROL_LISTEN_FAILED";
     /// the other end of a discovery stream broke its protocol; compare the versions of control and daemon
