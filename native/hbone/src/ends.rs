@@ -73,6 +73,8 @@ pub(crate) trait End {
     }
     /// Everything put so far has left us: a reset will not overtake it.
     async fn flushed(&mut self);
+    /// FIN went both ways: whatever was put is still delivered.
+    fn close(self);
     /// `cut` = by our decision.
     fn reset(self, cut: bool);
 }
@@ -122,7 +124,9 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
+    /// From now on the socket ends with RST, whatever ends it: also the kernel, when this process dies. Only `close` ends it with FIN.
     pub(crate) fn new(stream: TcpStream) -> Self {
+        abort(&stream);
         let stream = Rc::new(stream);
         let watched = Rc::clone(&stream);
         let errors = Box::pin(async move {
@@ -186,12 +190,18 @@ impl End for Socket {
         }
     }
 
-    fn reset(self, _: bool) {
-        abort(&self.stream);
+    /// With the linger of `abort` the kernel would throw away what the application has not acknowledged yet.
+    fn close(self) {
+        if let Err(error) = SockRef::from(&*self.stream).set_linger(None) {
+            tracing::debug!(%error, "a socket will end with RST instead of FIN");
+        }
     }
+
+    /// `new` has seen to it.
+    fn reset(self, _: bool) {}
 }
 
-/// The close that follows sends RST instead of FIN.
+/// The close that follows sends RST instead of FIN, and so does the kernel's when the process dies.
 pub(crate) fn abort(socket: &TcpStream) {
     if let Err(error) = SockRef::from(socket).set_linger(Some(Duration::ZERO)) {
         tracing::debug!(%error, "a socket will end with FIN instead of RST");
@@ -319,6 +329,9 @@ impl End for Stream {
     async fn flushed(&mut self) {
         poll_fn(|cx| self.unsent.poll_none(cx)).await;
     }
+
+    /// END_STREAM both ways: h2 has ended it.
+    fn close(self) {}
 
     fn reset(mut self, cut: bool) {
         self.tunnel.send.send_reset(if cut { Reason::CANCEL } else { Reason::CONNECT_ERROR });

@@ -115,6 +115,12 @@ pub async fn relay(client: TcpStream, server: TcpStream, meter: &Rc<Meter>) -> O
     run(Socket::new(client), Socket::new(server), meter).await
 }
 
+/// From now on the socket ends with RST, also when this process dies: for connections that wait for their pump. An orderly end of the pump
+/// is a FIN all the same.
+pub fn guard(socket: &TcpStream) {
+    abort(socket);
+}
+
 /// Ends a socket so that its peer sees a reset: for connections refused before a pump runs.
 pub fn reset(socket: TcpStream) {
     abort(&socket);
@@ -143,7 +149,10 @@ async fn run<C: End, S: End>(client: C, server: S, meter: &Rc<Meter>) -> Outcome
         first_byte: meter.first_byte.get().map(|at| at.duration_since(start)),
         code: if lost && !orderly && !cut { errors::TUNNEL_LOST } else { "" },
     };
-    if !orderly {
+    if orderly {
+        pump.client.close();
+        pump.server.close();
+    } else {
         pump.client.reset(cut);
         pump.server.reset(cut);
     }

@@ -357,6 +357,44 @@ fn a_relay_keeps_half_open_connections_and_delivers_bytes_before_a_reset() {
 }
 
 #[test]
+fn bytes_that_the_kernel_still_holds_arrive_after_an_orderly_end_and_then_fin() {
+    // More than a socket takes before its application reads, less than the sending one holds.
+    const TOTAL: u64 = 300_000;
+    local(async {
+        let ((mut client, near), (far, mut server)) = (pair().await, pair().await);
+        socket2::SockRef::from(&near).set_send_buffer_size(1 << 20).unwrap();
+        socket2::SockRef::from(&client).set_recv_buffer_size(4096).unwrap();
+        let relay = tokio::task::spawn_local(async move { pump::relay(near, far, &Meter::new()).await });
+        send_pattern(&mut server, TOTAL).await;
+        client.shutdown().await.unwrap();
+        assert!(!relay.await.unwrap().reset, "the pump is done, and its sockets are closed");
+        let arrived = client.peek(&mut vec![0; 300_000]).await.unwrap();
+        assert!((arrived as u64) < TOTAL, "{arrived} bytes: the sending kernel holds nothing, the claim is not tried");
+        check_pattern(&mut client, TOTAL).await;
+        assert_eq!(read_error(&mut server).await, None);
+    });
+}
+
+#[test]
+fn a_pump_that_is_dropped_in_mid_life_resets_what_it_held() {
+    local(async {
+        let ((mut client, near), (far, mut server)) = (pair().await, pair().await);
+        let relay = tokio::task::spawn_local(async move { pump::relay(near, far, &Meter::new()).await });
+        client.write_all(b"x").await.unwrap();
+        server.read_exact(&mut [0]).await.unwrap();
+        relay.abort();
+        assert_eq!(read_error(&mut client).await, Some(ErrorKind::ConnectionReset));
+        assert_eq!(read_error(&mut server).await, Some(ErrorKind::ConnectionReset));
+        let mut path = Fixture::new().await.path().await;
+        path.client.write_all(b"x").await.unwrap();
+        path.server.read_exact(&mut [0]).await.unwrap();
+        path.outbound.abort();
+        assert_eq!(read_error(&mut path.client).await, Some(ErrorKind::ConnectionReset));
+        assert_eq!(read_error(&mut path.server).await, Some(ErrorKind::ConnectionReset));
+    });
+}
+
+#[test]
 fn a_relay_to_a_reader_that_stopped_is_cut_at_once() {
     local(async {
         let ((mut client, near), (far, mut server)) = (pair().await, pair().await);
