@@ -14,8 +14,9 @@ use tokio::sync::mpsc;
 use tonic::transport::{Channel, Endpoint, Uri};
 use trackbed_contract::engine::director_client::DirectorClient;
 use trackbed_contract::engine::{FromEngine, ReportBatch, ToEngine, from_engine, to_engine};
-use trackbed_contract::tables::bounds;
+use trackbed_contract::tables::{bounds, errors};
 
+use crate::contract::{Breach, Conversation};
 use crate::worker::shared::Shared;
 
 const FIRST_DELAY: Duration = Duration::from_millis(50);
@@ -37,9 +38,8 @@ const BATCHES_IN_FLIGHT: usize = 4;
 pub(crate) enum FromDirector {
     /// A stream is open and waits for Hello.
     Attached(Outbox),
+    /// One that keeps to the contract.
     Message(to_engine::Message),
-    /// A message without content: an error of the director (see the contract).
-    Malformed,
     Detached(String),
 }
 
@@ -54,17 +54,39 @@ impl Outbox {
     }
 }
 
+/// Why a stream ended.
+#[derive(Debug)]
+enum End {
+    Closed,
+    Failed(String),
+    /// We closed it. A back-off that has grown is kept: the next stream of this director is likely to end the same way.
+    Broken(Breach),
+}
+
+impl std::fmt::Display for End {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            End::Closed => f.write_str("the director closed the stream"),
+            End::Failed(reason) => f.write_str(reason),
+            End::Broken(breach) => breach.fmt(f),
+        }
+    }
+}
+
 /// Keeps a stream open for the life of the process.
 pub(crate) fn attach(socket: PathBuf, shared: Arc<Shared>) -> mpsc::Receiver<FromDirector> {
     let (inbox, messages) = mpsc::channel(INBOX);
     tokio::spawn(async move {
-        let mut delay = FIRST_DELAY;
+        let (mut delay, mut told) = (FIRST_DELAY, None);
         while !inbox.is_closed() {
-            let reason = match one_stream(&socket, &inbox, &shared, &mut delay).await {
-                Ok(()) => "the director closed the stream".to_owned(),
-                Err(reason) => reason,
-            };
-            let _ = inbox.send(FromDirector::Detached(reason)).await;
+            let mut heard = false;
+            let end = one_stream(&socket, &inbox, &shared, &mut heard).await;
+            match &end {
+                End::Broken(breach) => tell(breach, &mut told, &shared),
+                End::Closed | End::Failed(_) if heard => (delay, told) = (FIRST_DELAY, None),
+                End::Closed | End::Failed(_) => {}
+            }
+            let _ = inbox.send(FromDirector::Detached(end.to_string())).await;
             tokio::time::sleep(delay.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
             delay = (delay * 2).min(LONGEST_DELAY);
         }
@@ -72,28 +94,52 @@ pub(crate) fn attach(socket: PathBuf, shared: Arc<Shared>) -> mpsc::Receiver<Fro
     messages
 }
 
-async fn one_stream(socket: &Path, inbox: &mpsc::Sender<FromDirector>, shared: &Arc<Shared>, delay: &mut Duration) -> Result<(), String> {
-    let channel = connect(socket).await?;
+/// An operator learns of another version once, not at every attempt.
+fn tell(breach: &Breach, told: &mut Option<u32>, shared: &Shared) {
+    match *breach {
+        Breach::Version { theirs } if *told == Some(theirs) => {}
+        Breach::Version { theirs } => {
+            *told = Some(theirs);
+            shared.reports.event("error", errors::CONTRACT_VERSION, "", breach.to_string());
+        }
+        Breach::Malformed(_) => tracing::error!(target: "director", %breach, "the stream is closed"),
+    }
+}
+
+/// `heard` becomes true with the first message that may be obeyed.
+async fn one_stream(socket: &Path, inbox: &mpsc::Sender<FromDirector>, shared: &Arc<Shared>, heard: &mut bool) -> End {
+    let channel = match connect(socket).await {
+        Ok(channel) => channel,
+        Err(reason) => return End::Failed(reason),
+    };
     let limit = bounds::GRPC_MESSAGE_BYTES as usize;
     let mut client = DirectorClient::new(channel).max_decoding_message_size(limit).max_encoding_message_size(limit);
     let (sender, mut outbox) = mpsc::channel(OUTBOX);
+    let ends = || End::Failed("the worker ends".to_owned());
     // The director sees Hello only if it is queued before the call is answered: the control loop gets the outbox first.
-    inbox.send(FromDirector::Attached(Outbox(sender))).await.map_err(|_| "the worker ends".to_owned())?;
-    let mut stream =
-        client.attach(poll_fn(move |context| outbox.poll_recv(context))).await.map_err(|status| status_text(&status))?.into_inner();
+    if inbox.send(FromDirector::Attached(Outbox(sender))).await.is_err() {
+        return ends();
+    }
+    let mut stream = match client.attach(poll_fn(move |context| outbox.poll_recv(context))).await {
+        Ok(answer) => answer.into_inner(),
+        Err(status) => return End::Failed(status_text(&status)),
+    };
     let _reporting = AbortOnDrop(tokio::spawn(report(client, Arc::clone(shared))));
+    let mut conversation = Conversation::default();
     loop {
         let message = match stream.message().await {
-            Ok(Some(ToEngine { message: Some(message) })) => FromDirector::Message(message),
-            Ok(Some(ToEngine { message: None })) => FromDirector::Malformed,
-            Ok(None) => return Ok(()),
-            Err(status) => return Err(status_text(&status)),
+            Ok(Some(ToEngine { message })) => conversation.accept(message),
+            Ok(None) => return End::Closed,
+            Err(status) => return End::Failed(status_text(&status)),
         };
-        *delay = FIRST_DELAY;
-        let ends = matches!(message, FromDirector::Malformed);
-        inbox.send(message).await.map_err(|_| "the worker ends".to_owned())?;
-        if ends {
-            return Err("the director sent an empty message".to_owned());
+        match message {
+            Ok(message) => {
+                *heard = true;
+                if inbox.send(FromDirector::Message(message)).await.is_err() {
+                    return ends();
+                }
+            }
+            Err(breach) => return End::Broken(breach),
         }
     }
 }

@@ -2,6 +2,7 @@
 mod blob;
 mod cli;
 mod clock;
+mod contract;
 mod control;
 mod data;
 mod director;

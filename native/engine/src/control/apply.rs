@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 use trackbed_contract::engine::{Applied, ResourceType, StateDelta, Welcome};
-use trackbed_contract::tables::{errors, product};
 use trackbed_decide::World;
 
 use super::{Control, Event};
@@ -15,10 +14,7 @@ pub(super) type Waiting = (Applied, Vec<oneshot::Receiver<()>>);
 
 impl Control {
     pub(super) async fn welcome(&mut self, welcome: Welcome) {
-        if welcome.contract_version != product::CONTRACT_VERSION {
-            let (theirs, ours) = (welcome.contract_version, product::CONTRACT_VERSION);
-            return tracing::error!(target: "director", code = errors::CONTRACT_VERSION, theirs, ours, "another contract: nothing is taken over");
-        }
+        // Its version was checked before it came here.
         let Some(settings) = welcome.settings else { return tracing::error!(target: "director", "Welcome without settings") };
         if self.state.settings() == Some(&settings) {
             return;

@@ -138,7 +138,6 @@ impl Control {
                     tracing::debug!(target: "director", reason, "cannot attach");
                 }
             }
-            FromDirector::Malformed => tracing::error!(target: "director", "a message without content: the stream is closed"),
             FromDirector::Message(message) => self.obey(message).await,
         }
     }
