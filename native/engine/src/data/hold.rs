@@ -46,10 +46,20 @@ pub(crate) fn ready(shared: &Shared, pod: &Pod) -> Result<Ready, Refusal> {
 
 /// Waits for `ready`, at most for the hold time of the mesh.
 pub(crate) async fn hold(shared: &Shared, pod: impl Fn() -> Arc<Pod>) -> Result<Ready, Refusal> {
+    hold_for(shared, pod, |_| Ok(())).await
+}
+
+/// The same, and for what else the connection needs of the pod.
+pub(crate) async fn hold_for(
+    shared: &Shared,
+    pod: impl Fn() -> Arc<Pod>,
+    also: impl Fn(&Pod) -> Result<(), Refusal>,
+) -> Result<Ready, Refusal> {
     let deadline = Instant::now() + hold_time(shared);
     let mut bell = shared.bell.subscribe();
     loop {
-        let missing = match ready(shared, &pod()) {
+        let pod = pod();
+        let missing = match ready(shared, &pod).and_then(|ready| also(&pod).map(|()| ready)) {
             Ok(ready) => return Ok(ready),
             Err(gone) if gone.code == errors::POD_LEFT => return Err(gone),
             Err(missing) => missing,

@@ -121,6 +121,7 @@ impl Thread {
 
     /// One captured plaintext connection.
     pub(super) async fn inbound_plain(self: Rc<Self>, station: Rc<Station>, client: TcpStream, from: SocketAddr) {
+        pump::guard(&client);
         let pod = station.pod();
         let mut account = Account::new(&self.shared, Direction::Inbound, &pod);
         account.path(Path::Plain);

@@ -1,6 +1,6 @@
 //! What a pod's applications send: one captured connection from accept to its end, by relay, tunnel or in plain.
 use std::cell::RefCell;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use trackbed_hbone::headers::{Baggage, Forwarded, TraceParent};
 use trackbed_hbone::{ConnectRequest, Target, TunnelError, TunnelStream, pump};
 use trackbed_netns::socket;
 
-use super::hold::{self, Ready, hold, missing};
+use super::hold::{self, Ready, hold_for, missing};
 use super::live::{Facts, Registered};
 use super::station::Station;
 use super::{Thread, dial};
@@ -59,6 +59,7 @@ impl Thread {
         if super::proof::is_proof(destination) {
             return self.proofs.receive(client).await;
         }
+        pump::guard(&client);
         let pod = station.pod();
         let account = Account::new(&self.shared, Direction::Outbound, &pod);
         let mut captured = Captured { pod, client: from, destination, account };
@@ -76,14 +77,12 @@ impl Thread {
         if client.local_address() == Some(captured.destination) {
             return Err(missing(errors::DESTINATION_OWN_PORT, "the engine's own listener was asked for".into()));
         }
-        if !captured.pod.local.addresses.contains(&captured.client.ip()) {
-            let reason = format!("source address {} is none of the pod's", captured.client.ip());
-            return Err(missing(errors::WORKLOAD_UNKNOWN, reason));
-        }
         let mut failed: Vec<Arc<str>> = Vec::new();
         let mut first: Option<Refusal> = None;
         loop {
-            let ready = hold(&self.shared, || station.pod()).await?;
+            let source = captured.client.ip();
+            let ready = hold_for(&self.shared, || self.published(station), |pod| sends_from(pod, source)).await?;
+            captured.pod = self.published(station);
             captured.account.source(captured.client, Some(&ready.local.workload), Some(ready.local.identity()));
             let decision = self.choose(&ready, captured, &failed);
             if let (Outbound::Refuse(_), Some(first)) = (&decision, &first) {
@@ -104,6 +103,13 @@ impl Thread {
                 None => return Err(error.refusal),
             }
         }
+    }
+
+    /// The pod as the control thread has it now: its word to the station may still be under way when the bell rings.
+    fn published(&self, station: &Station) -> Arc<Pod> {
+        let pod = station.pod();
+        let published = self.shared.pods.load().get(&pod.local.uid).filter(|published| published.cookie == pod.cookie).cloned();
+        published.unwrap_or(pod)
     }
 
     fn choose(&self, ready: &Ready, captured: &Captured, failed: &[Arc<str>]) -> Outbound {
@@ -236,6 +242,15 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.thread.load.borrow_mut().closed(&self.uid);
+    }
+}
+
+/// An address may be in use before the engine knows of it: the director names it later, or duplicate address detection has just ended.
+fn sends_from(pod: &Pod, source: IpAddr) -> Result<(), Refusal> {
+    if pod.local.addresses.contains(&source) {
+        Ok(())
+    } else {
+        Err(missing(errors::WORKLOAD_UNKNOWN, format!("source address {source} is none of the pod's")))
     }
 }
 

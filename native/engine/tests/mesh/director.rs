@@ -14,8 +14,8 @@ use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 use trackbed_contract::engine::director_server::{Director as Service, DirectorServer};
 use trackbed_contract::engine::{
-    AddPod, CertificateReply, CertificateRequest, Flow, FromEngine, InSync, MeshSettings, PodState, ReportBatch, ReportSummary, Resource,
-    StateDelta, ToEngine, Welcome, from_engine, to_engine,
+    AddPod, CertificateReply, CertificateRequest, Event, Flow, FromEngine, InSync, MeshSettings, PodState, ReportBatch, ReportSummary,
+    Resource, StateDelta, ToEngine, Welcome, from_engine, to_engine,
 };
 
 use crate::PATIENCE;
@@ -61,7 +61,12 @@ struct Mind {
     generation: u64,
     /// `None` refuses every request.
     life: Option<Duration>,
+    /// The contract version that Welcome says.
+    version: u32,
+    /// An engine that has attached and not said Hello yet.
+    arriving: Option<mpsc::UnboundedSender<ToEngine>>,
     stream: Option<mpsc::UnboundedSender<ToEngine>>,
+    events: Vec<Event>,
     heard: Vec<from_engine::Message>,
     flows: Vec<Flow>,
 }
@@ -81,7 +86,10 @@ impl Director {
             pods: Vec::new(),
             generation: 0,
             life: Some(Duration::from_hours(1)),
+            version: 1,
+            arriving: None,
             stream: None,
+            events: Vec::new(),
             heard: Vec::new(),
             flows: Vec::new(),
         };
@@ -106,8 +114,17 @@ impl Director {
     }
 
     pub(crate) fn send(&self, message: to_engine::Message) {
+        self.send_any(ToEngine { message: Some(message) });
+    }
+
+    pub(crate) fn send_any(&self, message: ToEngine) {
         let mind = self.lock();
-        mind.stream.as_ref().expect("an engine is attached").send(ToEngine { message: Some(message) }).expect("stream");
+        mind.stream.as_ref().expect("an engine is attached").send(message).expect("stream");
+    }
+
+    /// What Welcome says from the next stream on.
+    pub(crate) fn speaks(&self, version: u32) {
+        self.lock().version = version;
     }
 
     /// The whole state from now on; returns when the engine has it in force, with what it rejected.
@@ -191,6 +208,14 @@ impl Director {
         self.until(what, |mind| mind.flows.iter().find(|flow| wanted(flow)).cloned())
     }
 
+    pub(crate) fn event(&self, code: &str) -> Event {
+        self.until("an event", |mind| mind.events.iter().find(|event| event.code == code).cloned())
+    }
+
+    pub(crate) fn count_events(&self, code: &str) -> usize {
+        self.lock().events.iter().filter(|event| event.code == code).count()
+    }
+
     pub(crate) fn hellos(&self, more_than: usize) {
         self.until("another Hello", |mind| (hellos(mind) > more_than).then_some(()));
     }
@@ -231,6 +256,7 @@ impl Director {
             mind.say(to_engine::Message::CertificateReply(reply));
         }
         if let from_engine::Message::Hello(_) = &message {
+            mind.stream = mind.arriving.take();
             mind.greet();
         }
         mind.heard.push(message);
@@ -252,7 +278,7 @@ impl Mind {
 
     fn greet(&mut self) {
         let settings = Some(self.settings.clone());
-        self.say(to_engine::Message::Welcome(Welcome { contract_version: 1, director_version: "test".into(), settings }));
+        self.say(to_engine::Message::Welcome(Welcome { contract_version: self.version, director_version: "test".into(), settings }));
         self.generation += 1;
         self.say(to_engine::Message::State(self.delta()));
         self.pods.iter().for_each(|pod| self.say(to_engine::Message::AddPod(pod.clone())));
@@ -276,7 +302,7 @@ impl Service for Director {
 
     async fn attach(&self, request: Request<Streaming<FromEngine>>) -> Result<Response<Self::AttachStream>, Status> {
         let (sender, mut receiver) = mpsc::unbounded_channel();
-        self.lock().stream = Some(sender);
+        self.lock().arriving = Some(sender);
         let (director, mut stream) = (self.clone(), request.into_inner());
         tokio::spawn(async move {
             while let Ok(Some(FromEngine { message: Some(message) })) = stream.message().await {
@@ -291,7 +317,10 @@ impl Service for Director {
     async fn report(&self, request: Request<Streaming<ReportBatch>>) -> Result<Response<ReportSummary>, Status> {
         let mut stream = request.into_inner();
         while let Some(batch) = stream.message().await? {
-            self.lock().flows.extend(batch.flows);
+            let mut mind = self.lock();
+            mind.flows.extend(batch.flows);
+            mind.events.extend(batch.events);
+            drop(mind);
             self.mind.1.notify_all();
         }
         Ok(Response::new(ReportSummary { received: 0 }))

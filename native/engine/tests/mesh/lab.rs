@@ -132,6 +132,9 @@ impl Pod {
         for (family, any) in [("-4", "0.0.0.0/0"), ("-6", "::/0")].into_iter().take(if self.v4 == self.v6 { 1 } else { 2 }) {
             run(&self.netns, &format!("ip {family} rule add fwmark 0x111/0xfff pref 32764 lookup 100"));
             run(&self.netns, &format!("ip {family} route add local {any} dev lo table 100"));
+            if family == "-6" {
+                run(&self.netns, "ip -6 rule add fwmark 0x539/0xfff oif lo pref 32764 lookup 100");
+            }
         }
         self.nft(RULES);
     }
@@ -184,6 +187,28 @@ impl Pod {
             Ok(mut client) => client.is_reset(),
             Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
         }
+    }
+
+    /// Nothing waits to be accepted by the engine.
+    pub(crate) fn queue_is_empty(&self) -> bool {
+        let output = inside(&self.netns).args(["ss", "-Htln", "sport = :15001"]).output().expect("ss");
+        let text = String::from_utf8(output.stdout).expect("text");
+        assert!(!text.is_empty(), "nobody listens");
+        text.lines().all(|line| line.split_whitespace().nth(1) == Some("0"))
+    }
+
+    /// From one of its addresses.
+    pub(crate) fn connect_from(&self, source: &str, ip: &str, port: u16) -> std::io::Result<Client> {
+        let [from, to] = [(source, 0), (ip, port)].map(|(ip, port)| SocketAddr::new(ip.parse().expect("address"), port));
+        let connect = || {
+            let socket = socket2::Socket::new(socket2::Domain::for_address(from), socket2::Type::STREAM, None)?;
+            socket.bind(&from.into())?;
+            socket.connect_timeout(&to.into(), PATIENCE)?;
+            std::io::Result::Ok(TcpStream::from(socket))
+        };
+        let stream = self.netns.enter(connect).expect("enter")?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(Client(stream))
     }
 
     pub(crate) fn connect(&self, ip: &str, port: u16) -> std::io::Result<Client> {
