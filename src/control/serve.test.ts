@@ -156,6 +156,7 @@ test("control with a certificate of another root is not believed until the root 
   const { client } = server.follow();
   await until("the refusal", () => client.connectivity().error !== null);
   assert.equal(client.connectivity().connected, false);
+  assert.match(client.connectivity().error?.message ?? "", /is not trusted; .*root-cert\.pem must be that control's/);
   assert.equal(server.listener().sessions(), 0);
   writeFileSync(server.root, openAuthority(join(server.dir, "state")).roots());
   await until("synced", () => client.connectivity().synced);

@@ -70,6 +70,7 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
   const flows = createFlows();
   const engine = { since: started, inSync: false, counters: new Map<string, number>() };
   let sourceRead = false;
+  let reportsBroke = "";
   let connectivity: Connectivity = { connected: false, synced: false, since: new Date(), error: null };
   let director: Director;
   let pods: Reconciler;
@@ -149,7 +150,10 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
       if (sourceRead && clusterDomain !== before) pods.update(desired.again(), !desired.incomplete);
     },
     broken: (error) => {
-      log.debug({ error: explainError(error) }, "the stream of pod reports broke");
+      const reason = explainError(error);
+      // A stream that only ended with its connection was told of as "no control".
+      log[reason !== reportsBroke && connectivity.connected ? "warn" : "debug"]({ error: reason }, "the stream of pod reports broke");
+      reportsBroke = reason;
     },
   });
 
@@ -198,7 +202,7 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
     onConnectivity: (now) => {
       if (!now.connected) refusals.streamEnded();
       // Told once for each reason, not at each attempt: daemons outlive control by days.
-      if (now.error !== null && now.error.message !== connectivity.error?.message)
+      if (now.error !== null && now.error.message !== connectivity.error?.message && !stop.signal.aborted)
         log.warn({ error: explainError(now.error) }, "no control");
       else if (now.connected && !connectivity.connected) log.info("control is connected");
       connectivity = now;

@@ -51,6 +51,30 @@ export function controlChannel(options: ChannelOptions): ControlChannel {
   return { transport, abort: (reason) => sessions.abort(reason) };
 }
 
+/** What verification says when the other side is not the control of our root, or one of the two clocks is wrong. */
+const DISTRUST: ReadonlySet<unknown> = new Set([
+  "CERT_HAS_EXPIRED",
+  "CERT_NOT_YET_VALID",
+  "CERT_SIGNATURE_FAILURE",
+  "DEPTH_ZERO_SELF_SIGNED_CERT",
+  "ERR_TLS_CERT_ALTNAME_INVALID",
+  "SELF_SIGNED_CERT_IN_CHAIN",
+  "UNABLE_TO_GET_ISSUER_CERT_LOCALLY",
+  "UNABLE_TO_VERIFY_LEAF_SIGNATURE",
+]);
+
+/** Null when it was not the certificate: then it is the network, and its own words are good enough. */
+function distrusted(error: unknown, { control, root }: ChannelOptions): Error | null {
+  for (let cause = error; cause instanceof Error; cause = cause.cause)
+    if ("code" in cause && DISTRUST.has(cause.code))
+      return meshError(
+        "E_CONTROL_AWAY",
+        `the certificate of ${control} is not trusted; ${root} must be that control's root-cert.pem`,
+        cause,
+      );
+  return null;
+}
+
 async function readToken(path: string): Promise<string> {
   try {
     return (await readFile(path, "utf8")).trim();
@@ -90,7 +114,7 @@ function sessionManager(options: ChannelOptions): SessionManager {
     const away = meshError("E_CONTROL_AWAY", `${options.control} did not accept a connection within ${CONNECT_MILLISECONDS} ms`);
     const timer = setTimeout(() => session.state() === "connecting" && session.abort(away), CONNECT_MILLISECONDS);
     try {
-      if ((await session.connect()) === "error") throw session.error() ?? away;
+      if ((await session.connect()) === "error") throw distrusted(session.error(), options) ?? session.error() ?? away;
       return session;
     } finally {
       clearTimeout(timer);
