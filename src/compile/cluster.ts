@@ -11,6 +11,7 @@ import {
   type Pod,
   type Service,
 } from "#mesh/objects.ts";
+import { type Claims, createClaims } from "./claim.ts";
 import type { NodeUpdate } from "./compiler.ts";
 import { type LabelIndex, labelIndex, type SelectorIndex, selectorIndex } from "./label-index.ts";
 import { type Governing, oldest } from "./peer-authentication.ts";
@@ -21,6 +22,7 @@ export type Cluster = {
   readonly services: SelectorIndex<Service>;
   readonly policies: SelectorIndex<AuthorizationPolicy>;
   readonly peers: SelectorIndex<PeerAuthentication>;
+  readonly claims: Claims;
   put(object: MeshObject): void;
   remove(object: MeshObject): void;
   namespace(name: string): Namespace | undefined;
@@ -41,6 +43,7 @@ export function createCluster(rootNamespace: string): Cluster {
   const services = selectorIndex<Service>();
   const policies = selectorIndex<AuthorizationPolicy>();
   const peers = selectorIndex<PeerAuthentication>();
+  const claims = createClaims();
   const podsByNode = new Map<string, Set<Pod>>();
   const podsByUid = new Map<string, Pod>();
   const captured = new Map<string, Set<string>>();
@@ -56,6 +59,7 @@ export function createCluster(rootNamespace: string): Cluster {
   };
 
   function index(object: MeshObject, act: "add" | "delete"): void {
+    claims[act](object);
     if (object.kind === "Pod") {
       pods[act](object);
       const onNode = podsByNode.get(object.nodeName) ?? new Set<Pod>();
@@ -75,6 +79,7 @@ export function createCluster(rootNamespace: string): Cluster {
     services,
     policies,
     peers,
+    claims,
     put: (object) => {
       objects.set(keyOf(object), object);
       index(object, "add");

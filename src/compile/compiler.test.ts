@@ -26,6 +26,10 @@ const meta = (namespace: string, name: string, labels: Labels = {}, creationTime
   annotations: {},
   creationTimestamp,
 });
+/** Every object has an address of its own, the same whenever it is written. */
+const numbers = new Map<string, number>();
+const numberOf = (key: string): number => numbers.get(key) ?? numbers.set(key, numbers.size + 1).size;
+const v4 = (block: string, key: string): string => `${block}.${numberOf(key) >> 8}.${numberOf(key) & 255}`;
 const pod = (namespace: string, name: string, labels: Labels = {}, more: Partial<Pod> = {}): Pod => ({
   kind: "Pod",
   metadata: meta(namespace, name, labels),
@@ -34,7 +38,7 @@ const pod = (namespace: string, name: string, labels: Labels = {}, more: Partial
   hostNetwork: false,
   phase: "Running",
   ready: true,
-  podIPs: ["10.0.0.1", "fd00::1"],
+  podIPs: [v4("10.0", `${namespace}/${name}`), `fd00::${numberOf(`${namespace}/${name}`).toString(16)}`],
   ports: [{ name: "http", port: 8080 }],
   probePorts: [],
   clusterSearch: true,
@@ -46,7 +50,7 @@ const service = (namespace: string, name: string, selector: Labels, more: Partia
   kind: "Service",
   metadata: meta(namespace, name),
   type: "ClusterIP",
-  clusterIPs: ["10.96.0.1"],
+  clusterIPs: [v4("10.96", `Service ${namespace}/${name}`)],
   selector,
   ports: [{ name: "http", port: 80, targetPort: "http", protocol: "TCP", appProtocol: "" }],
   trafficDistribution: "",

@@ -72,10 +72,12 @@ export function createCompiler(settings: CompilerSettings): Compiler {
   set(authorizations, strict.name, strict);
 
   function workload(key: ObjectKey): Outcome {
-    const pod = cluster.objects.get(key);
+    const object = cluster.objects.get(key);
     const { namespace, name } = partsOf(key);
     const uid = uidOf(namespace, name, settings);
-    if (pod?.kind !== "Pod" || !isReachable(pod)) return absent(addresses, uid);
+    if (object?.kind !== "Pod" || !isReachable(object)) return absent(addresses, uid);
+    // Without an address it is still a workload: its own node must know its policies.
+    const { object: pod, faults } = cluster.claims.settle(object);
     const inputs = {
       pod,
       node: cluster.node(pod.nodeName),
@@ -85,10 +87,10 @@ export function createCompiler(settings: CompilerSettings): Compiler {
     };
     const encode = (given: WorkloadInputs) => encodeWorkload(compileWorkload(given, settings), !pod.hostNetwork);
     const resource = encode(inputs);
-    if (!isTooLarge(resource)) return { output: addresses, name: uid, resource, faults: [] };
+    if (!isTooLarge(resource)) return { output: addresses, name: uid, resource, faults };
     const effect = `${inputs.policies.length} policies and ${inputs.services.length} services select the pod; it is refused to everybody`;
     const closed = encode({ ...inputs, services: [], policies: [UNTOLD_POLICY] });
-    return { output: addresses, name: uid, resource: closed, faults: [tooLarge(key, "E_POLICY_INVALID", resource, effect)] };
+    return { output: addresses, name: uid, resource: closed, faults: [...faults, tooLarge(key, "E_POLICY_INVALID", resource, effect)] };
   }
 
   /** Those that pick the pod by selector: policies without one reach it by their scope. */
@@ -104,7 +106,10 @@ export function createCompiler(settings: CompilerSettings): Compiler {
     const { namespace, name } = partsOf(key);
     const resourceName = `${namespace}/${hostnameOf(namespace, name, settings)}`;
     if (object?.kind !== "Service") return absent(addresses, resourceName);
-    const { service, faults } = compileService(object, settings);
+    const settled = cluster.claims.settle(object);
+    const compiled = compileService(settled.object, settings);
+    const { service } = compiled;
+    const faults = [...settled.faults, ...compiled.faults];
     if (service === null) return { output: addresses, name: resourceName, resource: null, faults };
     const resource = encodeService(service);
     if (!isTooLarge(resource)) return { output: addresses, name: resourceName, resource, faults };

@@ -23,6 +23,7 @@ export function affected(object: MeshObject, cluster: Cluster, rootNamespace: st
   switch (object.kind) {
     case "Pod":
       dirty.pods.add(keyOf(object));
+      for (const rival of cluster.claims.rivals(object)) dirty.pods.add(keyOf(rival));
       break;
     case "Namespace":
       markPods(cluster.pods.find(name, {}));
@@ -32,6 +33,7 @@ export function affected(object: MeshObject, cluster: Cluster, rootNamespace: st
       break;
     case "Service":
       dirty.services.add(keyOf(object));
+      for (const rival of cluster.claims.rivals(object)) dirty.services.add(keyOf(rival));
       if (!isEmptySelector(object.selector)) markPods(cluster.pods.find(namespace, object.selector));
       break;
     case "AuthorizationPolicy":

@@ -1,6 +1,7 @@
 // Whether a pod lets plaintext in: PeerAuthentication by precedence, turned into the DENY policies that node proxies understand.
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { Action, type Authorization, AuthorizationSchema, type MatchSchema, Scope } from "#contract/gen/istio/security_pb.ts";
+import { compareAge } from "#mesh/age.ts";
 import { keyOf, type MutualTlsMode, type PeerAuthentication } from "#mesh/objects.ts";
 import { isEmptySelector } from "#mesh/selector.ts";
 import type { ObjectFault } from "./resource.ts";
@@ -33,13 +34,7 @@ export const staticStrict = (rootNamespace: string): Authorization => deny(STATI
 export const convertedName = (namespace: string, name: string): string => `${namespace}/${CONVERTED_PREFIX}${name}`;
 
 /** Of several at one level the oldest is in force; among those of one age, or of unknown age, the first by name. */
-export const oldest = (candidates: Iterable<PeerAuthentication>): PeerAuthentication | undefined =>
-  [...candidates].sort((a, b) => compareText(age(a), age(b)) || compareText(a.metadata.name, b.metadata.name))[0];
-
-/** No timestamp counts as new: a file does not say when it was made. */
-const age = ({ metadata }: PeerAuthentication): string => metadata.creationTimestamp || "~";
-
-const compareText = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 0);
+export const oldest = (candidates: Iterable<PeerAuthentication>): PeerAuthentication | undefined => [...candidates].sort(compareAge)[0];
 
 /** What cannot be honoured counts as STRICT for its whole scope. */
 export function peerFaults(peer: PeerAuthentication, rootNamespace: string): ObjectFault[] {

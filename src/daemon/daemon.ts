@@ -276,7 +276,7 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
   async function watch(): Promise<void> {
     for await (const change of parts.source(stop.signal)) {
       const specs = desired.update(change);
-      for (const fault of change.faults)
+      for (const fault of desired.faults)
         log.warn({ file: fault.file, line: fault.line, field: fault.field, code: fault.code }, fault.reason);
       sourceRead = true;
       pods.update(specs, !desired.incomplete);

@@ -115,3 +115,25 @@ test("a namespace path that depends on where the daemon was started is not follo
     [annotations.netns],
   );
 });
+
+test("of two enrolled pods with one namespace the older is captured; the other stays enrolled, without it, and both are named", () => {
+  const old = { ...pod("web"), metadata: { ...pod("web").metadata, creationTimestamp: "2026-01-01T00:00:00Z" } };
+  const twin = { ...pod("api"), metadata: { ...pod("api").metadata, annotations: { [annotations.netns]: "/netns//web" } } };
+  const desired = desiredPods("a", () => "cluster.local");
+  const places = new Map([["Pod/shop/api", { file: "api.yaml", line: 7 }] as const]);
+  const specs = desired.update(change({ reset: true, put: [shop(true), twin, old], places }));
+  assert.deepEqual(
+    [...specs.values()].map(({ name, desired, netns }) => [name, desired, netns]),
+    [
+      ["web", "enrolled", "/netns/web"],
+      ["api", "enrolled", null],
+    ],
+  );
+  assert.match(specs.get("uid-api")?.annotationFaults[0]?.reason ?? "", /namespace of pod shop\/web/);
+  const [fault] = desired.faults;
+  assert.deepEqual([fault?.file, fault?.line, fault?.field], ["api.yaml", 7, `metadata.annotations.${annotations.netns}`]);
+  assert.match(fault?.reason ?? "", /pod shop\/api is that of pod shop\/web/);
+  assert.equal(desired.incomplete, false, "both documents can be read");
+  const freed = desired.update(change({ remove: ["Pod/shop/web"] }));
+  assert.deepEqual([freed.get("uid-api")?.netns, desired.faults], ["/netns//web", []]);
+});

@@ -1,13 +1,14 @@
 // Which pods this node should have in the mesh: the source's objects, narrowed to one node and told as changes of single pods.
-import { isAbsolute } from "node:path";
+import { isAbsolute, normalize } from "node:path";
 import { annotations } from "#contract/tables.ts";
 import type { Desired, Fault as EnrolFault } from "#enrol/state.ts";
 import { parseAddress } from "#mesh/address.ts";
+import { compareAge } from "#mesh/age.ts";
 import { type AnnotationFault, type CaptureSpec, captureSpec } from "#mesh/capture.ts";
 import { searchList } from "#mesh/dns.ts";
 import { enrolment } from "#mesh/enrolment.ts";
 import { keyOf, type Namespace, type ObjectKey, type Pod } from "#mesh/objects.ts";
-import type { Change, Fault } from "#source/source.ts";
+import type { Change, Fault, Place } from "#source/source.ts";
 
 /** Everything about a pod that decides what is done to it. */
 export type PodSpec = {
@@ -40,6 +41,8 @@ export function desiredPods(node: string, clusterDomain: () => string): DesiredP
   const namespaces = new Map<ObjectKey, Namespace>();
   const pods = new Map<ObjectKey, Pod>();
   let faults: readonly Fault[] = [];
+  let conflicts: readonly Fault[] = [];
+  let places: ReadonlyMap<ObjectKey, Place> = new Map();
 
   function update(change: Change): ReadonlyMap<string, PodSpec> {
     if (change.reset) {
@@ -58,26 +61,58 @@ export function desiredPods(node: string, clusterDomain: () => string): DesiredP
       }
     }
     faults = change.faults;
+    places = change.places;
     return again();
   }
 
   function again(): ReadonlyMap<string, PodSpec> {
     const domain = clusterDomain();
-    const specs = [...pods.values()].map((pod) => podSpec(namespaces.get(`Namespace//${pod.metadata.namespace}`), pod, domain));
+    const owners = new Map<string, PodSpec>();
+    const found: Fault[] = [];
+    const specs = [...pods.values()].sort(compareAge).map((pod) => {
+      const spec = podSpec(namespaces.get(`Namespace//${pod.metadata.namespace}`), pod, domain);
+      if (spec.desired !== "enrolled" || spec.netns === null) return spec;
+      const owner = owners.get(normalize(spec.netns));
+      if (owner !== undefined) {
+        found.push(conflict(keyOf(pod), spec, owner));
+        return withoutNetns(spec, owner);
+      }
+      owners.set(normalize(spec.netns), spec);
+      return spec;
+    });
+    conflicts = found;
     return new Map(specs.map((spec) => [spec.uid, spec]));
+  }
+
+  function conflict(key: ObjectKey, spec: PodSpec, owner: PodSpec): Fault {
+    const { file, line } = places.get(key) ?? { file: "", line: 0 };
+    const reason = `the network namespace ${spec.netns} of pod ${nameOf(spec)} is that of pod ${nameOf(owner)}, which is older or comes first by name`;
+    return { code: "E_SOURCE_INVALID", key, file, line, field: `metadata.annotations.${annotations.netns}`, reason };
   }
 
   return {
     update,
     again,
     get faults() {
-      return faults;
+      return [...faults, ...conflicts];
     },
     get incomplete() {
       return faults.some(({ key }) => key === null || key.startsWith("Pod/"));
     },
   };
 }
+
+const nameOf = ({ namespace, name }: PodSpec): string => `${namespace}/${name}`;
+
+/** Still enrolled: were it called absent, its own un-enrolment would open the namespace of the owner. */
+const withoutNetns = (spec: PodSpec, owner: PodSpec): PodSpec => ({
+  ...spec,
+  netns: null,
+  annotationFaults: [
+    ...spec.annotationFaults,
+    { annotation: annotations.netns, value: spec.netns ?? "", reason: `is the network namespace of pod ${nameOf(owner)}` },
+  ],
+});
 
 export function podSpec(namespace: Namespace | undefined, pod: Pod, clusterDomain: string): PodSpec {
   const { enrolled, code, reason } = enrolment(namespace, pod);
