@@ -91,6 +91,11 @@ test("a running pod goes in, out, in again and out, and keeps every connection i
 const EDITS: readonly { readonly what: string; readonly edit: readonly string[]; readonly process: string | null }[] = [
   { what: "a rule is added", edit: ["nft", "insert rule inet trackbed out_nat tcp dport 9000 accept"], process: "nft" },
   { what: "an IPv4 rule is removed", edit: ["ip", "-4", "rule", "del", "pref", "32764"], process: null },
+  {
+    what: "the engine's IPv6 rule is removed",
+    edit: ["ip", "-6", "rule", "del", "fwmark", "0x539/0xfff", "oif", "lo", "pref", "32764"],
+    process: null,
+  },
   { what: "an IPv6 route is removed", edit: ["ip", "-6", "route", "flush", "table", "100"], process: null },
   { what: "an IPv4 route is removed", edit: ["ip", "-4", "route", "flush", "table", "100"], process: null },
   { what: "the loopback device goes down and up", edit: ["sh", "-c", "ip link set lo down; ip link set lo up"], process: null },
@@ -240,7 +245,7 @@ test("with daemon and engine stopped nothing passes, and rescue frees the pod", 
   assert.ok(!(await tryConnect(pod, server)).ok, "a captured pod got through without its engine");
   const rescue = await lab.underlay.exec([process.execPath, "src/cli/main.ts", "rescue", "--yes", "--netns", pod.netns]);
   assert.equal(rescue.code, 0, rescue.stdout + rescue.stderr);
-  assert.match(rescue.stdout, /table inet trackbed, IPv4 rule, IPv4 route, IPv6 rule, IPv6 route +removed/);
+  assert.match(rescue.stdout, /table inet trackbed, IPv4 rule, IPv4 route, IPv6 rule, IPv6 rule of the engine, IPv6 route +removed/);
   assert.deepEqual(await captureOf(pod), NOTHING);
   const direct = await tryConnect(pod, server);
   assert.ok(direct.ok, direct.error);

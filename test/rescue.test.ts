@@ -24,6 +24,7 @@ before(async () => {
     ["-6", "::/0"],
   ] as const) {
     inside("ip", family, "rule", "add", "fwmark", "0x111/0xfff", "pref", "32764", "lookup", "100");
+    if (family === "-6") inside("ip", family, "rule", "add", "fwmark", "0x539/0xfff", "oif", "lo", "pref", "32764", "lookup", "100");
     inside("ip", family, "rule", "add", "fwmark", "0x7", "pref", "100", "lookup", "7");
     inside("ip", family, "route", "add", "local", everything, "dev", "lo", "table", "100");
     inside("ip", family, "route", "add", "local", everything, "dev", "lo", "table", "7");
@@ -33,7 +34,7 @@ before(async () => {
 test("without --yes it only tells what is there and exits 1", () => {
   const { status, stdout } = rescue("--netns", NETNS);
   assert.equal(status, 1);
-  assert.match(stdout, /table inet trackbed, IPv4 rule, IPv4 route, IPv6 rule, IPv6 route +found/);
+  assert.match(stdout, /table inet trackbed, IPv4 rule, IPv4 route, IPv6 rule, IPv6 rule of the engine, IPv6 route +found/);
   assert.match(inside("nft", "list", "tables"), /table inet trackbed\n/);
 });
 
@@ -47,7 +48,7 @@ test("with --yes every rule and route of ours goes, in every namespace, and what
   );
   assert.equal(inside("nft", "list", "tables").trim(), "table inet operator");
   for (const family of ["-4", "-6"]) {
-    assert.doesNotMatch(inside("ip", family, "rule"), /0x111/);
+    assert.doesNotMatch(inside("ip", family, "rule"), /0x111|0x539/);
     assert.match(inside("ip", family, "rule"), /fwmark 0x7 lookup 7/);
     assert.match(inside("ip", family, "route", "show", "table", "all"), /table 7/);
     assert.doesNotMatch(inside("ip", family, "route", "show", "table", "all"), /table 100/);

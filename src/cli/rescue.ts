@@ -14,7 +14,12 @@ const COMMAND_MS = 5000;
 const TABLES = ["trackbed", "trackbed_host"];
 const FAMILIES = ["-4", "-6"] as const;
 const hex = (value: number): string => `0x${value.toString(16)}`;
-const RULE = ["fwmark", `${hex(marks.reply)}/${hex(marks.mask)}`, "pref", String(marks.rulePreference), "lookup", String(marks.routeTable)];
+const TO_TABLE = ["pref", String(marks.rulePreference), "lookup", String(marks.routeTable)];
+const marked = (mark: number): string => `fwmark ${hex(mark)}/${hex(marks.mask)}`;
+const RULES = [
+  [...marked(marks.reply).split(" "), ...TO_TABLE],
+  [...marked(marks.engine).split(" "), "oif", "lo", ...TO_TABLE],
+];
 
 export type RescueOptions = { readonly netns: readonly string[]; readonly yes: boolean };
 
@@ -68,13 +73,15 @@ async function look(netns: string): Promise<string[]> {
   ]);
   const names = TABLES.filter((name) => tables.stdout.split("\n").includes(`table inet ${name}`)).map((name) => `table inet ${name}`);
   const [rule4, route4, rule6, route6] = routing.map(({ stdout }) => stdout);
-  const isRule = (text = ""): boolean => text.includes(`fwmark ${hex(marks.reply)}/${hex(marks.mask)}`);
+  const isRule = (text = ""): boolean => text.includes(marked(marks.reply));
+  const isEngineRule = (text = ""): boolean => text.includes(marked(marks.engine));
   const isRoute = (text = ""): boolean => new RegExp(`^local default dev lo table ${marks.routeTable}\\b`, "m").test(text);
   return [
     ...names,
     ...(isRule(rule4) ? ["IPv4 rule"] : []),
     ...(isRoute(route4) ? ["IPv4 route"] : []),
     ...(isRule(rule6) ? ["IPv6 rule"] : []),
+    ...(isEngineRule(rule6) ? ["IPv6 rule of the engine"] : []),
     ...(isRoute(route6) ? ["IPv6 route"] : []),
   ];
 }
@@ -85,7 +92,7 @@ async function remove(netns: string): Promise<void> {
   await inside(netns, ["nft", script]);
   for (const family of FAMILIES) {
     await Promise.allSettled([
-      inside(netns, ["ip", family, "rule", "del", ...RULE]),
+      ...RULES.map((rule) => inside(netns, ["ip", family, "rule", "del", ...rule])),
       inside(netns, ["ip", family, "route", "del", "local", "default", "dev", "lo", "table", String(marks.routeTable)]),
     ]);
   }

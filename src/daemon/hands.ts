@@ -23,7 +23,7 @@ export type HandsOptions = {
   readonly compare: (reading: Reading, plan: Plan) => Comparison;
 };
 
-const hasRouting = ({ routing: { rule4, rule6, route4, route6 } }: Reading): boolean => rule4 + rule6 + route4 + route6 > 0;
+const hasRouting = ({ routing: { rule4, rule6, lo6, route4, route6 } }: Reading): boolean => rule4 + rule6 + lo6 + route4 + route6 > 0;
 
 const NOTHING: Read = { namespace: null, rules: "none", routing: false, foreign: null, differences: [], warnings: [] };
 

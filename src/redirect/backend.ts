@@ -26,10 +26,12 @@ export type Reading = {
 /** Sorted lines, each one set, chain or rule with its place; counters and handles left out. */
 export type TableForm = readonly string[];
 
-/** The rules and routes that bring marked packets home, as counted in the namespace. */
+/** The rules and routes that bring marked packets home and the engine's to the application, as counted in the namespace. */
 export type RoutingForm = {
   readonly rule4: number;
   readonly rule6: number;
+  /** IPv6: what the engine binds to lo is routed there. IPv4 needs no such rule. */
+  readonly lo6: number;
   readonly route4: number;
   readonly route6: number;
   /** Routes of other hands in our routing table. */
@@ -39,7 +41,7 @@ export type RoutingForm = {
 export type Comparison = {
   /** holder: what stays after un-enrolment. different: our table by name, not by content. */
   readonly rules: "none" | "equal" | "different" | "holder";
-  /** Exactly one rule and one route per address family that the namespace has. */
+  /** Exactly one of each rule and route per address family that the namespace has. */
   readonly routing: boolean;
   /** What is missing ("-") and what is too much ("+"), for people; bounded. */
   readonly differences: readonly string[];

@@ -7,13 +7,14 @@ import { holderPlan, type Plan } from "./plan.ts";
 const MAX_DIFFERENCES = 20;
 
 export function compare(reading: Reading, plan: Plan): Comparison {
-  const { rule4, rule6, route4, route6, strays } = reading.routing;
+  const { rule4, rule6, lo6, route4, route6, strays } = reading.routing;
   const wanted = [
     ["IPv4 rule", rule4, 1],
     ["IPv4 route", route4, 1],
     ...(reading.ipv6
       ? ([
           ["IPv6 rule", rule6, 1],
+          ["IPv6 rule of the engine", lo6, 1],
           ["IPv6 route", route6, 1],
         ] as const)
       : []),

@@ -117,7 +117,8 @@ test("every kind of edit is seen, and applying the plan again mends it", { skip 
     ["a chain is added", ["nft", "add", "chain", "inet", "trackbed", "more"]],
     ["the table is put to sleep", ["nft", "add", "table", "inet", "trackbed", "{ flags dormant; }"]],
     ["an IPv4 rule goes", ["ip", "rule", "del", "pref", "32764"]],
-    ["an IPv6 rule goes", ["ip", "-6", "rule", "del", "pref", "32764"]],
+    ["an IPv6 rule goes", ["ip", "-6", "rule", "del", "fwmark", "0x111/0xfff", "pref", "32764"]],
+    ["the engine's IPv6 rule goes", ["ip", "-6", "rule", "del", "fwmark", "0x539/0xfff", "oif", "lo", "pref", "32764"]],
     ["an IPv4 route goes", ["ip", "route", "flush", "table", "100"]],
     ["an IPv6 route goes", ["ip", "-6", "route", "flush", "table", "100"]],
     ["a rule is doubled", ["ip", "rule", "add", "fwmark", "0x111/0xfff", "pref", "32764", "lookup", "100", "protocol", "static"]],
@@ -192,16 +193,17 @@ test("a captured connection lives through replacements, the holder, and capture 
 
 test("removal leaves no table, no rule and no route of ours, and nothing of others goes", { skip }, async () => {
   const netns = await namespace();
-  const before = await run(netns, ["ip", "rule"]);
+  const rules = async (): Promise<string[]> => [await run(netns, ["ip", "rule"]), await run(netns, ["ip", "-6", "rule"])];
+  const before = await rules();
   await run(netns, ["nft", "add", "table", "inet", "other"]);
   await backend.apply(netns, plan(full));
   await backend.holder(netns);
   await backend.remove(netns);
   await backend.remove(netns);
   const { table, routing } = await backend.read(netns);
-  assert.deepEqual([table, routing], [null, { rule4: 0, rule6: 0, route4: 0, route6: 0, strays: [] }]);
+  assert.deepEqual([table, routing], [null, { rule4: 0, rule6: 0, lo6: 0, route4: 0, route6: 0, strays: [] }]);
   assert.equal(compare(await backend.read(netns), plan(full)).rules, "none");
-  assert.equal(await run(netns, ["ip", "rule"]), before);
+  assert.deepEqual(await rules(), before);
   assert.match(await run(netns, ["nft", "list", "tables"]), /inet other/);
 });
 

@@ -5,7 +5,18 @@ import type { Backend, NetnsPath, Reading, RoutingForm } from "./backend.ts";
 import { execute, run } from "./command.ts";
 import { foreignLegacy, foreignRules } from "./foreign.ts";
 import { tableForm } from "./form.ts";
-import { type Family, FWMARK, FWMASK, ROUTE_TABLE, renderHolder, renderNft, renderRemoval, renderRouting } from "./render.ts";
+import {
+  type Family,
+  FWMARK,
+  FWMARK_ENGINE,
+  FWMASK,
+  type Present,
+  ROUTE_TABLE,
+  renderHolder,
+  renderNft,
+  renderRemoval,
+  renderRouting,
+} from "./render.ts";
 
 const IPV6_SWITCH = "/proc/sys/net/ipv6/conf/lo/disable_ipv6";
 const LEGACY_TABLES = ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"];
@@ -50,9 +61,9 @@ async function readSwitches(netns: NetnsPath): Promise<Switches> {
 /** Only what is missing or too much is touched, so that repeating it disturbs nothing. */
 async function bringRouting(netns: NetnsPath, wanted: boolean): Promise<void> {
   const { routing, ipv6 } = await readRouting(netns, await readSwitches(netns));
-  const { rule4, rule6, route4, route6 } = routing;
-  const lines4 = renderRouting(4, wanted, { rules: rule4, routes: route4 });
-  const lines6 = renderRouting(6, wanted && ipv6, { rules: rule6, routes: route6 });
+  const { rule4, rule6, lo6, route4, route6 } = routing;
+  const lines4 = renderRouting(4, wanted, { rules: rule4, loRules: 0, routes: route4 });
+  const lines6 = renderRouting(6, wanted && ipv6, { rules: rule6, loRules: lo6, routes: route6 });
   if (lines4 !== "") await run(netns, ["ip", "-4", "-batch", "-"], lines4);
   if (lines6 !== "") await run(netns, ["ip", "-6", "-batch", "-"], lines6);
 }
@@ -64,6 +75,7 @@ async function readRouting(netns: NetnsPath, switches: Switches): Promise<Pick<R
   const routing: RoutingForm = {
     rule4: v4.rules,
     rule6: v6.rules,
+    lo6: v6.loRules,
     route4: v4.routes,
     route6: v6.routes,
     strays: [...v4.strays, ...v6.strays],
@@ -72,9 +84,9 @@ async function readRouting(netns: NetnsPath, switches: Switches): Promise<Pick<R
 }
 
 type Line = Readonly<Record<string, unknown>>;
-type FamilyRouting = { readonly rules: number; readonly routes: number; readonly strays: readonly string[] };
+type FamilyRouting = Present & { readonly strays: readonly string[] };
 
-const nothing: FamilyRouting = { rules: 0, routes: 0, strays: [] };
+const nothing: FamilyRouting = { rules: 0, loRules: 0, routes: 0, strays: [] };
 
 /** "table all": a table that does not exist yet is an error when it is asked for by number. */
 const QUERY = "rule show\nroute show table all\n";
@@ -87,7 +99,8 @@ async function readFamily(netns: NetnsPath, family: Family): Promise<FamilyRouti
   const inTable = routes.filter(({ table }) => table === ROUTE_TABLE);
   const ours = inTable.filter(({ type, dst, dev }) => type === "local" && dst === "default" && dev === "lo");
   return {
-    rules: rules.filter(isOurRule).length,
+    rules: rules.filter((rule) => isOurRule(rule, FWMARK, undefined)).length,
+    loRules: rules.filter((rule) => isOurRule(rule, FWMARK_ENGINE, "lo")).length,
     routes: ours.length,
     strays: inTable
       .filter((line) => !ours.includes(line))
@@ -95,8 +108,8 @@ async function readFamily(netns: NetnsPath, family: Family): Promise<FamilyRouti
   };
 }
 
-const isOurRule = ({ priority, fwmark, fwmask, table }: Line): boolean =>
-  priority === marks.rulePreference && fwmark === FWMARK && fwmask === FWMASK && table === ROUTE_TABLE;
+const isOurRule = ({ priority, fwmark, fwmask, oif, table }: Line, mark: string, device: string | undefined): boolean =>
+  priority === marks.rulePreference && fwmark === mark && fwmask === FWMASK && oif === device && table === ROUTE_TABLE;
 
 function parseLines(text: string): readonly Line[] {
   const value: unknown = JSON.parse(text);

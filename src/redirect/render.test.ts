@@ -126,15 +126,22 @@ test("removal and holder begin with the table's replacement in the same transact
 });
 
 test("routing adds what is missing, takes away what is too much, and says nothing when all is right", () => {
-  assert.equal(renderRouting(4, true, { rules: 1, routes: 1 }), "");
+  const lo = "fwmark 0x539/0xfff oif lo pref 32764 lookup 100";
+  assert.equal(renderRouting(4, true, { rules: 1, loRules: 0, routes: 1 }), "");
+  assert.equal(renderRouting(6, true, { rules: 1, loRules: 1, routes: 1 }), "");
   assert.equal(
-    renderRouting(6, true, { rules: 0, routes: 0 }),
-    "route add local ::/0 dev lo table 100\nrule add fwmark 0x111/0xfff pref 32764 lookup 100\n",
+    renderRouting(6, true, { rules: 0, loRules: 0, routes: 0 }),
+    `route add local ::/0 dev lo table 100\nrule add fwmark 0x111/0xfff pref 32764 lookup 100\nrule add ${lo}\n`,
   );
-  assert.equal(renderRouting(4, true, { rules: 2, routes: 1 }), "rule del fwmark 0x111/0xfff pref 32764 lookup 100\n");
+  assert.equal(renderRouting(4, true, { rules: 2, loRules: 0, routes: 1 }), "rule del fwmark 0x111/0xfff pref 32764 lookup 100\n");
+  assert.equal(renderRouting(6, true, { rules: 1, loRules: 3, routes: 1 }), `rule del ${lo}\nrule del ${lo}\n`);
   assert.equal(
-    renderRouting(4, false, { rules: 1, routes: 1 }),
+    renderRouting(4, false, { rules: 1, loRules: 0, routes: 1 }),
     "rule del fwmark 0x111/0xfff pref 32764 lookup 100\nroute del local 0.0.0.0/0 dev lo table 100\n",
+  );
+  assert.equal(
+    renderRouting(6, false, { rules: 1, loRules: 1, routes: 1 }),
+    `rule del ${lo}\nrule del fwmark 0x111/0xfff pref 32764 lookup 100\nroute del local ::/0 dev lo table 100\n`,
   );
 });
 

@@ -27,18 +27,33 @@ function renderChain({ name, base, rules }: ChainPlan): string {
 export type Family = 4 | 6;
 
 export const ROUTE_TABLE = String(marks.routeTable);
-export const FWMARK = `0x${marks.reply.toString(16)}`;
-export const FWMASK = `0x${marks.mask.toString(16)}`;
+const hex = (value: number): string => `0x${value.toString(16)}`;
+export const FWMARK = hex(marks.reply);
+export const FWMARK_ENGINE = hex(marks.engine);
+export const FWMASK = hex(marks.mask);
 
-const RULE = `fwmark ${FWMARK}/${FWMASK} pref ${marks.rulePreference} lookup ${ROUTE_TABLE}`;
+const TO_TABLE = `pref ${marks.rulePreference} lookup ${ROUTE_TABLE}`;
+/** Replies to the engine come back to it. */
+const RULE = `fwmark ${FWMARK}/${FWMASK} ${TO_TABLE}`;
+/**
+ * IPv6 alone: the engine's sockets that are bound to lo find a route there, as IPv4's do by themselves. Only there are ports of spoofed
+ * sources used again before their TIME_WAIT is over.
+ */
+const LO_RULE = `fwmark ${FWMARK_ENGINE}/${FWMASK} oif lo ${TO_TABLE}`;
 const route = (family: Family): string => `local ${family === 4 ? "0.0.0.0/0" : "::/0"} dev lo table ${ROUTE_TABLE}`;
 
-/** Lines for `ip -batch` that bring one family from what is there to what is wanted: one rule and one route, or none. */
-export function renderRouting(family: Family, wanted: boolean, present: { readonly rules: number; readonly routes: number }): string {
+/** One family of a namespace, as counted. */
+export type Present = { readonly rules: number; readonly loRules: number; readonly routes: number };
+
+/** Lines for `ip -batch` that bring one family from what is there to what is wanted: one of each rule and route, or none. */
+export function renderRouting(family: Family, wanted: boolean, present: Present): string {
   const target = wanted ? 1 : 0;
+  const loTarget = family === 6 ? target : 0;
   const lines = [
     ...Array<string>(Math.max(0, target - present.routes)).fill(`route add ${route(family)}`),
     ...Array<string>(Math.max(0, target - present.rules)).fill(`rule add ${RULE}`),
+    ...Array<string>(Math.max(0, loTarget - present.loRules)).fill(`rule add ${LO_RULE}`),
+    ...Array<string>(Math.max(0, present.loRules - loTarget)).fill(`rule del ${LO_RULE}`),
     ...Array<string>(Math.max(0, present.rules - target)).fill(`rule del ${RULE}`),
     ...Array<string>(Math.max(0, present.routes - target)).fill(`route del ${route(family)}`),
   ];
