@@ -57,7 +57,7 @@ async function main(): Promise<number> {
 }
 
 async function measure(lab: Lab, rounds: number, size: Size, only: string, say: (line: string) => void): Promise<Sample[]> {
-  const variants = startVariants(lab, LOAD);
+  const variants = await startVariants(lab, LOAD);
   for (const variant of variants) await until(`${variant.name} ${variant.placement} answers`, () => answers(variant));
   const samples: Sample[] = [];
   const chosen = scenarios.filter(({ name }) => name.includes(only));
