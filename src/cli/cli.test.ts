@@ -6,6 +6,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { createServer } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { createInterface } from "node:readline";
 import { after, test } from "node:test";
 import type { FlowLine } from "#inspect/flow.ts";
 import type { NodeStatus, PodStatus } from "#inspect/status.ts";
@@ -83,6 +84,7 @@ async function daemon(status: NodeStatus, flows: FlowLine[] = []): Promise<strin
           nextStep: "none",
           steps: [],
           rulesDifference: [],
+          warnings: ["annotation x is not honoured"],
         }),
       );
     } else res.writeHead(404).end(JSON.stringify({ code: "E_USAGE", message: "no such pod", next: "" }));
@@ -161,7 +163,7 @@ test("status exits 1 and says why and what to do when a pod is not ready, a node
 test("explain finds a pod by its name on any node, asks when two have it, and lists what there is when none has", async () => {
   const runs = [await daemon(node("node-a", [pod("web")])), await daemon(node("node-b", [pod("api"), pod("web", { namespace: "other" })]))];
   const where = runs.flatMap((run) => ["--run", run]);
-  assert.match((await trackbed("explain", "pod/api", ...where)).stdout, /rules +equal/);
+  assert.match((await trackbed("explain", "pod/api", ...where)).stdout, /rules +equal[\s\S]*annotation x is not honoured/);
   const both = await trackbed("explain", "pod/web", ...where);
   assert.equal(both.code, 64);
   assert.match(both.stderr, /is in shop and other/);
@@ -219,4 +221,32 @@ test("flows of several nodes come in the order of time, and what was dropped is 
       .map((line) => (JSON.parse(line) as FlowLine).type),
     ["dropped", "flow"],
   );
+});
+
+test("flows --follow outlives its daemon: it says that it waits, and goes on with the successor", async () => {
+  const run = mkdtempSync(join(directory, "run-"));
+  /** A daemon that tells of `count` dropped records and stays. */
+  const serve = async (count: number) => {
+    const server = createServer((_, res) => void res.write(`${JSON.stringify({ type: "dropped", count } satisfies FlowLine)}\n`));
+    await once(server.listen(join(run, "admin.sock")), "listening");
+    return server;
+  };
+  const first = await serve(1);
+  const child = spawn(process.execPath, [MAIN, "flows", "--follow", "-o", "json", "--run", run], { stdio: ["ignore", "pipe", "pipe"] });
+  after(() => child.kill("SIGKILL"));
+  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+  const told = createInterface({ input: child.stderr })[Symbol.asyncIterator]();
+  const count = async (): Promise<unknown> => (JSON.parse(String((await lines.next()).value)) as { count: number }).count;
+  assert.equal(await count(), 1);
+  first.closeAllConnections();
+  first.close();
+  assert.match(String((await told.next()).value), /ended; waiting for it to come back/);
+  const second = await serve(2);
+  assert.equal(await count(), 2);
+  assert.match(String((await told.next()).value), /is back/);
+  child.kill("SIGTERM");
+  await once(child, "close");
+  assert.equal(child.exitCode, 0);
+  second.closeAllConnections();
+  second.close();
 });

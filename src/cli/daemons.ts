@@ -49,12 +49,13 @@ export async function explainPod(daemon: Daemon, namespace: string, name: string
 }
 
 /** Records that are kept, and with `follow` those to come until `stop`. */
-export async function* flows(daemon: Daemon, follow: boolean, stop: AbortSignal): AsyncGenerator<FlowLine> {
+export async function* flows(daemon: Daemon, follow: boolean, stop: AbortSignal, connected?: () => void): AsyncGenerator<FlowLine> {
   const response = await open(daemon, `/v1/flows${follow ? "?follow=true" : ""}`, stop);
   if (response.statusCode !== 200) {
     parse(response.statusCode ?? 0, await text(response));
     return;
   }
+  connected?.();
   try {
     for await (const line of createInterface({ input: response })) if (line !== "") yield JSON.parse(line) as FlowLine;
   } catch (error) {

@@ -48,7 +48,14 @@ function page(pod: PodExplanation): string {
   const trouble = problem === null ? "" : `${problem.reason} (${problem.code})\n  next: ${problem.next}`;
   const steps = pod.steps.map(({ time, step, result, reason }) => [time, step, result, reason]);
   const history = steps.length === 0 ? "" : table(["TIME", "STEP", "RESULT", "REASON"], steps);
-  return [paint(`pod ${pod.namespace}/${pod.name}`, "bold"), facts, trouble, pod.rulesDifference.join("\n"), history]
+  return [
+    paint(`pod ${pod.namespace}/${pod.name}`, "bold"),
+    facts,
+    trouble,
+    pod.warnings.join("\n"),
+    pod.rulesDifference.join("\n"),
+    history,
+  ]
     .filter(Boolean)
     .join("\n\n");
 }

@@ -1,10 +1,16 @@
 // `trackbed flows`: who talked to whom, by which path, and what decided, from all nodes at once.
+import { setTimeout as sleep } from "node:timers/promises";
 import type { FlowEndpoint, FlowLine, FlowRecord } from "#inspect/flow.ts";
+import { backoff } from "#xds/backoff.ts";
 import { type Daemon, findDaemons, flows } from "./daemons.ts";
-import { type Exit, exit, type Format } from "./outcome.ts";
+import { type Exit, exit, type Format, isDaemonAway } from "./outcome.ts";
 import { paint, table } from "./table.ts";
 
 export type FlowsOptions = { readonly follow: boolean; readonly namespace?: string; readonly verdict?: FlowRecord["verdict"] };
+
+/** A restarted daemon listens again within a second; one that stays away is asked rarely. */
+const FIRST_RETRY_MS = 100;
+const LAST_RETRY_MS = 5000;
 
 const HEADER = ["TIME", "PHASE", "SOURCE", "DESTINATION", "SERVICE", "SIDE", "PATH", "VERDICT", "SENT", "RECEIVED", "WHY"];
 
@@ -30,12 +36,33 @@ async function list(daemons: readonly Daemon[], options: FlowsOptions, format: F
 
 async function follow(daemons: readonly Daemon[], options: FlowsOptions, format: Format, stop: AbortSignal): Promise<void> {
   const print = (line: FlowLine): void => console.log(format === "json" ? JSON.stringify(line) : cells(line).join("  "));
-  await Promise.all(
-    daemons.map(async (daemon) => {
-      for await (const line of flows(daemon, true, stop)) if (isWanted(line, options)) print(line);
-    }),
-  );
+  await Promise.all(daemons.map((daemon) => followOne(daemon, (line) => isWanted(line, options) && print(line), stop)));
 }
+
+/** A daemon that was there once is waited for: records begin anew with its successor, which keeps none of the old. */
+async function followOne(daemon: Daemon, take: (line: FlowLine) => void, stop: AbortSignal): Promise<void> {
+  const wait = backoff(Math.random, FIRST_RETRY_MS, LAST_RETRY_MS);
+  for (let met = false, told = false; !stop.aborted; ) {
+    try {
+      for await (const line of flows(daemon, true, stop, connected)) take(line);
+    } catch (error) {
+      if (!met || !(isDaemonAway(error) || isBroken(error))) throw error;
+    }
+    if (stop.aborted) return;
+    if (!told) console.error(`trackbed: the daemon at ${daemon.run} ended; waiting for it to come back`);
+    told = true;
+    await sleep(wait.next(), undefined, { signal: stop }).catch(() => undefined); // an abort ends the loop
+
+    function connected(): void {
+      if (told) console.error(`trackbed: the daemon at ${daemon.run} is back`);
+      [met, told] = [true, false];
+      wait.reset();
+    }
+  }
+}
+
+/** The connection ended in the middle of an answer. */
+const isBroken = (error: unknown): boolean => error instanceof Error && "code" in error && error.code === "ECONNRESET";
 
 function isWanted(line: FlowLine, { namespace, verdict }: FlowsOptions): boolean {
   if (line.type !== "flow") return true; // what is missing and what went wrong concerns every filter

@@ -213,7 +213,11 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
     return [
       sourceRead ? "" : "the mesh's documents were not read yet",
       relay.from === "none" ? "no state from control or snapshot yet" : "",
-      director.connected ? (engine.inSync ? "" : "the engine was not told of every pod yet") : "no engine is connected",
+      director.connected
+        ? engine.inSync
+          ? ""
+          : ["the engine was not told of every pod yet", desired.unread].filter(Boolean).join(": ")
+        : "no engine is connected",
     ].filter((text) => text !== "");
   }
 

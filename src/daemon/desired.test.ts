@@ -85,6 +85,8 @@ test("documents are incomplete while one that may be a pod cannot be read", () =
   ] as const) {
     desired.update(change({ faults: [{ ...fault, key }] }));
     assert.equal(desired.incomplete, incomplete, String(key));
+    if (incomplete) assert.match(desired.unread ?? "", /^x\.yaml:1 cannot be read/);
+    else assert.equal(desired.unread, null);
   }
 });
 

@@ -34,6 +34,8 @@ export type DesiredPods = {
   readonly faults: readonly Fault[];
   /** A Pod document cannot be read: a pod that is not named may still be wanted. */
   readonly incomplete: boolean;
+  /** Why it is incomplete, null when it is not: for people. */
+  readonly unread: string | null;
 };
 
 /** `clusterDomain` is asked at each update: control may name another one. */
@@ -97,10 +99,17 @@ export function desiredPods(node: string, clusterDomain: () => string): DesiredP
       return [...faults, ...conflicts];
     },
     get incomplete() {
-      return faults.some(({ key }) => key === null || key.startsWith("Pod/"));
+      return faults.some(mayBePod);
+    },
+    get unread() {
+      const fault = faults.find(mayBePod);
+      if (fault === undefined) return null;
+      return `${fault.file}:${fault.line} cannot be read and may name a pod that the engine holds: ${[fault.field, fault.reason].filter(Boolean).join(": ")}`;
     },
   };
 }
+
+const mayBePod = ({ key }: Fault): boolean => key === null || key.startsWith("Pod/");
 
 const nameOf = ({ namespace, name }: PodSpec): string => `${namespace}/${name}`;
 
