@@ -12,7 +12,8 @@
 //      and enforcing what it last acknowledged, and reconnects with a jittered back-off of 50 ms doubling to 5 s.
 //
 // Rules that hold for every message:
-//   - An unknown enum value or an unset oneof is an error of the sender: the receiver logs it and closes the stream with INVALID_ARGUMENT.
+//   - An unknown enum value or an unset oneof is an error of the sender: the receiver logs it and ends the
+//     stream: the director with INVALID_ARGUMENT, the engine by cancelling, which is all that a gRPC client can.
 //   - Addresses are 4 or 16 bytes in network order. An IPv4 address is never sent IPv4-mapped.
 //   - Times are Unix nanoseconds, durations microseconds, unless the name says otherwise.
 //   - `code` is a code from the `errors` table of proto/tables.json and empty for success.
