@@ -10,7 +10,7 @@ type Tables = {
   metrics: MetricEntry[];
 } & Record<string, Record<string, Entry>>;
 
-const GROUPS = ["ports", "marks", "addresses", "paths", "labels", "annotations", "bounds"] as const;
+const GROUPS = ["ports", "marks", "addresses", "paths", "kubernetes", "labels", "annotations", "bounds"] as const;
 const root = new URL("../", import.meta.url);
 const tables = JSON.parse(readFileSync(new URL("proto/tables.json", root), "utf8")) as Tables;
 const note = "Generated from proto/tables.json by proto/generate.ts. Do not edit.";

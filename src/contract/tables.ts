@@ -67,6 +67,29 @@ export const paths = {
   snapshot: "snapshot.json",
 } as const;
 
+export const kubernetes = {
+  /** Deployment, Service, ServiceAccount and Lease of control */
+  control: "trackbed-control",
+  /** DaemonSet and ServiceAccount of the daemon */
+  daemon: "trackbed-daemon",
+  /** DaemonSet and ServiceAccount of the engine */
+  engine: "trackbed-engine",
+  /** ConfigMap with the mesh's root certificates, filled by control */
+  rootConfigMap: "trackbed-root",
+  /** key of the root certificates in that ConfigMap */
+  rootKey: "root-cert.pem",
+  /** Secret with root and issuer, made by control at its first start */
+  caSecret: "trackbed-ca",
+  /** Secret of an operator's own CA, used instead where it exists */
+  pluggedCaSecret: "cacerts",
+  /** audience of the daemons' projected tokens */
+  tokenAudience: "trackbed",
+  /** field manager of everything that we write */
+  fieldManager: "trackbed",
+  /** pod condition: True while the pod is in the mesh */
+  capturedCondition: "trackbed.dev/Captured",
+} as const;
+
 export const labels = {
   /** enabled | disabled; the pod beats the namespace (Namespace, Pod) */
   mesh: "trackbed.dev/mesh",
@@ -85,6 +108,8 @@ export const annotations = {
   excludeInboundCidrs: "trackbed.dev/exclude-inbound-cidrs",
   /** outbound: capture only what the pod sends (Pod) */
   capture: "trackbed.dev/capture",
+  /** RFC 3339: until then the namespace's pods are out of the mesh; set by trackbed bypass (Namespace) */
+  bypassUntil: "trackbed.dev/bypass-until",
   /** enabled | disabled, default enabled (Namespace, Pod) */
   dnsCapture: "trackbed.dev/dns-capture",
 } as const;

@@ -67,6 +67,29 @@ pub mod paths {
     pub const SNAPSHOT: &str = "snapshot.json";
 }
 
+pub mod kubernetes {
+    /// Deployment, Service, ServiceAccount and Lease of control
+    pub const CONTROL: &str = "trackbed-control";
+    /// DaemonSet and ServiceAccount of the daemon
+    pub const DAEMON: &str = "trackbed-daemon";
+    /// DaemonSet and ServiceAccount of the engine
+    pub const ENGINE: &str = "trackbed-engine";
+    /// ConfigMap with the mesh's root certificates, filled by control
+    pub const ROOT_CONFIG_MAP: &str = "trackbed-root";
+    /// key of the root certificates in that ConfigMap
+    pub const ROOT_KEY: &str = "root-cert.pem";
+    /// Secret with root and issuer, made by control at its first start
+    pub const CA_SECRET: &str = "trackbed-ca";
+    /// Secret of an operator's own CA, used instead where it exists
+    pub const PLUGGED_CA_SECRET: &str = "cacerts";
+    /// audience of the daemons' projected tokens
+    pub const TOKEN_AUDIENCE: &str = "trackbed";
+    /// field manager of everything that we write
+    pub const FIELD_MANAGER: &str = "trackbed";
+    /// pod condition: True while the pod is in the mesh
+    pub const CAPTURED_CONDITION: &str = "trackbed.dev/Captured";
+}
+
 pub mod labels {
     /// enabled | disabled; the pod beats the namespace
     pub const MESH: &str = "trackbed.dev/mesh";
@@ -85,6 +108,8 @@ pub mod annotations {
     pub const EXCLUDE_INBOUND_CIDRS: &str = "trackbed.dev/exclude-inbound-cidrs";
     /// outbound: capture only what the pod sends
     pub const CAPTURE: &str = "trackbed.dev/capture";
+    /// RFC 3339: until then the namespace's pods are out of the mesh; set by trackbed bypass
+    pub const BYPASS_UNTIL: &str = "trackbed.dev/bypass-until";
     /// enabled | disabled, default enabled
     pub const DNS_CAPTURE: &str = "trackbed.dev/dns-capture";
 }
