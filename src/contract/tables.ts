@@ -31,6 +31,8 @@ export const ports = {
 export const marks = {
   /** 0x539: sockets of the engine, never captured */
   engine: 1337,
+  /** 0x53a: probes of the kubelet on their way to a pod, in the host's network namespace only */
+  probe: 1338,
   /** 0x111: connections whose replies must come back to the engine */
   reply: 273,
   /** 0xfff: the bits of a mark that are ours */
@@ -65,6 +67,20 @@ export const paths = {
   adminSocket: "admin.sock",
   /** what the daemon last applied */
   snapshot: "snapshot.json",
+  /** HTTP with JSON for the CNI plugin; the daemon listens */
+  cniSocket: "cni.sock",
+  /** directory of the node's CNI plugins */
+  cniBin: "/opt/cni/bin",
+  /** directory of the node's CNI configuration */
+  cniConf: "/etc/cni/net.d",
+  /** our plugin's file in the first */
+  cniPlugin: "trackbed-cni",
+  /** our configuration in the second: sorted first, a copy of the node's own with our plugin chained last */
+  cniConflist: "00-trackbed.conflist",
+  /** directory of what the plugin needs while no daemon answers */
+  cniState: "/var/lib/trackbed/cni",
+  /** in it: which namespaces are enrolled; the daemon writes it */
+  cniDecisions: "namespaces.json",
 } as const;
 
 export const kubernetes = {
@@ -115,6 +131,8 @@ export const annotations = {
 } as const;
 
 export const bounds = {
+  /** longest wait of a new pod for its capture; the kubelet tries again */
+  cniAddMilliseconds: 20000,
   /** longest wait of a connection for workload, identity and policy */
   holdMilliseconds: 5000,
   /** longest wait for an application or peer to accept */
@@ -139,6 +157,54 @@ export const errors = {
     retryable: "yes",
     help: "the pod's network namespace no longer exists or was replaced",
     next: "nothing if the pod was just deleted; otherwise check the pod's netns path",
+  },
+  E_CAPTURE_NETNS_FOREIGN: {
+    side: "self",
+    retryable: "yes",
+    help: "the network namespace found for a pod holds none of the pod's addresses",
+    next: "nothing: the daemon looks for the pod's own namespace again; if it persists, compare the pod's addresses with those in its namespace",
+  },
+  E_CNI_DAEMON_AWAY: {
+    side: "self",
+    retryable: "yes",
+    help: "no daemon answers the CNI plugin on this node and the pod's namespace is enrolled or not known",
+    next: "see why the trackbed-daemon pod of the node does not run; trackbed-cni rescue frees the node without it",
+  },
+  E_CNI_NOT_CAPTURED: {
+    side: "self",
+    retryable: "yes",
+    help: "a new pod was not captured in time; it must not start outside the mesh",
+    next: "nothing: the kubelet tries again; the reason names what is missing",
+  },
+  E_CNI_UNDECIDED: {
+    side: "control",
+    retryable: "yes",
+    help: "nobody could say whether a new pod belongs to the mesh: the API does not answer or does not have the pod",
+    next: "nothing: the kubelet tries again; see whether the node reaches the API server",
+  },
+  E_CNI_REQUEST_INVALID: {
+    side: "client",
+    retryable: "no",
+    help: "a CNI request or configuration is malformed or lacks a field",
+    next: "the reason names the field; the runtime must give K8S_POD_NAMESPACE, K8S_POD_NAME and K8S_POD_UID",
+  },
+  E_CNI_INSTALL_FAILED: {
+    side: "self",
+    retryable: "yes",
+    help: "the CNI plugin or its configuration could not be put in place",
+    next: "the reason names the file; check that the directories of --cni-bin and --cni-conf are mounted and writable",
+  },
+  E_CNI_NO_NETWORK: {
+    side: "self",
+    retryable: "yes",
+    help: "the node has no CNI configuration of its own that the plugin could be chained to",
+    next: "install the cluster's network first; ours follows by itself",
+  },
+  E_PROBE_RULES_FAILED: {
+    side: "self",
+    retryable: "yes",
+    help: "the host's rule for kubelet probes could not be read or replaced",
+    next: "read the cause; until it stands, probes of pods under STRICT fail",
   },
   E_CAPTURE_RULES_FAILED: {
     side: "self",
@@ -416,6 +482,30 @@ export const errors = {
     help: "no daemon answers on its admin socket",
     next: "see that a daemon runs on this node, or name its directory with --run",
   },
+  E_API_UNREACHABLE: {
+    side: "server",
+    retryable: "yes",
+    help: "the Kubernetes API server did not answer, or not in time",
+    next: "nothing if it restarts; otherwise check the API server and the network to it; what was read last stays in force",
+  },
+  E_API_FORBIDDEN: {
+    side: "self",
+    retryable: "yes",
+    help: "the Kubernetes API server does not let us do this",
+    next: "compare the roles bound to our ServiceAccount with the manifests: trackbed install puts them right",
+  },
+  E_API_REJECTED: {
+    side: "self",
+    retryable: "no",
+    help: "the Kubernetes API server does not accept a request of ours",
+    next: "read its message; the versions of Kubernetes and of Trackbed may not fit",
+  },
+  E_API_CREDENTIALS: {
+    side: "self",
+    retryable: "no",
+    help: "there are no usable credentials for the Kubernetes API",
+    next: "run inside a pod with a mounted ServiceAccount token, or name a kubeconfig with --kubeconfig",
+  },
   E_USAGE: {
     side: "client",
     retryable: "no",
@@ -436,11 +526,22 @@ export const metrics = {
   trackbed_pods_unproven: { type: "gauge", help: "enrolled pods whose capture is not proven" },
   trackbed_drift_total: { type: "counter", help: "rule changes that were not ours, by pod" },
   trackbed_repairs_total: { type: "counter", help: "rule repairs, by result" },
+  trackbed_cni_requests_total: { type: "counter", help: "requests of the CNI plugin, by verb and result" },
+  trackbed_cni_installed: { type: "gauge", help: "1 while plugin, configuration and decision file are in place" },
+  trackbed_bypassed_namespaces: { type: "gauge", help: "namespaces of the node's pods that an operator took out of the mesh for a time" },
   trackbed_flows_dropped_total: { type: "counter", help: "flow records dropped because a queue was full" },
   trackbed_certificates_issued_total: { type: "counter", help: "certificates signed" },
   trackbed_certificates_refused_total: { type: "counter", help: "certificate requests refused, by code" },
   trackbed_certificate_expiry_seconds: { type: "gauge", help: "seconds until a certificate ends, by kind: root, issuer, workload" },
   trackbed_documents: { type: "gauge", help: "documents read, by kind and result" },
+  trackbed_api_age_seconds: {
+    type: "gauge",
+    help: "seconds since the API server last said something about a resource; a quiet one says it about once a minute",
+  },
+  trackbed_api_restarts_total: { type: "counter", help: "lists and watches that had to begin again, by resource and cause" },
+  trackbed_status_writes_total: { type: "counter", help: "conditions and Events written, by kind and result" },
+  trackbed_status_pending: { type: "gauge", help: "objects whose condition is still to be written" },
+  trackbed_leader: { type: "gauge", help: "1 while this replica writes the status of policies" },
   trackbed_compile_seconds: { type: "histogram", help: "time from a change to its xDS resources" },
   trackbed_xds_streams: { type: "gauge", help: "connected daemons" },
   trackbed_xds_pushes_total: { type: "counter", help: "xDS responses sent, by type" },

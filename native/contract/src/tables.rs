@@ -31,6 +31,8 @@ pub mod ports {
 pub mod marks {
     /// 0x539: sockets of the engine, never captured
     pub const ENGINE: u32 = 1_337;
+    /// 0x53a: probes of the kubelet on their way to a pod, in the host's network namespace only
+    pub const PROBE: u32 = 1_338;
     /// 0x111: connections whose replies must come back to the engine
     pub const REPLY: u32 = 273;
     /// 0xfff: the bits of a mark that are ours
@@ -65,6 +67,20 @@ pub mod paths {
     pub const ADMIN_SOCKET: &str = "admin.sock";
     /// what the daemon last applied
     pub const SNAPSHOT: &str = "snapshot.json";
+    /// HTTP with JSON for the CNI plugin; the daemon listens
+    pub const CNI_SOCKET: &str = "cni.sock";
+    /// directory of the node's CNI plugins
+    pub const CNI_BIN: &str = "/opt/cni/bin";
+    /// directory of the node's CNI configuration
+    pub const CNI_CONF: &str = "/etc/cni/net.d";
+    /// our plugin's file in the first
+    pub const CNI_PLUGIN: &str = "trackbed-cni";
+    /// our configuration in the second: sorted first, a copy of the node's own with our plugin chained last
+    pub const CNI_CONFLIST: &str = "00-trackbed.conflist";
+    /// directory of what the plugin needs while no daemon answers
+    pub const CNI_STATE: &str = "/var/lib/trackbed/cni";
+    /// in it: which namespaces are enrolled; the daemon writes it
+    pub const CNI_DECISIONS: &str = "namespaces.json";
 }
 
 pub mod kubernetes {
@@ -115,6 +131,8 @@ pub mod annotations {
 }
 
 pub mod bounds {
+    /// longest wait of a new pod for its capture; the kubelet tries again
+    pub const CNI_ADD_MILLISECONDS: u32 = 20_000;
     /// longest wait of a connection for workload, identity and policy
     pub const HOLD_MILLISECONDS: u32 = 5_000;
     /// longest wait for an application or peer to accept
@@ -136,6 +154,22 @@ pub mod bounds {
 pub mod errors {
     /// the pod's network namespace no longer exists or was replaced; nothing if the pod was just deleted; otherwise check the pod's netns path
     pub const CAPTURE_NETNS_GONE: &str = "E_CAPTURE_NETNS_GONE";
+    /// the network namespace found for a pod holds none of the pod's addresses; nothing: the daemon looks for the pod's own namespace again; if it persists, compare the pod's addresses with those in its namespace
+    pub const CAPTURE_NETNS_FOREIGN: &str = "E_CAPTURE_NETNS_FOREIGN";
+    /// no daemon answers the CNI plugin on this node and the pod's namespace is enrolled or not known; see why the trackbed-daemon pod of the node does not run; trackbed-cni rescue frees the node without it
+    pub const CNI_DAEMON_AWAY: &str = "E_CNI_DAEMON_AWAY";
+    /// a new pod was not captured in time; it must not start outside the mesh; nothing: the kubelet tries again; the reason names what is missing
+    pub const CNI_NOT_CAPTURED: &str = "E_CNI_NOT_CAPTURED";
+    /// nobody could say whether a new pod belongs to the mesh: the API does not answer or does not have the pod; nothing: the kubelet tries again; see whether the node reaches the API server
+    pub const CNI_UNDECIDED: &str = "E_CNI_UNDECIDED";
+    /// a CNI request or configuration is malformed or lacks a field; the reason names the field; the runtime must give K8S_POD_NAMESPACE, K8S_POD_NAME and K8S_POD_UID
+    pub const CNI_REQUEST_INVALID: &str = "E_CNI_REQUEST_INVALID";
+    /// the CNI plugin or its configuration could not be put in place; the reason names the file; check that the directories of --cni-bin and --cni-conf are mounted and writable
+    pub const CNI_INSTALL_FAILED: &str = "E_CNI_INSTALL_FAILED";
+    /// the node has no CNI configuration of its own that the plugin could be chained to; install the cluster's network first; ours follows by itself
+    pub const CNI_NO_NETWORK: &str = "E_CNI_NO_NETWORK";
+    /// the host's rule for kubelet probes could not be read or replaced; read the cause; until it stands, probes of pods under STRICT fail
+    pub const PROBE_RULES_FAILED: &str = "E_PROBE_RULES_FAILED";
     /// nft or ip refused the rules; read the cause; check that nft is installed and the kernel has nf_tables
     pub const CAPTURE_RULES_FAILED: &str = "E_CAPTURE_RULES_FAILED";
     /// the rules read back are not the rules applied; something else edits the namespace: trackbed explain pod/NAME shows the difference
@@ -228,6 +262,14 @@ pub mod errors {
     pub const SNAPSHOT_INVALID: &str = "E_SNAPSHOT_INVALID";
     /// no daemon answers on its admin socket; see that a daemon runs on this node, or name its directory with --run
     pub const DAEMON_AWAY: &str = "E_DAEMON_AWAY";
+    /// the Kubernetes API server did not answer, or not in time; nothing if it restarts; otherwise check the API server and the network to it; what was read last stays in force
+    pub const API_UNREACHABLE: &str = "E_API_UNREACHABLE";
+    /// the Kubernetes API server does not let us do this; compare the roles bound to our ServiceAccount with the manifests: trackbed install puts them right
+    pub const API_FORBIDDEN: &str = "E_API_FORBIDDEN";
+    /// the Kubernetes API server does not accept a request of ours; read its message; the versions of Kubernetes and of Trackbed may not fit
+    pub const API_REJECTED: &str = "E_API_REJECTED";
+    /// there are no usable credentials for the Kubernetes API; run inside a pod with a mounted ServiceAccount token, or name a kubeconfig with --kubeconfig
+    pub const API_CREDENTIALS: &str = "E_API_CREDENTIALS";
     /// the command line is wrong; see --help
     pub const USAGE: &str = "E_USAGE";
 }
@@ -251,6 +293,12 @@ pub mod metrics {
     pub const TRACKBED_DRIFT_TOTAL: &str = "trackbed_drift_total";
     /// rule repairs, by result
     pub const TRACKBED_REPAIRS_TOTAL: &str = "trackbed_repairs_total";
+    /// requests of the CNI plugin, by verb and result
+    pub const TRACKBED_CNI_REQUESTS_TOTAL: &str = "trackbed_cni_requests_total";
+    /// 1 while plugin, configuration and decision file are in place
+    pub const TRACKBED_CNI_INSTALLED: &str = "trackbed_cni_installed";
+    /// namespaces of the node's pods that an operator took out of the mesh for a time
+    pub const TRACKBED_BYPASSED_NAMESPACES: &str = "trackbed_bypassed_namespaces";
     /// flow records dropped because a queue was full
     pub const TRACKBED_FLOWS_DROPPED_TOTAL: &str = "trackbed_flows_dropped_total";
     /// certificates signed
@@ -261,6 +309,16 @@ pub mod metrics {
     pub const TRACKBED_CERTIFICATE_EXPIRY_SECONDS: &str = "trackbed_certificate_expiry_seconds";
     /// documents read, by kind and result
     pub const TRACKBED_DOCUMENTS: &str = "trackbed_documents";
+    /// seconds since the API server last said something about a resource; a quiet one says it about once a minute
+    pub const TRACKBED_API_AGE_SECONDS: &str = "trackbed_api_age_seconds";
+    /// lists and watches that had to begin again, by resource and cause
+    pub const TRACKBED_API_RESTARTS_TOTAL: &str = "trackbed_api_restarts_total";
+    /// conditions and Events written, by kind and result
+    pub const TRACKBED_STATUS_WRITES_TOTAL: &str = "trackbed_status_writes_total";
+    /// objects whose condition is still to be written
+    pub const TRACKBED_STATUS_PENDING: &str = "trackbed_status_pending";
+    /// 1 while this replica writes the status of policies
+    pub const TRACKBED_LEADER: &str = "trackbed_leader";
     /// time from a change to its xDS resources
     pub const TRACKBED_COMPILE_SECONDS: &str = "trackbed_compile_seconds";
     /// connected daemons

@@ -13,7 +13,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file control.proto.
  */
 export const file_control: GenFile = /*@__PURE__*/
-  fileDesc("Cg1jb250cm9sLnByb3RvEhN0cmFja2JlZC5jb250cm9sLnYxIloKCk5vZGVSZXBvcnQSDAoEbm9kZRgBIAEoCRIQCghzbmFwc2hvdBgCIAEoCBIsCgRwb2RzGAMgAygLMh4udHJhY2tiZWQuY29udHJvbC52MS5Qb2RSZXBvcnQimwEKCVBvZFJlcG9ydBILCgN1aWQYASABKAkSEQoJbmFtZXNwYWNlGAIgASgJEgwKBG5hbWUYAyABKAkSLAoFcGhhc2UYBCABKA4yHS50cmFja2JlZC5jb250cm9sLnYxLlBvZFBoYXNlEhQKDG5ldG5zX2Nvb2tpZRgFIAEoBBIMCgRjb2RlGAYgASgJEg4KBnJlYXNvbhgHIAEoCSJkCghTZXR0aW5ncxIUCgx0cnVzdF9kb21haW4YASABKAkSFgoOY2x1c3Rlcl9kb21haW4YAiABKAkSDwoHbmV0d29yaxgDIAEoCRIZChFlbmNyeXB0X3NhbWVfbm9kZRgEIAEoCCpoCghQb2RQaGFzZRIZChVQT0RfUEhBU0VfVU5TUEVDSUZJRUQQABIUChBQT0RfUEhBU0VfQUJTRU5UEAESFgoSUE9EX1BIQVNFX0NBUFRVUkVEEAISEwoPUE9EX1BIQVNFX1JFQURZEAMyVQoFTm9kZXMSTAoGQXR0YWNoEh8udHJhY2tiZWQuY29udHJvbC52MS5Ob2RlUmVwb3J0Gh0udHJhY2tiZWQuY29udHJvbC52MS5TZXR0aW5ncygBMAFiBnByb3RvMw");
+  fileDesc("Cg1jb250cm9sLnByb3RvEhN0cmFja2JlZC5jb250cm9sLnYxImsKCk5vZGVSZXBvcnQSDAoEbm9kZRgBIAEoCRIQCghzbmFwc2hvdBgCIAEoCBIsCgRwb2RzGAMgAygLMh4udHJhY2tiZWQuY29udHJvbC52MS5Qb2RSZXBvcnQSDwoHYm9vdF9pZBgEIAEoCSKbAQoJUG9kUmVwb3J0EgsKA3VpZBgBIAEoCRIRCgluYW1lc3BhY2UYAiABKAkSDAoEbmFtZRgDIAEoCRIsCgVwaGFzZRgEIAEoDjIdLnRyYWNrYmVkLmNvbnRyb2wudjEuUG9kUGhhc2USFAoMbmV0bnNfY29va2llGAUgASgEEgwKBGNvZGUYBiABKAkSDgoGcmVhc29uGAcgASgJImQKCFNldHRpbmdzEhQKDHRydXN0X2RvbWFpbhgBIAEoCRIWCg5jbHVzdGVyX2RvbWFpbhgCIAEoCRIPCgduZXR3b3JrGAMgASgJEhkKEWVuY3J5cHRfc2FtZV9ub2RlGAQgASgIKmgKCFBvZFBoYXNlEhkKFVBPRF9QSEFTRV9VTlNQRUNJRklFRBAAEhQKEFBPRF9QSEFTRV9BQlNFTlQQARIWChJQT0RfUEhBU0VfQ0FQVFVSRUQQAhITCg9QT0RfUEhBU0VfUkVBRFkQAzJVCgVOb2RlcxJMCgZBdHRhY2gSHy50cmFja2JlZC5jb250cm9sLnYxLk5vZGVSZXBvcnQaHS50cmFja2JlZC5jb250cm9sLnYxLlNldHRpbmdzKAEwAWIGcHJvdG8z");
 
 /**
  * @generated from message trackbed.control.v1.NodeReport
@@ -33,6 +33,13 @@ export type NodeReport = Message<"trackbed.control.v1.NodeReport"> & {
    * @generated from field: repeated trackbed.control.v1.PodReport pods = 3;
    */
   pods: PodReport[];
+
+  /**
+   * Identifies this start of the node's kernel: with netns_cookie it names a network namespace for good. Of the first message.
+   *
+   * @generated from field: string boot_id = 4;
+   */
+  bootId: string;
 };
 
 /**
