@@ -30,6 +30,7 @@ const pod = (more: Partial<Pod> = {}): Pod => ({
   clusterSearch: true,
   dnsSearch: [],
   owner: null,
+  captured: null,
   ...more,
 });
 

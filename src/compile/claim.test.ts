@@ -29,6 +29,7 @@ const pod = (name: string, created: string, podIPs: string[], more: Partial<Pod>
   clusterSearch: true,
   dnsSearch: [],
   owner: null,
+  captured: null,
   ...more,
 });
 const service = (name: string, created: string, clusterIPs: string[]): Service => ({

@@ -44,6 +44,7 @@ const pod = (namespace: string, name: string, labels: Labels = {}, more: Partial
   clusterSearch: true,
   dnsSearch: [],
   owner: null,
+  captured: null,
   ...more,
 });
 const service = (namespace: string, name: string, selector: Labels, more: Partial<Service> = {}): Service => ({

@@ -37,6 +37,7 @@ const pod = (name: string, more: Partial<Pod> = {}): Pod => ({
   clusterSearch: true,
   dnsSearch: [],
   owner: null,
+  captured: null,
   ...more,
 });
 const change = (more: Partial<Change>): Change => ({ reset: false, put: [], remove: [], faults: [], places: new Map(), ...more });

@@ -35,6 +35,7 @@ const pod = (own: Labels = {}, more: Partial<Pod> = {}, notes: Labels = {}): Pod
   clusterSearch: true,
   dnsSearch: [],
   owner: null,
+  captured: null,
   ...more,
 });
 

@@ -45,6 +45,15 @@ export type Pod = {
   readonly dnsSearch: readonly string[];
   /** First ownerReference with controller = true, when there is one. */
   readonly owner: { readonly kind: string; readonly name: string } | null;
+  /** What control wrote about the pod's capture last, null when nothing. */
+  readonly captured: CaptureCondition | null;
+};
+
+/** The condition trackbed.dev/Captured of a pod's status. */
+export type CaptureCondition = {
+  readonly status: "True" | "False" | "Unknown";
+  readonly reason: string;
+  readonly message: string;
 };
 
 export type ServicePort = {

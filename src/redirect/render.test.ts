@@ -21,6 +21,7 @@ const pod = (values: Record<string, string>, probePorts: readonly number[] = [])
   clusterSearch: true,
   dnsSearch: [],
   owner: null,
+  captured: null,
 });
 
 test("the whole table of a pod reads as tested", () => {

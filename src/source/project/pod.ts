@@ -1,6 +1,7 @@
 // Pod documents. Where a field of the status is missing, a directory means a pod that runs and is ready.
 import { z } from "zod";
-import type { ContainerPort, Pod } from "#mesh/objects.ts";
+import { kubernetes } from "#contract/tables.ts";
+import type { CaptureCondition, ContainerPort, Pod } from "#mesh/objects.ts";
 import { address, metadata, port, subdomain } from "./fields.ts";
 import { invalid, type Path, type Problem } from "./problem.ts";
 import type { Projector } from "./projector.ts";
@@ -26,11 +27,13 @@ const podSpec = z.object({
   initContainers: z.array(container).default([]),
 });
 
+const condition = z.object({ type: z.string(), status: z.string(), reason: z.string().default(""), message: z.string().default("") });
+
 const podStatus = z.object({
   phase: z.enum(["Pending", "Running", "Succeeded", "Failed", "Unknown"]).default("Running"),
   podIP: address.optional(),
   podIPs: z.array(z.object({ ip: address })).optional(),
-  conditions: z.array(z.object({ type: z.string(), status: z.string() })).default([]),
+  conditions: z.array(condition).default([]),
 });
 
 const podDocument = z.object({ metadata, spec: podSpec, status: podStatus.prefault({}) });
@@ -61,10 +64,17 @@ export const projectPod: Projector<Pod, z.infer<typeof podDocument>> = {
       clusterSearch: spec.dnsPolicy === "ClusterFirst" || spec.dnsPolicy === "ClusterFirstWithHostNet",
       dnsSearch: spec.dnsConfig.searches,
       owner: owner === undefined ? null : { kind: owner.kind, name: owner.name },
+      captured: captureOf(status.conditions.find(({ type }) => type === kubernetes.capturedCondition)),
     };
     return { object: problems.length > 0 ? null : object, problems };
   },
 };
+
+function captureOf(found: z.infer<typeof condition> | undefined): CaptureCondition | null {
+  if (found === undefined) return null;
+  const { status, reason, message } = found;
+  return { status: status === "True" || status === "False" ? status : "Unknown", reason, message };
+}
 
 const at = (field: string, containers: readonly Container[]): [Path, Container][] => containers.map((one, i) => [["spec", field, i], one]);
 

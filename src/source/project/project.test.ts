@@ -38,6 +38,7 @@ test("a pod without a status runs, is ready, and has defaults as the API server 
     clusterSearch: true,
     dnsSearch: [],
     owner: null,
+    captured: null,
   });
 });
 
