@@ -1,9 +1,8 @@
 //! Nodes, pods and applications of a test: real namespaces on one bridge, the real engine, the rules of an enrolled pod.
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -16,8 +15,7 @@ use trackbed_netns::{Netns, handover};
 
 use crate::PATIENCE;
 use crate::director::{Authority, Director};
-
-const RULES: &str = include_str!("../../../netns/tests/net/rules.nft");
+use crate::net::{self, path, run};
 
 /// The network between the nodes of one test.
 pub(crate) struct Fabric {
@@ -29,14 +27,7 @@ pub(crate) struct Fabric {
 impl Fabric {
     /// None, with the reason printed, where network namespaces cannot be made.
     pub(crate) fn new() -> Option<Self> {
-        let netns = match Netns::create() {
-            Ok(netns) => netns,
-            Err(error) => {
-                eprintln!("skipped: {error}");
-                return None;
-            }
-        };
-        run(&netns, "ip link set lo up");
+        let netns = net::namespace()?;
         run(&netns, "ip link add br0 type bridge");
         run(&netns, "ip addr add 10.77.0.1/16 dev br0");
         run(&netns, "ip addr add fd77::1/64 dev br0 nodad");
@@ -47,8 +38,7 @@ impl Fabric {
     /// A namespace with an address of each family.
     pub(crate) fn pod(&self, name: &str) -> Pod {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let netns = Netns::create().expect("namespace");
-        run(&netns, "ip link set lo up");
+        let netns = net::namespace().expect("there was one before");
         run(&self.netns, &format!("ip link add v{number} type veth peer name eth0 netns {}", path(&netns)));
         run(&self.netns, &format!("ip link set v{number} master br0 up"));
         let pod = Pod { name: name.to_owned(), v4: format!("10.77.0.{number}"), v6: format!("fd77::{number}"), netns };
@@ -136,13 +126,11 @@ impl Pod {
                 run(&self.netns, "ip -6 rule add fwmark 0x539/0xfff oif lo pref 32764 lookup 100");
             }
         }
-        self.nft(RULES);
+        self.nft(net::RULES);
     }
 
     pub(crate) fn nft(&self, text: &str) {
-        let mut nft = inside(&self.netns).args(["nft", "-f", "-"]).stdin(Stdio::piped()).spawn().expect("nsenter");
-        nft.stdin.take().expect("stdin").write_all(text.as_bytes()).expect("rules");
-        assert!(nft.wait().expect("nft").success(), "nft");
+        net::nft(&self.netns, text);
     }
 
     /// An application that answers every byte with the same byte, and says first whom it sees: one line with the client's address.
@@ -191,8 +179,7 @@ impl Pod {
 
     /// Nothing waits to be accepted by the engine.
     pub(crate) fn queue_is_empty(&self) -> bool {
-        let output = inside(&self.netns).args(["ss", "-Htln", "sport = :15001"]).output().expect("ss");
-        let text = String::from_utf8(output.stdout).expect("text");
+        let text = net::output(&self.netns, "ss -Htln sport = :15001");
         assert!(!text.is_empty(), "nobody listens");
         text.lines().all(|line| line.split_whitespace().nth(1) == Some("0"))
     }
@@ -394,19 +381,4 @@ pub(crate) fn bytes(ip: &str) -> Vec<u8> {
         IpAddr::V4(v4) => v4.octets().to_vec(),
         IpAddr::V6(v6) => v6.octets().to_vec(),
     }
-}
-
-fn path(netns: &Netns) -> String {
-    format!("/proc/{}/fd/{}", std::process::id(), netns.as_fd().as_raw_fd())
-}
-
-fn inside(netns: &Netns) -> Command {
-    let mut command = Command::new("nsenter");
-    command.arg(format!("--net={}", path(netns)));
-    command
-}
-
-pub(crate) fn run(netns: &Netns, command: &str) {
-    let output = inside(netns).args(command.split(' ')).output().expect("nsenter");
-    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
 }

@@ -22,7 +22,7 @@ pub const OUTSIDE_V6: &str = "fd77:1::1";
 
 pub const RULES: &str = include_str!("rules.nft");
 
-/// None, with the reason printed, where network namespaces cannot be made.
+/// None, with the reason told, where network namespaces cannot be made.
 pub fn namespace() -> Option<Netns> {
     match Netns::create() {
         Ok(netns) => {
@@ -30,10 +30,17 @@ pub fn namespace() -> Option<Netns> {
             Some(netns)
         }
         Err(error) => {
-            eprintln!("skipped: {error}");
+            skipped(&error.to_string());
             None
         }
     }
+}
+
+/// Says that this test does not run. libtest has no word for it and hides what passing tests print, so this goes past it, in the one form
+/// that `make test` counts.
+pub fn skipped(reason: &str) {
+    let test = std::thread::current().name().unwrap_or_default().to_owned();
+    std::io::stderr().write_all(format!("skipped: {test}: {reason}\n").as_bytes()).unwrap();
 }
 
 pub struct Pair {
