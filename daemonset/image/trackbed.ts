@@ -1,0 +1,56 @@
+// What Trackbed's image holds: one image for control, daemon, engine and CLI, because they share Node and libraries and a node then has them once.
+import { existsSync, readFileSync, realpathSync } from "node:fs";
+import { join, resolve } from "node:path";
+import type { Image } from "./archive.ts";
+import { APP, bundle } from "./bundle.ts";
+import { newLayer } from "./layer.ts";
+
+const ROOT = resolve(import.meta.dirname, "../..");
+/** The daemon runs these in pods' and the host's namespaces. */
+const TOOLS = ["/usr/sbin/nft", "/usr/bin/nsenter", "/sbin/ip", "/usr/bin/ss", "/sbin/sysctl", "/usr/sbin/conntrack"];
+const NATIVE = ["trackbed-engine", "trackbed-netns", "trackbed-cni"];
+/** Bundle in /app ← the process's sources. */
+const BUNDLES = { "control.js": "src/control/main.ts", "daemon.js": "src/daemon/main.ts", "trackbed.js": "src/cli/main.ts" };
+
+export const version = (): string => (JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8")) as { version: string }).version;
+export const imageName = (registry = "docker.io/trackbed"): string => `${registry}/trackbed:${version()}`;
+
+export async function trackbedImage(name = imageName()): Promise<Image> {
+  const base = newLayer(); // Node and Debian's tools: 140 MB that change with neither commit
+  base.directory("/tmp", 0o1777);
+  base.text("/etc/passwd", "root:x:0:0:root:/:/usr/sbin/nologin\nnonroot:x:65532:65532:nonroot:/:/usr/sbin/nologin\n");
+  base.text("/etc/group", "root:x:0:\nnonroot:x:65532:\n");
+  base.program(realpathSync(process.execPath), "/usr/local/bin/node");
+  for (const tool of TOOLS) base.program(realpathSync(existing(tool, "make setup")), tool.replace(/^\/sbin/, "/usr/sbin"));
+
+  const native = newLayer();
+  for (const program of NATIVE) native.program(existing(nativePath(program), "make engine"), `/usr/local/bin/${program}`);
+
+  const app = newLayer();
+  app.file(join(ROOT, "package.json"), `${APP}/package.json`);
+  app.file(join(ROOT, "LICENSE"), `${APP}/LICENSE`);
+  for (const [file, entry] of Object.entries(BUNDLES)) app.text(`${APP}/${file}`, await bundle(entry));
+  app.tree(join(ROOT, "daemonset"), `${APP}/daemonset`, (path) => /^[^.]*$|\.(yaml|json)$/.test(path) && !path.startsWith("image"));
+  app.text("/usr/local/bin/trackbed", `#!/usr/local/bin/node\nimport "${APP}/trackbed.js";\n`, 0o755);
+  const environment = {
+    TRACKBED_ENGINE: "/usr/local/bin/trackbed-engine",
+    TRACKBED_NETNS: "/usr/local/bin/trackbed-netns",
+    NODE_ENV: "production",
+  };
+  return { name, layers: [base, native, app], environment, workdir: APP, command: ["trackbed", "version"] };
+}
+
+/** The CNI plugin is static, so it may have been built for a target of its own. */
+function nativePath(program: string): string {
+  const target = join(ROOT, "native/target");
+  const places = [
+    ...["x86_64-unknown-linux-musl", "aarch64-unknown-linux-musl"].map((triple) => join(target, triple, "release", program)),
+    join(target, "release", program),
+  ];
+  return places.find((place) => existsSync(place)) ?? join(target, "release", program);
+}
+
+function existing(path: string, remedy: string): string {
+  if (!existsSync(path)) throw new Error(`${path} is missing: run "${remedy}" first`);
+  return path;
+}
