@@ -7,7 +7,7 @@ import { newLayer } from "./layer.ts";
 
 const ROOT = resolve(import.meta.dirname, "../..");
 /** The daemon runs these in pods' and the host's namespaces. */
-const TOOLS = ["/usr/sbin/nft", "/usr/bin/nsenter", "/sbin/ip", "/usr/bin/ss", "/sbin/sysctl", "/usr/sbin/conntrack"];
+const TOOLS = ["/usr/sbin/nft", "/usr/bin/nsenter", "/sbin/ip", "/usr/bin/ss", "/sbin/sysctl"];
 const NATIVE = ["trackbed-engine", "trackbed-netns", "trackbed-cni"];
 /** Bundle in /app ← the process's sources. */
 const BUNDLES = { "control.js": "src/control/main.ts", "daemon.js": "src/daemon/main.ts", "trackbed.js": "src/cli/main.ts" };

@@ -1,0 +1,3 @@
+module trackbed.test/cluster/tools
+
+go 1.24.0
