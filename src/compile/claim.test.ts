@@ -1,3 +1,4 @@
+// Claims about addresses that two objects claim.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { fromBinary } from "@bufbuild/protobuf";
@@ -5,55 +6,19 @@ import { createCompiler } from "#compile/compiler.ts";
 import { ADDRESS_TYPE } from "#compile/resource.ts";
 import { AddressSchema } from "#contract/gen/istio/workload_pb.ts";
 import { formatAddress } from "#mesh/address.ts";
-import { keyOf, type MeshObject, type ObjectMeta, type Pod, type Service } from "#mesh/objects.ts";
+import { keyOf, type MeshObject, type Pod, type Service } from "#mesh/objects.ts";
+import * as specimen from "./specimen.ts";
 
-const meta = (name: string, creationTimestamp: string): ObjectMeta => ({
-  namespace: "shop",
-  name,
-  uid: name,
-  labels: {},
-  annotations: {},
-  creationTimestamp,
-});
-const pod = (name: string, created: string, podIPs: string[], more: Partial<Pod> = {}): Pod => ({
-  kind: "Pod",
-  metadata: meta(name, created),
-  nodeName: "n1",
-  serviceAccountName: "default",
-  hostNetwork: false,
-  phase: "Running",
-  ready: true,
-  podIPs,
-  ports: [],
-  probePorts: [],
-  clusterSearch: true,
-  dnsSearch: [],
-  owner: null,
-  captured: null,
-  ...more,
-});
-const service = (name: string, created: string, clusterIPs: string[]): Service => ({
-  kind: "Service",
-  metadata: meta(name, created),
-  type: "ClusterIP",
-  clusterIPs,
-  selector: {},
-  ports: [],
-  trafficDistribution: "",
-  publishNotReadyAddresses: false,
-});
+const pod = (name: string, created: string, podIPs: string[], more: Partial<Pod> = {}): Pod =>
+  specimen.pod("shop", name, {}, { metadata: specimen.meta("shop", name, {}, created), podIPs, ...more });
+const service = (name: string, created: string, clusterIPs: string[]): Service =>
+  specimen.service("shop", name, {}, { metadata: specimen.meta("shop", name, {}, created), clusterIPs });
 
 const OLD = "2026-01-01T00:00:00Z";
 const NEW = "2026-01-02T00:00:00Z";
 
 function mesh(...objects: MeshObject[]) {
-  const compiler = createCompiler({
-    trustDomain: "cluster.local",
-    clusterDomain: "cluster.local",
-    rootNamespace: "root",
-    network: "",
-    clusterId: "K",
-  });
+  const compiler = createCompiler(specimen.settings);
   const apply = (put: MeshObject[], gone: MeshObject[] = []) => compiler.apply({ reset: false, put, remove: gone.map(keyOf) });
   apply(objects);
   const addresses = (): Record<string, string[]> =>

@@ -4,24 +4,11 @@ import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
-import type { PodSpec } from "./desired.ts";
 import { newRecord } from "./pod.ts";
 import { loadPromises } from "./promises.ts";
+import { specimen } from "./specimen.ts";
 
-const none = { ports: [], cidrs: [] };
-const spec: PodSpec = {
-  uid: "u",
-  namespace: "shop",
-  name: "web",
-  serviceAccount: "web",
-  desired: "enrolled",
-  netns: "/netns/web",
-  addresses: ["10.0.0.1"],
-  dnsSearch: [],
-  capture: { inbound: true, dns: true, excludeOutbound: none, excludeInbound: none, probePorts: [] },
-  refused: null,
-  annotationFaults: [],
-};
+const spec = specimen("u");
 const captured = { bootId: "boot", cookie: 2n ** 63n };
 
 async function file(t: TestContext): Promise<string> {
@@ -39,7 +26,7 @@ test("a captured namespace is remembered, an absent pod is not", async (t) => {
   const { kept } = await loadPromises(path, "boot", strict);
   assert.deepEqual(
     kept.map((one) => [one.spec.uid, one.spec.netns, one.captured]),
-    [["u", "/netns/web", captured]],
+    [["u", "/netns/u", captured]],
   );
 });
 

@@ -7,6 +7,7 @@ import { meshError } from "#mesh/error.ts";
 import type { PodSpec } from "./desired.ts";
 import type { Hands, PodRecord } from "./pod.ts";
 import { type Reconciler, reconciler } from "./reconciler.ts";
+import { specimen } from "./specimen.ts";
 
 const BOOT = "boot";
 const DEADLINE_MS = 5000;
@@ -29,21 +30,6 @@ type Node = {
   attach(instance: string): void;
 };
 
-const none = { ports: [], cidrs: [] };
-const spec = (uid: string, more: Partial<PodSpec> = {}): PodSpec => ({
-  uid,
-  namespace: "shop",
-  name: uid,
-  serviceAccount: "default",
-  desired: "enrolled",
-  netns: `/netns/${uid}`,
-  addresses: ["10.0.0.1"],
-  dnsSearch: [],
-  capture: { inbound: true, dns: true, excludeOutbound: none, excludeInbound: none, probePorts: [] },
-  refused: null,
-  annotationFaults: [],
-  ...more,
-});
 const specs = (...list: PodSpec[]): Map<string, PodSpec> => new Map(list.map((one) => [one.uid, one]));
 
 function start(t: TestContext, sweepMilliseconds = 3_600_000): Node {
@@ -159,7 +145,7 @@ async function ready(t: TestContext, sweepMilliseconds?: number): Promise<Node> 
   const node = start(t, sweepMilliseconds);
   node.namespaces.set("/netns/a", fresh(1n));
   node.attach("one");
-  node.reconciler.update(specs(spec("a")), true);
+  node.reconciler.update(specs(specimen("a")), true);
   await node.until("a is ready", () => node.reconciler.records.get("a")?.state === "ready");
   return node;
 }
@@ -177,7 +163,7 @@ test("a step that fails is tried again, and the reason is shown meanwhile", asyn
   node.failing.set("applyRules", 2);
   node.attach("one");
   const problems = new Set<string>();
-  node.reconciler.update(specs(spec("a")), true);
+  node.reconciler.update(specs(specimen("a")), true);
   await node.until("a is ready", () => {
     const record = node.reconciler.records.get("a");
     if (record?.problem) problems.add(record.problem.code);
@@ -216,7 +202,7 @@ test("pods that the engine watches are swept six times less often than one that 
   const node = await ready(t, 10);
   node.namespaces.set("/netns/b", fresh(2n));
   node.engine.silent.add("b");
-  node.reconciler.update(specs(spec("a"), spec("b")), true);
+  node.reconciler.update(specs(specimen("a"), specimen("b")), true);
   await node.until("b is read", () => node.calls.includes("read b"));
   node.calls.length = 0;
   const reads = (uid: string) => node.calls.filter((call) => call === `read ${uid}`).length;
@@ -228,7 +214,7 @@ test("what moves at the end of a pass is mended, told as drift, and its process 
   const node = start(t);
   node.namespaces.set("/netns/a", fresh(1n));
   node.attach("one");
-  node.reconciler.update(specs(spec("a")), true);
+  node.reconciler.update(specs(specimen("a")), true);
   await node.until("the pass is at its last step", () => node.calls.includes("prove a"));
   Object.assign(node.namespaces.get("/netns/a") ?? {}, { rules: "none" });
   node.reconciler.drift("a", "nft (process 7)");
@@ -241,7 +227,7 @@ test("what moves at the end of a pass is mended, told as drift, and its process 
 test("a changed plan is applied and is no drift", async (t) => {
   const node = await ready(t);
   Object.assign(node.namespaces.get("/netns/a") ?? {}, { rules: "different" });
-  node.reconciler.update(specs(spec("a", { capture: { ...spec("a").capture, dns: false } })), true);
+  node.reconciler.update(specs(specimen("a", { capture: { ...specimen("a").capture, dns: false } })), true);
   await node.until("rules are new", () => node.namespaces.get("/netns/a")?.rules === "equal" && node.record("a").state === "ready");
   assert.deepEqual(node.drifted, []);
   assert.equal(node.calls.filter((call) => call === "addPod a").length, 2);
@@ -270,7 +256,7 @@ test("a restarted daemon names what the engine holds before InSync, and only whe
   assert.equal(node.named, 0, "the source was not read yet");
   node.reconciler.update(specs(), false);
   assert.equal(node.named, 0, "a document that may name the pod cannot be read");
-  node.reconciler.update(specs(spec("a")), true);
+  node.reconciler.update(specs(specimen("a")), true);
   assert.equal(node.named, 1);
   assert.equal(node.calls[0], "addPod a", "named before anything else");
   await node.until("a is ready", () => node.record("a").state === "ready");
@@ -279,7 +265,7 @@ test("a restarted daemon names what the engine holds before InSync, and only whe
 
 test("a pod that leaves drains in the engine before its rules go", async (t) => {
   const node = await ready(t);
-  node.reconciler.update(specs(spec("a", { desired: "absent" })), true);
+  node.reconciler.update(specs(specimen("a", { desired: "absent" })), true);
   await node.until("it drains", () => node.engine.removed.get("a") === 600_000);
   assert.equal(node.namespaces.get("/netns/a")?.rules, "holder");
   assert.equal(node.record("a").state, "leaving");
@@ -298,7 +284,7 @@ test("a pod whose document is gone is cut, cleaned and forgotten", async (t) => 
 
 test("a pod that took over the namespace's path is not stripped by its predecessor's end", async (t) => {
   const node = await ready(t);
-  node.reconciler.update(specs(spec("b", { netns: "/netns/a" })), true);
+  node.reconciler.update(specs(specimen("b", { netns: "/netns/a" })), true);
   node.reconciler.podGone({ $typeName: "trackbed.engine.v1.PodGone", uid: "a", netnsCookie: 1n, cut: 0 });
   await node.until(
     "a is forgotten and b is ready",
@@ -327,7 +313,7 @@ test("a pod without a mesh label is looked at once and left alone", async (t) =>
   const node = start(t, 10);
   node.namespaces.set("/netns/a", fresh(1n));
   node.attach("one");
-  node.reconciler.update(specs(spec("a", { desired: "absent" }), spec("b")), true);
+  node.reconciler.update(specs(specimen("a", { desired: "absent" }), specimen("b")), true);
   node.namespaces.set("/netns/b", fresh(2n));
   await node.until("sweeps have gone by", () => node.calls.filter((call) => call === "read b").length > 4);
   assert.deepEqual(
@@ -338,7 +324,7 @@ test("a pod without a mesh label is looked at once and left alone", async (t) =>
 
 test("a node that starts with a hundred pods works on a few at a time", async (t) => {
   const node = start(t);
-  const all = Array.from({ length: 100 }, (_, i) => spec(`p${i}`));
+  const all = Array.from({ length: 100 }, (_, i) => specimen(`p${i}`));
   for (const [i, one] of all.entries()) node.namespaces.set(one.netns ?? "", fresh(BigInt(i + 1)));
   node.attach("one");
   node.reconciler.update(specs(...all), true);
