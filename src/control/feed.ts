@@ -3,8 +3,7 @@
 import type { Compiler, NodeUpdate } from "#compile/compiler.ts";
 import type { Compiled, ObjectFault } from "#compile/resource.ts";
 import { meshError } from "#mesh/error.ts";
-import type { ObjectKey } from "#mesh/objects.ts";
-import type { Change, Fault, Place, Source } from "#source/source.ts";
+import type { Change, Fault, Place, Places, Source } from "#source/source.ts";
 import type { ResourceStore } from "#xds/store.ts";
 import type { MeshView } from "./view.ts";
 
@@ -31,7 +30,7 @@ export type Feed = {
 export const allFaults = (
   source: readonly Fault[],
   compiled: readonly ObjectFault[],
-  places: ReadonlyMap<ObjectKey, Place>,
+  places: Places,
 ): readonly Fault[] => [
   ...source,
   ...compiled.map(({ key, code, field, reason }) => ({ key, code, field, reason, ...(places.get(key) ?? NOWHERE) })),

@@ -8,7 +8,7 @@ import { type AnnotationFault, type CaptureSpec, captureSpec } from "#mesh/captu
 import { searchList } from "#mesh/dns.ts";
 import { enrolment } from "#mesh/enrolment.ts";
 import { keyOf, type Namespace, type ObjectKey, type Pod } from "#mesh/objects.ts";
-import type { Change, Fault, Place } from "#source/source.ts";
+import type { Change, Fault, Places } from "#source/source.ts";
 
 /** Everything about a pod that decides what is done to it. */
 export type PodSpec = {
@@ -44,7 +44,7 @@ export function desiredPods(node: string, clusterDomain: () => string): DesiredP
   const pods = new Map<ObjectKey, Pod>();
   let faults: readonly Fault[] = [];
   let conflicts: readonly Fault[] = [];
-  let places: ReadonlyMap<ObjectKey, Place> = new Map();
+  let places: Places = new Map<ObjectKey, never>();
 
   function update(change: Change): ReadonlyMap<string, PodSpec> {
     if (change.reset) {

@@ -11,7 +11,7 @@ export type Enrolment = {
 };
 
 /** Marks that another mesh left on a pod: annotation or label, and the mesh's name. */
-const FOREIGN_MARKS: readonly (readonly [string, string])[] = [
+export const FOREIGN_MARKS: readonly (readonly [string, string])[] = [
   ["sidecar.istio.io/status", "Istio sidecar"],
   ["ambient.istio.io/redirection", "Istio ambient"],
   ["linkerd.io/proxy-version", "Linkerd"],

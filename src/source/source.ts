@@ -18,6 +18,9 @@ export type Fault = {
 /** Where a document is: file and line (1-based), or the API path. */
 export type Place = { readonly file: string; readonly line: number };
 
+/** Asked rather than held: a hundred thousand paths would be as large as the objects. */
+export type Places = { get(key: ObjectKey): Place | undefined };
+
 /** One batch, applied as one. The first batch is complete (`reset`): what it does not name does not exist. */
 export type Change = {
   readonly reset: boolean;
@@ -26,7 +29,7 @@ export type Change = {
   /** Every fault there is now, not only the new ones. */
   readonly faults: readonly Fault[];
   /** Where each object in force was written. Stays up to date between batches too: a comment above a document moves it. */
-  readonly places: ReadonlyMap<ObjectKey, Place>;
+  readonly places: Places;
 };
 
 /** Batches until `stop` is aborted. Faults of the source itself (directory unreadable) reject only before the first batch. */

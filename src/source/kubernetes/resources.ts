@@ -1,0 +1,66 @@
+// What is read from the API server, as a table: where each kind is listed, how narrow the question is, and whether it may be absent.
+import type { Kind, ObjectKey } from "#mesh/objects.ts";
+
+export type Resource = {
+  readonly kind: Kind;
+  /** Of the objects: items of a list do not say it themselves. */
+  readonly apiVersion: string;
+  /** "/api/v1"; the group and version that `plural` is a part of. */
+  readonly root: string;
+  readonly plural: string;
+  /** Selectors: what is not ours is not even sent. */
+  readonly query: Readonly<Record<string, string>>;
+  /** Name of the CustomResourceDefinition for kinds that a cluster may lack, otherwise null. */
+  readonly definition: string | null;
+};
+
+const core = (kind: Kind, plural: string, query: Resource["query"] = {}): Resource => ({
+  kind,
+  apiVersion: "v1",
+  root: "/api/v1",
+  plural,
+  query,
+  definition: null,
+});
+
+const security = (kind: Kind, plural: string): Resource => ({
+  kind,
+  apiVersion: "security.istio.io/v1",
+  root: "/apis/security.istio.io/v1",
+  plural,
+  query: {},
+  definition: `${plural}.security.istio.io`,
+});
+
+const NAMESPACES = core("Namespace", "namespaces");
+
+/** All that control compiles. Pods that are over are nobody's peer and may be thousands, but certificates are refused to them by name. */
+export const controlResources = (): readonly Resource[] => [
+  NAMESPACES,
+  core("Node", "nodes"),
+  core("Service", "services"),
+  core("Pod", "pods"),
+  security("AuthorizationPolicy", "authorizationpolicies"),
+  security("PeerAuthentication", "peerauthentications"),
+];
+
+/** What one node's daemon must know by itself: which pods it has and what their namespaces ask for. */
+export const nodeResources = (node: string): readonly Resource[] => [
+  NAMESPACES,
+  core("Pod", "pods", { fieldSelector: `spec.nodeName=${node}` }),
+];
+
+export const listPath = ({ root, plural }: Resource): string => `${root}/${plural}`;
+
+/** Path of one object, for requests and for people. */
+export function objectPath(resource: Pick<Resource, "root" | "plural">, namespace: string, name: string): string {
+  const place = namespace === "" ? "" : `/namespaces/${encodeURIComponent(namespace)}`;
+  return `${resource.root}${place}/${resource.plural}/${encodeURIComponent(name)}`;
+}
+
+export function pathOfKey(resource: Resource, key: ObjectKey): string {
+  const [, namespace = "", name = ""] = key.split("/");
+  return objectPath(resource, namespace, name);
+}
+
+export const definitionPath = (name: string): string => `/apis/apiextensions.k8s.io/v1/customresourcedefinitions/${name}`;
