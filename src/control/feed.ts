@@ -27,11 +27,7 @@ export type Feed = {
 };
 
 /** Every fault there is now, of documents and of what could not be compiled as written, in one shape. */
-export const allFaults = (
-  source: readonly Fault[],
-  compiled: readonly ObjectFault[],
-  places: Places,
-): readonly Fault[] => [
+export const allFaults = (source: readonly Fault[], compiled: readonly ObjectFault[], places: Places): readonly Fault[] => [
   ...source,
   ...compiled.map(({ key, code, field, reason }) => ({ key, code, field, reason, ...(places.get(key) ?? NOWHERE) })),
 ];

@@ -32,14 +32,15 @@ const security = (kind: Kind, plural: string): Resource => ({
   definition: `${plural}.security.istio.io`,
 });
 
-const NAMESPACES = core("Namespace", "namespaces");
+export const NAMESPACES = core("Namespace", "namespaces");
+export const PODS = core("Pod", "pods");
 
 /** All that control compiles. Pods that are over are nobody's peer and may be thousands, but certificates are refused to them by name. */
 export const controlResources = (): readonly Resource[] => [
   NAMESPACES,
   core("Node", "nodes"),
   core("Service", "services"),
-  core("Pod", "pods"),
+  PODS,
   security("AuthorizationPolicy", "authorizationpolicies"),
   security("PeerAuthentication", "peerauthentications"),
 ];
@@ -47,7 +48,7 @@ export const controlResources = (): readonly Resource[] => [
 /** What one node's daemon must know by itself: which pods it has and what their namespaces ask for. */
 export const nodeResources = (node: string): readonly Resource[] => [
   NAMESPACES,
-  core("Pod", "pods", { fieldSelector: `spec.nodeName=${node}` }),
+  { ...PODS, query: { fieldSelector: `spec.nodeName=${node}` } },
 ];
 
 export const listPath = ({ root, plural }: Resource): string => `${root}/${plural}`;
