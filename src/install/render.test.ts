@@ -1,0 +1,141 @@
+// One source, three ways out: kustomize, `trackbed install` and the Helm chart give the same objects.
+import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, test } from "node:test";
+import { promisify } from "node:util";
+import { parse, parseAllDocuments } from "yaml";
+import { kubernetes, ports, product } from "#contract/tables.ts";
+import { chart } from "./chart.ts";
+import { writeChart } from "./chart-directory.ts";
+import { baseFiles, crdFiles } from "./files.ts";
+import { type Manifest, objectsOf, renderFiles } from "./render.ts";
+import { defaults, type Values } from "./values.ts";
+
+const run = promisify(execFile);
+const root = join(import.meta.dirname, "../..");
+const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as { version: string };
+const other: Values = {
+  registry: "registry.example:5000/mesh",
+  tag: "9.9.9-test",
+  imagePullSecrets: ["one", "two"],
+  trustDomain: "example.org",
+  clusterDomain: "k8s.example.org",
+  cniBin: "/home/kubernetes/bin",
+  cniConf: "/var/lib/rancher/net.d",
+  kubelet: "/data/kubelet",
+};
+const render = (values: Values): Manifest[] => objectsOf(renderFiles(baseFiles(), values));
+const id = ({ kind, metadata }: Manifest): string => `${kind}/${metadata.namespace ?? ""}/${metadata.name}`;
+const byId = (objects: readonly Manifest[]): Manifest[] => [...objects].sort((a, b) => id(a).localeCompare(id(b)));
+const has = async (program: string): Promise<boolean> =>
+  run("sh", ["-c", `command -v ${program}`]).then(
+    () => true,
+    () => false,
+  );
+
+test("with the default values the rendered objects are the base's own, and the base is of this version", () => {
+  assert.deepEqual(render(defaults(version)), objectsOf(baseFiles()));
+});
+
+test("every value arrives in the objects, and none of the base's stays", () => {
+  const whole = JSON.stringify(render(other));
+  for (const value of [...Object.values(other)].flat()) assert.ok(whole.includes(value), value);
+  const { imagePullSecrets: _, ...own } = defaults(version);
+  for (const text of [`"image":"${own.registry}`, `"path":"${own.cniBin}`, `"path":"${own.cniConf}`, `"path":"${own.kubelet}`])
+    assert.ok(!whole.includes(text), text);
+  // inside the containers paths stay, whatever they are on the node
+  assert.match(whole, /"mountPath":"\/opt\/cni\/bin"/);
+});
+
+test("values that could break out of their place are refused", () => {
+  for (const change of [
+    { tag: 'x" y' },
+    { registry: "a b" },
+    { trustDomain: "Not.A.Name" },
+    { cniBin: "relative" },
+    { imagePullSecrets: ["A"] },
+  ])
+    assert.throws(() => render({ ...other, ...change }), /does not match|is not a DNS name/);
+});
+
+/** What Helm does with these templates: they hold nothing but values, a default and toJson. */
+function helm(files: ReadonlyMap<string, string>, values: Record<string, unknown>): Manifest[] {
+  const { appVersion } = parse(files.get("Chart.yaml") ?? "") as { appVersion: string };
+  const fill = (action: string): string => {
+    const [, json, name = "", fallback] =
+      /^(toJson )?\.Values\.(\w+)( \| default \.Chart\.AppVersion)?$/.exec(action) ?? assert.fail(action);
+    const value = values[name];
+    assert.notEqual(value, undefined, name);
+    return json === undefined ? String(fallback !== undefined && value === "" ? appVersion : value) : JSON.stringify(value);
+  };
+  return [...files]
+    .filter(([path]) => path.startsWith("templates/"))
+    .flatMap(([, text]) => parseAllDocuments(text.replace(/\{\{ (.*?) \}\}/g, (_, action: string) => fill(action))))
+    .map((document) => document.toJS() as Manifest);
+}
+
+test("the Helm chart gives the same objects, with its own values and with others", () => {
+  const files = chart(baseFiles(), crdFiles(), version);
+  const own = parse(files.get("values.yaml") ?? "") as Record<string, unknown>;
+  assert.deepEqual(helm(files, own), render(defaults(version)));
+  const secrets = other.imagePullSecrets.map((name) => ({ name }));
+  assert.deepEqual(helm(files, { ...other, imagePullSecrets: secrets }), render(other));
+});
+
+test("a real Helm gives the same objects", async (t) => {
+  if (!(await has("helm"))) return t.skip("no helm on this machine");
+  const directory = mkdtempSync(join(tmpdir(), "trackbed-chart-"));
+  after(() => rmSync(directory, { recursive: true }));
+  writeChart(directory, chart(baseFiles(), crdFiles(), version));
+  const { stdout } = await run("helm", [
+    "template",
+    "trackbed",
+    directory,
+    "--set",
+    "registry=registry.example:5000/mesh,imagePullSecrets[0].name=one",
+  ]);
+  const seen = parseAllDocuments(stdout).map((document) => document.toJS() as Manifest);
+  const wanted = render({ ...defaults(version), registry: "registry.example:5000/mesh", imagePullSecrets: ["one"] });
+  assert.deepEqual(byId(seen), byId(wanted));
+});
+
+test("kubectl kustomize gives the same objects", async (t) => {
+  if (!(await has("kubectl"))) return t.skip("no kubectl on this machine");
+  for (const [folder, wanted] of [
+    ["base", objectsOf(baseFiles())],
+    ["crds", objectsOf(crdFiles())],
+  ] as const) {
+    const { stdout } = await run("kubectl", ["kustomize", join(root, "daemonset", folder)], { maxBuffer: 8 << 20 });
+    assert.deepEqual(byId(parseAllDocuments(stdout).map((document) => document.toJS() as Manifest)), byId(wanted));
+  }
+});
+
+test("the base uses the names, ports and labels of the tables", () => {
+  const objects = objectsOf(baseFiles());
+  const names = new Set(objects.map(id));
+  const namespace = product.controlPlaneNamespace;
+  for (const wanted of [
+    `Namespace//${namespace}`,
+    `Deployment/${namespace}/${kubernetes.control}`,
+    `Service/${namespace}/${kubernetes.control}`,
+    `DaemonSet/${namespace}/${kubernetes.daemon}`,
+    `DaemonSet/${namespace}/${kubernetes.engine}`,
+    `ConfigMap/${namespace}/${kubernetes.rootConfigMap}`,
+  ])
+    assert.ok(names.has(wanted), wanted);
+  const text = JSON.stringify(objects);
+  for (const word of [
+    `--control=https://${kubernetes.control}.${namespace}.svc:${ports.control}`,
+    `--health=127.0.0.1:${ports.daemonHealth}`,
+    `--metrics=127.0.0.1:${ports.engineMetrics}`,
+    `--health=0.0.0.0:${ports.controlHealth}`,
+    `"audience":"${kubernetes.tokenAudience}"`,
+    `"path":"${kubernetes.rootKey}"`,
+  ])
+    assert.ok(text.includes(word), word);
+  // uninstall finds what is ours by this label
+  for (const object of objects) assert.equal(object.metadata.labels?.["app.kubernetes.io/part-of"], "trackbed", id(object));
+});
