@@ -5,59 +5,56 @@ use lexopt::{Arg, Parser, ValueExt};
 
 pub(crate) const HELP: &str = "\
 usage: trackbed-load serve LISTEN
-       trackbed-load bulk TO [--streams N] [--bytes N]
+       trackbed-load bulk TO [--streams N] [--seconds N | --bytes N]
        trackbed-load round-trips TO [--connections N] [--seconds N]
-       trackbed-load connects TO [--at-once N] [--seconds N]
+       trackbed-load requests TO [--rate N] [--connections N] [--seconds N] [--beside-bulk]
+       trackbed-load connects TO [--at-once N] [--seconds N | --count N]
        trackbed-load idle TO [--connections N]
 
-serve        answers every mode; the first byte of a connection says which (b, e, i); SIGTERM ends it
-bulk         sends --bytes over each of --streams connections (1; 1 GB) and waits for the count that arrived
+serve        answers every mode; the first byte of a connection says which (b, e); SIGTERM ends it
+bulk         sends for --seconds (3), or --bytes, over each of --streams connections (1) and waits for the count that arrived
 round-trips  100-byte echoes in a closed loop on --connections (1) for --seconds (3)
-connects     connect, 64-byte echo, close, by --at-once threads (1) for --seconds (3)
+requests     1 KB echoes at a fixed --rate (1000 a second) spread over --connections (16) for --seconds (3), timed from when each was due;
+             --beside-bulk sends on one more connection as fast as it takes
+connects     connect, 64-byte echo, close, by --at-once threads (1) for --seconds (3), or --count times in all
 idle         opens --connections (1000), one echo each; each line on standard input asks for one more and prints how many live
 
-Every socket of this program uses cubic and TCP_NODELAY.";
+Seconds may be fractions. Every socket of this program uses cubic and TCP_NODELAY.";
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Command {
     Help,
-    Serve {
-        listen: SocketAddr,
-    },
-    Bulk {
-        to: SocketAddr,
-        streams: usize,
-        bytes: u64,
-    },
-    RoundTrips {
-        to: SocketAddr,
-        connections: usize,
-        seconds: u64,
-    },
-    Connects {
-        to: SocketAddr,
-        at_once: usize,
-        seconds: u64,
-    },
-    Idle {
-        to: SocketAddr,
-        connections: usize,
-    },
+    Serve { listen: SocketAddr },
+    Bulk { to: SocketAddr, streams: usize, until: Until },
+    RoundTrips { to: SocketAddr, connections: usize, seconds: f64 },
+    Requests { to: SocketAddr, rate: u32, connections: u32, seconds: f64, beside_bulk: bool },
+    Connects { to: SocketAddr, at_once: usize, until: Until },
+    Idle { to: SocketAddr, connections: usize },
+}
+
+/// What ends a run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Until {
+    Seconds(f64),
+    /// Bytes of each stream, or connections of all threads.
+    Count(u64),
 }
 
 pub(crate) fn parse() -> Result<Command, lexopt::Error> {
     let mut parser = Parser::from_env();
     let mut words: Vec<String> = Vec::new();
-    let (mut streams, mut connections, mut at_once, mut seconds, mut bytes) =
-        (1, None, 1, 3, 1_000_000_000);
+    let (mut streams, mut at_once, mut rate, mut seconds, mut beside_bulk) = (1, 1, 1000, 3.0, false);
+    let (mut connections, mut count) = (None, None);
     while let Some(arg) = parser.next()? {
         match arg {
             Arg::Short('h') | Arg::Long("help") => return Ok(Command::Help),
             Arg::Long("streams") => streams = parser.value()?.parse()?,
-            Arg::Long("connections") => connections = Some(parser.value()?.parse()?),
+            Arg::Long("connections") => connections = Some(parser.value()?.parse::<u32>()?),
             Arg::Long("at-once") => at_once = parser.value()?.parse()?,
+            Arg::Long("rate") => rate = parser.value()?.parse()?,
             Arg::Long("seconds") => seconds = parser.value()?.parse()?,
-            Arg::Long("bytes") => bytes = parser.value()?.parse()?,
+            Arg::Long("bytes" | "count") => count = Some(parser.value()?.parse()?),
+            Arg::Long("beside-bulk") => beside_bulk = true,
             Arg::Value(word) => words.push(word.string()?),
             other => return Err(other.unexpected()),
         }
@@ -65,26 +62,15 @@ pub(crate) fn parse() -> Result<Command, lexopt::Error> {
     let [mode, address] = words.as_slice() else {
         return Err("expected a mode and an address".into());
     };
-    let to: SocketAddr = address
-        .parse()
-        .map_err(|_| format!("{address:?} is not IP:PORT"))?;
+    let to: SocketAddr = address.parse().map_err(|_| format!("{address:?} is not IP:PORT"))?;
+    let until = count.map_or(Until::Seconds(seconds), Until::Count);
     Ok(match mode.as_str() {
         "serve" => Command::Serve { listen: to },
-        "bulk" => Command::Bulk { to, streams, bytes },
-        "round-trips" => Command::RoundTrips {
-            to,
-            connections: connections.unwrap_or(1),
-            seconds,
-        },
-        "connects" => Command::Connects {
-            to,
-            at_once,
-            seconds,
-        },
-        "idle" => Command::Idle {
-            to,
-            connections: connections.unwrap_or(1000),
-        },
+        "bulk" => Command::Bulk { to, streams, until },
+        "round-trips" => Command::RoundTrips { to, connections: connections.unwrap_or(1) as usize, seconds },
+        "requests" => Command::Requests { to, rate, connections: connections.unwrap_or(16), seconds, beside_bulk },
+        "connects" => Command::Connects { to, at_once, until },
+        "idle" => Command::Idle { to, connections: connections.unwrap_or(1000) as usize },
         other => return Err(format!("unknown mode {other:?}").into()),
     })
 }

@@ -1,11 +1,18 @@
 //! Load generator and sink of the bench. One JSON line with figures per run, so that the runner only adds up and divides.
 mod args;
-mod client;
+mod bulk;
+mod closed;
 mod cpu;
+mod exchange;
+mod figures;
+mod idle;
+mod requests;
 mod server;
 mod socket;
 
 use std::process::ExitCode;
+
+use args::Command;
 
 fn main() -> ExitCode {
     match args::parse().map_err(LoadError::from).and_then(run) {
@@ -21,26 +28,24 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: args::Command) -> Result<(), LoadError> {
+fn run(command: Command) -> Result<(), LoadError> {
     let figures = match command {
-        args::Command::Help => {
+        Command::Help => {
             println!("{}", args::HELP);
             return Ok(());
         }
-        args::Command::Serve { listen } => return server::serve(listen).map_err(LoadError::from),
-        args::Command::Bulk { to, streams, bytes } => client::bulk(to, streams, bytes)?,
-        args::Command::RoundTrips {
-            to,
-            connections,
-            seconds,
-        } => client::round_trips(to, connections, seconds)?,
-        args::Command::Connects {
-            to,
-            at_once,
-            seconds,
-        } => client::connects(to, at_once, seconds)?,
-        args::Command::Idle { to, connections } => {
-            return client::idle(to, connections).map_err(LoadError::from);
+        Command::Serve { listen } => return server::serve(listen).map_err(LoadError::from),
+        Command::Idle { to, connections } => {
+            return idle::hold(to, connections).map_err(LoadError::from);
+        }
+        Command::Bulk { to, streams, until } => bulk::run(to, streams, until)?,
+        Command::RoundTrips { to, connections, seconds } => closed::round_trips(to, connections, seconds)?,
+        Command::Connects { to, at_once, until } => closed::connects(to, at_once, until)?,
+        Command::Requests { to, rate, connections, seconds, beside_bulk: false } => requests::run(to, rate, connections, seconds)?,
+        Command::Requests { to, rate, connections, seconds, beside_bulk: true } => {
+            let (mut requests, bulk) = requests::beside_bulk(to, rate, connections, seconds)?;
+            requests.beside = Some(Box::new(bulk));
+            requests
         }
     };
     println!("{}", serde_json::to_string(&figures)?);

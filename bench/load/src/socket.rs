@@ -9,11 +9,7 @@ pub(crate) const BULK: u8 = b'b';
 pub(crate) const ECHO: u8 = b'e';
 
 fn socket(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // A fresh namespace inherits the host's algorithm; on hosts with bbr that costs 20-40 % CPU on local hops and hides the differences.
     socket.set_tcp_congestion(b"cubic")?;
     socket.set_tcp_nodelay(true)?;
