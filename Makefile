@@ -39,6 +39,11 @@ engine: ## build the engine (release)
 	$(call say,building the engine)
 	$(CARGO) build $(WORKSPACE) --release --bins
 
+.PHONY: cni
+cni: ## build the CNI plugin (static: it runs on any node)
+	$(call say,building the CNI plugin)
+	RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build $(WORKSPACE) --release -p trackbed-cni --target $(shell rustc -vV | sed -n 's/^host: //p') --target-dir native/target/static
+
 .PHONY: demo
 demo: setup engine ## bring up the example mesh and check it step by step (DEMO=once: exit with the result)
 	$(call say,starting the demo)
@@ -76,6 +81,25 @@ generate: $(STAMPS)/npm ## write what is generated from proto/
 	$(CARGO) run $(WORKSPACE) --quiet -p trackbed-contract-generate
 	$(CARGO) fmt --manifest-path native/Cargo.toml -p trackbed-contract
 	biome format --write src/contract/tables.ts --log-level=error
+
+.PHONY: images
+images: setup engine cni ## pack the image of control, daemon, engine and CLI into .cache/images (no Docker, no registry)
+	$(call say,packing the image)
+	node daemonset/image/main.ts
+
+.PHONY: cluster
+cluster: setup $(STAMPS)/debian-cluster ## a real two-node Kubernetes on this machine, made once from Go modules (then 10 s)
+	$(call say,starting the cluster)
+	bin/cluster up
+
+.PHONY: cluster-down
+cluster-down: $(STAMPS)/npm ## end it and erase everything of it
+	bin/cluster down
+
+.PHONY: test-cluster
+test-cluster: images $(STAMPS)/debian-cluster ## the drills in a Kubernetes of their own (FILES=... for some)
+	$(call say,testing in a real cluster)
+	node test/cluster/run.ts $(FILES)
 
 .PHONY: bench
 bench: setup engine $(STAMPS)/debian-bench ## direct, HAProxy and Trackbed in interleaved rounds

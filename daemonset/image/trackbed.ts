@@ -1,11 +1,12 @@
 // What Trackbed's image holds: one image for control, daemon, engine and CLI, because they share Node and libraries and a node then has them once.
-import { existsSync, readFileSync, realpathSync } from "node:fs";
+import { existsSync, globSync, readFileSync, realpathSync } from "node:fs";
 import { join, resolve } from "node:path";
 import type { Image } from "./archive.ts";
 import { APP, bundle } from "./bundle.ts";
 import { newLayer } from "./layer.ts";
 
 const ROOT = resolve(import.meta.dirname, "../..");
+const TARGET = join(ROOT, "native/target");
 /** The daemon runs these in pods' and the host's namespaces. */
 const TOOLS = ["/usr/sbin/nft", "/usr/bin/nsenter", "/sbin/ip", "/usr/bin/ss", "/sbin/sysctl"];
 const NATIVE = ["trackbed-engine", "trackbed-netns", "trackbed-cni"];
@@ -24,7 +25,7 @@ export async function trackbedImage(name = imageName()): Promise<Image> {
   for (const tool of TOOLS) base.program(realpathSync(existing(tool, "make setup")), tool.replace(/^\/sbin/, "/usr/sbin"));
 
   const native = newLayer();
-  for (const program of NATIVE) native.program(existing(nativePath(program), "make engine"), `/usr/local/bin/${program}`);
+  for (const program of NATIVE) native.program(existing(nativePath(program), "make engine cni"), `/usr/local/bin/${program}`);
 
   const app = newLayer();
   app.file(join(ROOT, "package.json"), `${APP}/package.json`);
@@ -40,14 +41,10 @@ export async function trackbedImage(name = imageName()): Promise<Image> {
   return { name, layers: [base, native, app], environment, workdir: APP, command: ["trackbed", "version"] };
 }
 
-/** The CNI plugin is static, so it may have been built for a target of its own. */
+/** The CNI plugin is static, built for a target named in full. */
 function nativePath(program: string): string {
-  const target = join(ROOT, "native/target");
-  const places = [
-    ...["x86_64-unknown-linux-musl", "aarch64-unknown-linux-musl"].map((triple) => join(target, triple, "release", program)),
-    join(target, "release", program),
-  ];
-  return places.find((place) => existsSync(place)) ?? join(target, "release", program);
+  const [found] = globSync([`static/*/release/${program}`, `release/${program}`], { cwd: TARGET });
+  return join(TARGET, found ?? `release/${program}`);
 }
 
 function existing(path: string, remedy: string): string {

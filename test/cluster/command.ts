@@ -11,13 +11,17 @@ export type Run = {
   readonly input?: string | undefined;
   readonly deadlineMs?: number | undefined;
   readonly env?: NodeJS.ProcessEnv | undefined;
+  readonly cwd?: string | undefined;
 };
 
 /** Rejects only when the program cannot be started or has to be killed. */
-export function execute(argv: readonly string[], { input = "", deadlineMs = DEADLINE_MS, env = process.env }: Run = {}): Promise<Output> {
+export function execute(
+  argv: readonly string[],
+  { input = "", deadlineMs = DEADLINE_MS, env = process.env, cwd }: Run = {},
+): Promise<Output> {
   const [program = "", ...args] = argv;
   const { promise, resolve, reject } = Promise.withResolvers<Output>();
-  const child = spawn(program, args, { stdio: "pipe", env });
+  const child = spawn(program, args, { stdio: "pipe", env, cwd });
   const fail = (reason: string, cause?: unknown): void => {
     child.kill("SIGKILL");
     for (const pipe of [child.stdout, child.stderr]) pipe.destroy(); // what the program started may hold them open

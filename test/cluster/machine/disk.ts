@@ -1,5 +1,5 @@
 // A node's disk before its first boot: its own /etc, /opt and /var with the configuration of its programs.
-import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { copyFileSync, cpSync, existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { API_IP, CONTROL_PLANE, DNS_IP, type Node, POD_CIDR, SERVICE_CIDR, type Settings } from "../settings.ts";
 
@@ -35,8 +35,8 @@ export function prepareDisk(settings: Settings, node: Node): void {
     mkdirSync(join(disk, directory), { recursive: true });
   cpSync("/etc", join(disk, "etc"), { recursive: true, verbatimSymlinks: true, preserveTimestamps: true, filter: copyable });
   symlinkSync("/run", join(disk, "var/run"));
-  for (const plugin of CNI_PLUGINS) cpSync(join("/usr/lib/cni", plugin), join(disk, "opt/cni/bin", plugin));
-  cpSync(join(settings.bin, "cni-trace"), join(disk, "opt/cni/bin/cni-trace"), { dereference: true });
+  for (const plugin of CNI_PLUGINS) copyFileSync(join("/usr/lib/cni", plugin), join(disk, "opt/cni/bin", plugin));
+  copyFileSync(join(settings.bin, "cni-trace"), join(disk, "opt/cni/bin/cni-trace"));
   const write = (path: string, text: string): void => {
     mkdirSync(dirname(join(disk, "etc", path)), { recursive: true });
     writeFileSync(join(disk, "etc", path), text);
@@ -47,7 +47,7 @@ export function prepareDisk(settings: Settings, node: Node): void {
   for (const path of CONFIG_FILES)
     write(path, fill(readFileSync(join(CONFIG, path.slice(path.lastIndexOf("/") + 1)), "utf8"), settings, node));
   for (const file of ["ca.crt", `${node.name}.crt`, `${node.name}.key`, `${node.name}.kubeconfig`, "kube-proxy.kubeconfig"])
-    cpSync(join(settings.state, "keys", file), join(disk, "etc/kubernetes", file));
+    copyFileSync(join(settings.state, "keys", file), join(disk, "etc/kubernetes", file));
   writeFileSync(join(disk, "made"), "");
 }
 
