@@ -67,7 +67,9 @@ function rust(): string {
   out.push("", "pub mod errors {");
   for (const { code, help, next } of tables.errors)
     out.push(`    /// ${help}; ${next}`, `    pub const ${code.slice(2)}: &str = ${JSON.stringify(code)};`);
-  out.push("}", "", "pub mod metrics {");
+  out.push("    /// What to do next, by code.", "    pub const NEXT: &[(&str, &str)] = &[");
+  for (const { code, next } of tables.errors) out.push(`        (${code.slice(2)}, ${JSON.stringify(next)}),`);
+  out.push("    ];", "}", "", "pub mod metrics {");
   for (const { name, help } of tables.metrics)
     out.push(`    /// ${help}`, `    pub const ${name.toUpperCase()}: &str = ${JSON.stringify(name)};`);
   out.push("}", "");
