@@ -51,10 +51,7 @@ demo: setup engine ## bring up the example mesh and check it step by step (DEMO=
 
 .PHONY: test
 test: setup engine ## unit, property and two-node network-namespace tests
-	$(call say,testing Rust)
-	$(CARGO) test $(WORKSPACE) --workspace
-	$(call say,testing TypeScript and the mesh of two nodes)
-	node test/run.ts
+	node test/all.ts $(CARGO) test $(WORKSPACE) --workspace --no-fail-fast
 
 .PHONY: check
 check: $(STAMPS)/npm $(STAMPS)/cargo-deny ## types, lint, format, clippy, licences, generated files

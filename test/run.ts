@@ -1,5 +1,5 @@
 // Runs every TypeScript test inside one sandbox, so that whatever a test makes is gone with it, and ends with the runner's exit code.
-// Arguments are files to run instead of all.
+// Arguments are files to run instead of all. Its total goes, as JSON, into the file that TRACKBED_TEST_TOTAL names.
 import { spawn } from "node:child_process";
 import { globSync } from "node:fs";
 import { resolve } from "node:path";
@@ -18,9 +18,12 @@ await enterSandbox();
 const wanted = process.argv.slice(2);
 const files = wanted.length > 0 ? wanted : globSync(PATTERNS, { exclude: NOT_HERE }).sort();
 if (files.length === 0) throw new Error(`no test file matches ${PATTERNS.join(", ")}`);
-const runner = spawn(process.execPath, ["--test", `--test-concurrency=${CONCURRENCY}`, `--test-timeout=${TEST_TIMEOUT_MS}`, ...files], {
-  stdio: "inherit",
-});
+const limits = [`--test-concurrency=${CONCURRENCY}`, `--test-timeout=${TEST_TIMEOUT_MS}`];
+const total = process.env["TRACKBED_TEST_TOTAL"];
+const reporters: [string, string][] = [["spec", "stdout"]];
+if (total !== undefined) reporters.push([resolve(import.meta.dirname, "reporter.ts"), total]);
+const reports = reporters.flatMap(([name, to]) => [`--test-reporter=${name}`, `--test-reporter-destination=${to}`]);
+const runner = spawn(process.execPath, ["--test", ...limits, ...reports, ...files], { stdio: "inherit" });
 for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => runner.kill(signal));
 runner.once("error", (error) => {
   console.error(`cannot start the test runner: ${error.message}`);
