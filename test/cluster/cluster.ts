@@ -1,4 +1,5 @@
 // What a drill does to a running cluster: ask and change the API, act inside nodes and pods, pull plugs, wait.
+import { spawn } from "node:child_process";
 import { setTimeout as pause } from "node:timers/promises";
 import { execute, type Output, type Run, run } from "./command.ts";
 import { enter, machinePid, powerOff, powerOn } from "./machine/power.ts";
@@ -9,6 +10,7 @@ import { readSettings, type Settings } from "./settings.ts";
 const LOOK_AGAIN_MS = 200;
 /** Long enough for a pod to be deleted with its grace, or made anew on a busy machine. */
 const WAIT_MS = 60_000;
+const FORWARD_MS = 10_000;
 
 export type Cluster = {
   readonly settings: Settings;
@@ -17,6 +19,10 @@ export type Cluster = {
   kubectl(...args: readonly string[]): Promise<string>;
   /** Like kubectl, but its exit code is the caller's to judge. */
   tryKubectl(...args: readonly string[]): Promise<Output>;
+  /** kubectl with something on its standard input. */
+  kubectlInput(input: string, ...args: readonly string[]): Promise<string>;
+  /** The base URL of a pod's port, forwarded through the API until it is disposed of. */
+  portForward(namespace: string, pod: string, port: number): Promise<Forward>;
   /** `kubectl ARGS -o json`, parsed. */
   get<T = Document>(...args: readonly string[]): Promise<T>;
   /** Server-side apply of YAML documents; more flags may follow. */
@@ -34,6 +40,8 @@ export type Cluster = {
   /** kill -9 of one program of a machine: "stop" lasts until "start", "restart" takes half a second. */
   program(action: ProgramAction, machine: string, name: string): Promise<void>;
 };
+
+export type Forward = AsyncDisposable & { readonly url: string };
 
 /** The fields of an API object that drills look at. */
 export type Document = {
@@ -82,6 +90,25 @@ export async function cluster(settings: Settings = readSettings()): Promise<Clus
     nodes: settings.nodes.map(({ name }) => name),
     kubectl,
     tryKubectl: (...args) => execute(kubectlArgv(args)),
+    kubectlInput: (input, ...args) => run(kubectlArgv(args), { input }),
+    async portForward(namespace, pod, port) {
+      const [program, ...args] = kubectlArgv(["-n", namespace, "port-forward", `pod/${pod}`, `:${port}`]);
+      const child = spawn(program ?? "", args, { stdio: ["ignore", "pipe", "pipe"] });
+      const ended = new Promise<void>((resolve) => child.once("close", () => resolve()));
+      let said = "";
+      for (const pipe of [child.stdout, child.stderr]) pipe.setEncoding("utf8").on("data", (text: string) => (said += text));
+      const dispose = async (): Promise<void> => {
+        child.kill();
+        await ended;
+      };
+      try {
+        const [, local] = await waitFor("port-forward listens", () => /127\.0\.0\.1:(\d+) ->/.exec(said), FORWARD_MS);
+        return { url: `http://127.0.0.1:${local}`, [Symbol.asyncDispose]: dispose };
+      } catch (error) {
+        await dispose();
+        throw new Error(`kubectl port-forward to ${namespace}/${pod}:${port} said: ${said}`, { cause: error });
+      }
+    },
     get: async (...args) => JSON.parse(await kubectl("get", ...args, "-o", "json")),
     async apply(yaml, ...flags) {
       await run(kubectlArgv(["apply", "--server-side", ...flags, "-f", "-"]), { input: yaml });

@@ -3,7 +3,7 @@ import { spawn } from "node:child_process";
 import { closeSync, existsSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
-import { run } from "../command.ts";
+import { execute, run } from "../command.ts";
 import { API_IP, API_IP6, CONTROL_PLANE, type Node, type Settings } from "../settings.ts";
 import { makeCgroups, removeCgroups } from "./cgroup.ts";
 import { environment, prepareDisk } from "./disk.ts";
@@ -71,6 +71,9 @@ export async function powerOff(settings: Settings, machine: string): Promise<voi
     await gone(`${machine} would not die`, () => existsSync(`/proc/${pid}`));
   }
   rmSync(pidFile(settings, machine), { force: true });
+  // The kernel takes a dead namespace apart when it likes; the cable goes at once.
+  if (machine !== CONTROL_PLANE && existsSync(netnsPath(settings, CONTROL_PLANE)))
+    await execute(["ip", "-n", netns(settings, CONTROL_PLANE), "link", "del", machine]);
   if (existsSync(netnsPath(settings, machine))) await run(["ip", "netns", "del", netns(settings, machine)]);
   await removeCgroups(settings.name, machine);
 }
