@@ -13,7 +13,11 @@ export type ApiRequest = {
   /** Sent as JSON. */
   readonly body?: unknown;
   /** Content type of the body: a patch says by it what it is. */
-  readonly type?: "application/json" | "application/apply-patch+yaml" | "application/merge-patch+json";
+  readonly type?:
+    | "application/json"
+    | "application/apply-patch+yaml"
+    | "application/merge-patch+json"
+    | "application/strategic-merge-patch+json";
   readonly signal?: AbortSignal;
 };
 
@@ -27,6 +31,8 @@ export type Api = {
 };
 
 export type ApiOptions = {
+  /** Of the kubeconfig; its current one where it is not named. */
+  readonly context?: string;
   /** Longest wait for the head of an answer, and for the next bytes of a body that is not a watch. */
   readonly answerMilliseconds?: number;
 };
@@ -43,7 +49,7 @@ const RETRY_AFTER_MILLISECONDS = 60_000;
 
 /** Credentials of a kubeconfig; null = those of the pod we run in. */
 export async function connectApi(kubeconfig: string | null, options: ApiOptions = {}): Promise<Api> {
-  return createApi(kubeconfig === null ? inClusterCredentials() : await kubeconfigCredentials(kubeconfig), options);
+  return createApi(kubeconfig === null ? inClusterCredentials() : await kubeconfigCredentials(kubeconfig, options.context), options);
 }
 
 export function createApi(credentials: Credentials, options: ApiOptions = {}): Api {

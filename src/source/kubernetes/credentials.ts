@@ -62,7 +62,7 @@ export function inClusterCredentials(options: InClusterOptions = {}): Credential
 }
 
 /** Whatever a kubeconfig can say, read by the Kubernetes client; only asked for by people and tests, so it is loaded only then. */
-export async function kubeconfigCredentials(file: string): Promise<Credentials> {
+export async function kubeconfigCredentials(file: string, context: string | null = null): Promise<Credentials> {
   const { HttpMethod, KubeConfig, RequestContext } = await import("@kubernetes/client-node");
   let held: { readonly passport: Passport; readonly key: string; readonly until: number } | null = null;
 
@@ -73,6 +73,9 @@ export async function kubeconfigCredentials(file: string): Promise<Credentials> 
     } catch (cause) {
       throw meshError("E_API_CREDENTIALS", `the kubeconfig ${file} cannot be read`, cause);
     }
+    if (context !== null && config.getContextObject(context) === null)
+      throw meshError("E_API_CREDENTIALS", `the kubeconfig ${file} has no context ${JSON.stringify(context)}`);
+    if (context !== null) config.setCurrentContext(context);
     const cluster = config.getCurrentCluster();
     if (cluster === null || !URL.canParse(cluster.server))
       throw meshError("E_API_CREDENTIALS", `the kubeconfig ${file} has no current context with the URL of a cluster`);
@@ -83,9 +86,9 @@ export async function kubeconfigCredentials(file: string): Promise<Credentials> 
 
   async function read(): Promise<NonNullable<typeof held>> {
     const { config, server } = load();
-    const context = new RequestContext(server, HttpMethod.GET);
+    const request = new RequestContext(server, HttpMethod.GET);
     try {
-      await config.applySecurityAuthentication(context);
+      await config.applySecurityAuthentication(request);
     } catch (cause) {
       throw meshError("E_API_CREDENTIALS", `the kubeconfig ${file} gives no credentials`, cause);
     }
@@ -94,12 +97,12 @@ export async function kubeconfigCredentials(file: string): Promise<Credentials> 
       .update(JSON.stringify([ca, cert, privateKey].map(String)))
       .digest("base64");
     // The client makes a new pool for each request: keep one as long as what it was made from.
-    const fresh = context.getDispatcher();
+    const fresh = request.getDispatcher();
     const same = held?.key === key ? held.passport.dispatcher : undefined;
     if (same !== undefined && fresh !== undefined) retire(fresh);
     else if (held !== null) retire(held.passport.dispatcher);
     const dispatcher = same ?? fresh ?? agent({});
-    return { passport: { headers: context.getHeaders(), dispatcher }, key, until: performance.now() + REREAD_MILLISECONDS };
+    return { passport: { headers: request.getHeaders(), dispatcher }, key, until: performance.now() + REREAD_MILLISECONDS };
   }
 
   const tlsOf = async (config: InstanceType<typeof KubeConfig>): Promise<object> => {
