@@ -44,8 +44,12 @@ cni: ## build the CNI plugin (static: it runs on any node)
 	$(call say,building the CNI plugin)
 	RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build $(WORKSPACE) --release -p trackbed-cni --target $(shell rustc -vV | sed -n 's/^host: //p') --target-dir native/target/static
 
+.PHONY: needs-root
+needs-root:
+	@[ "$$(id -u)" -eq 0 ] || { echo "make demo needs root: it captures on the wire between its nodes, which tcpdump cannot do for an ordinary user" >&2; exit 1; }
+
 .PHONY: demo
-demo: setup engine ## bring up the example mesh and check it step by step (DEMO=once: exit with the result)
+demo: needs-root setup engine ## bring up the example mesh and check it step by step (DEMO=once: exit with the result)
 	$(call say,starting the demo)
 	bin/trackbed demo $(if $(filter once,$(DEMO)),--once,)
 

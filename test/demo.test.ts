@@ -2,10 +2,11 @@
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
+import { canCapture } from "../src/lab/capture.ts";
 import { until } from "../src/lab/until.ts";
 
 const TRACKBED = join(import.meta.dirname, "../bin/trackbed");
@@ -15,8 +16,10 @@ after(() => rmSync(directory, { recursive: true }));
 
 type Run = { readonly child: ChildProcess; stdout: string; stderr: string };
 
-function demo(mesh: string, ...options: string[]): Run {
-  const child = spawn(TRACKBED, ["demo", "--mesh", mesh, ...options], {
+const demo = (mesh: string, ...options: string[]): Run => start([TRACKBED, "demo", "--mesh", mesh, ...options]);
+
+function start([program = "", ...parameters]: readonly string[]): Run {
+  const child = spawn(program, parameters, {
     stdio: ["ignore", "pipe", "pipe"],
     env: { ...process.env, NO_COLOR: "1" },
   });
@@ -38,7 +41,10 @@ const left = (mesh: string): string[] =>
     }
   });
 
-test("every check of the demo passes and nothing is left, twice in a row", { timeout: 2 * DEMO_DEADLINE_MS }, async () => {
+test("every check of the demo passes and nothing is left, twice in a row", {
+  skip: canCapture() ? false : "tcpdump needs root",
+  timeout: 2 * DEMO_DEADLINE_MS,
+}, async () => {
   const mesh = join(directory, "twice");
   for (const time of ["first", "second"]) {
     const run = demo(mesh, "--once", "-o", "json");
@@ -82,4 +88,13 @@ test("a directory with somebody's files is refused and not touched", async () =>
   assert.equal(code, 1);
   assert.match(run.stderr, /holds something that no demo put there/);
   assert.deepEqual(readdirSync(mesh), ["thesis.yaml"]);
+});
+
+test("an ordinary user, even as root of a user namespace, is told why the demo needs root before anything is made", async () => {
+  const mesh = join(directory, "ordinary");
+  const run = start(["unshare", "--user", "--map-root-user", TRACKBED, "demo", "--mesh", mesh, "--once"]);
+  const [code] = await once(run.child, "close");
+  assert.equal(code, 1);
+  assert.match(run.stderr, /needs root: it captures on the wire/);
+  assert.deepEqual([run.stdout, existsSync(mesh)], ["", false]);
 });

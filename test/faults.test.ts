@@ -6,6 +6,7 @@ import { fileURLToPath } from "node:url";
 import { until } from "../src/lab/until.ts";
 import { address, hold, SERVER_PORT, SERVICE, startTestMesh, type TestMesh, tryConnect } from "./mesh.ts";
 import type { Knock } from "./programs/knock.ts";
+import { watchWire } from "./wire.ts";
 
 const LIVE = 200;
 /** Connections accepted by the dead worker wait for its successor: the claim of the design. */
@@ -49,7 +50,7 @@ test("without control live and new connections go on, and a restarted daemon wor
 
 test("the witness of the wire sees a plain connection", async () => {
   const { lab } = mesh;
-  const seen = await watchWire();
+  const seen = await watchWire(lab.node("node-a"), SERVER_PORT);
   assert.ok((await tryConnect(lab.pod("legacy/outsider"), `${address(lab.pod("app/server"))}:${SERVER_PORT}`)).ok);
   assert.ok((await seen()) > 0);
 });
@@ -58,7 +59,7 @@ test("a killed engine worker refuses no new connection, serves it within 0.3 s a
   const { lab } = mesh;
   const client = lab.pod("app/client");
   const held = await hold(client, SERVICE, LIVE);
-  const leaked = await watchWire();
+  const leaked = await watchWire(lab.node("node-a"), SERVER_PORT);
   const [host = "", port = ""] = SERVICE.split(":");
   const knocker = client.spawn([process.execPath, KNOCK, host, port, String(KNOCKS)]);
   if (knocker.stdout === null || knocker.stdin === null) throw new Error("the knocker has no pipes");
@@ -84,7 +85,7 @@ test("a killed engine worker refuses no new connection, serves it within 0.3 s a
 test("a killed keeper stops traffic without bypass and is back within 2 s", async () => {
   const { lab } = mesh;
   const client = lab.pod("app/client");
-  const leaked = await watchWire();
+  const leaked = await watchWire(lab.node("node-a"), SERVER_PORT);
   const killed = performance.now();
   lab.node("node-a").kill("engine");
   // Every attempt, from the very first: refused or served through the mesh, never around it.
@@ -100,7 +101,7 @@ test("a killed keeper stops traffic without bypass and is back within 2 s", asyn
 
 test("a namespace whose engine is stopped lets nothing pass", async () => {
   const { lab } = mesh;
-  const leaked = await watchWire();
+  const leaked = await watchWire(lab.node("node-a"), SERVER_PORT);
   lab.node("node-a").kill("launcher", "SIGSTOP");
   try {
     lab.node("node-a").kill("engine");
@@ -113,24 +114,3 @@ test("a namespace whose engine is stopped lets nothing pass", async () => {
   await lab.ready();
   assert.equal(await leaked(), 0);
 });
-
-/** Counts, from now on, what node-a forwards to or from the application's port: nothing, as long as all of it goes by tunnel. */
-async function watchWire(): Promise<() => Promise<number>> {
-  const node = mesh.lab.node("node-a");
-  const rules = `table inet witness
-delete table inet witness
-table inet witness {
-  chain seen {
-    type filter hook forward priority 0
-    tcp sport ${SERVER_PORT} counter
-    tcp dport ${SERVER_PORT} counter
-  }
-}
-`;
-  await node.run(["nft", "-f", "-"], { input: rules });
-  return async () => {
-    const counters = [...(await node.run(["nft", "list", "table", "inet", "witness"])).matchAll(/counter packets (\d+)/g)];
-    assert.equal(counters.length, 2, "the witness is still there");
-    return counters.reduce((sum, [, packets]) => sum + Number(packets), 0);
-  };
-}

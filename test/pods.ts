@@ -126,11 +126,3 @@ export async function untilClean(lab: Lab, pod: PodPlace): Promise<void> {
     () => seen,
   );
 }
-
-/** Packets in a pcap file of the classic format: 24 bytes of header, then 16 bytes before each packet that name its length. */
-export function packetsIn(file: string): number {
-  const bytes = readFileSync(file);
-  let count = 0;
-  for (let at = 24; at + 16 <= bytes.length; count++) at += 16 + bytes.readUInt32LE(at + 8);
-  return count;
-}

@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { paths, ports } from "#contract/tables.ts";
 import type { FlowLine, FlowRecord } from "#inspect/flow.ts";
+import { canCapture } from "../src/lab/capture.ts";
 import { get } from "../src/lab/mesh.ts";
 import { holds, notTls, tcpStreams } from "../src/lab/pcap.ts";
 import { until } from "../src/lab/until.ts";
@@ -85,7 +86,9 @@ function flow(node: string, what: string, is: (flow: FlowRecord) => boolean): Pr
 const now = (): number => Date.now();
 const since = (started: number, { start }: FlowRecord): boolean => Date.parse(start) >= started;
 
-test("between nodes there is nothing but TLS 1.3 on 15008: no application byte, no server name", async () => {
+test("between nodes there is nothing but TLS 1.3 on 15008: no application byte, no server name", {
+  skip: canCapture() ? false : "tcpdump needs root",
+}, async () => {
   const marker = `trackbed-${randomUUID()}`;
   const wire = await mesh.lab.captureWire("node-a");
   const inside = await mesh.lab.capturePod("app/server");

@@ -1,5 +1,6 @@
 // `trackbed demo`: brings the example mesh up inside a sandbox, checks what it claims, and leaves it up to play with.
 import { join, relative, resolve } from "node:path";
+import { canCapture } from "../../lab/capture.ts";
 import { runningLabs } from "../../lab/find.ts";
 import { startLab } from "../../lab/lab.ts";
 import { enterSandbox } from "../../lab/sandbox.ts";
@@ -21,7 +22,7 @@ type Result = { readonly claim: string; readonly ok: boolean; readonly detail: s
 
 export async function runDemo({ once, mesh, output }: DemoOptions): Promise<number> {
   const directory = resolve(mesh ?? DEFAULT_MESH);
-  if (process.getuid?.() !== 0)
+  if (process.getuid?.() !== 0 || !canCapture())
     throw new Error("the demo needs root: it captures on the wire, and tcpdump cannot do so for an ordinary user");
   refuseSecond(directory);
   await enterSandbox();

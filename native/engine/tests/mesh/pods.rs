@@ -83,6 +83,33 @@ fn only_the_namespace_with_the_cookie_asked_for_becomes_the_pod() {
 }
 
 #[test]
+fn a_pod_that_is_asked_for_twice_is_one_pod_and_one_whose_namespace_never_came_is_gone_at_once() {
+    let Some(fabric) = Fabric::new() else { return };
+    let (web, api, node) = (fabric.pod("web"), fabric.pod("api"), fabric.node("one"));
+    node.director
+        .state(vec![of_workload(&web.workload("one", TunnelProtocol::Hbone)), of_workload(&api.workload("", TunnelProtocol::None))]);
+    api.serve(PORT);
+    let remove = || node.director.send(to_engine::Message::RemovePod(RemovePod { uid: web.uid(), drain_milliseconds: 0 }));
+    // Asked for before its namespace is there, and taken back.
+    node.director.add(web.spec());
+    node.director.forget(&web.uid());
+    remove();
+    node.director.many_gone(1);
+    // Twice in a row, the namespace twice as well, in between and after.
+    node.director.add(web.spec());
+    node.hand_over(&web);
+    node.director.add(web.spec());
+    node.hand_over(&web);
+    node.director.ready(&web.uid());
+    web.capture();
+    assert_eq!(web.connect(&api.v4, PORT).unwrap().seen_as().unwrap(), web.v4);
+    node.director.forget(&web.uid());
+    remove();
+    node.director.many_gone(2);
+    assert_eq!(web.connect(&api.v4, PORT).map(drop).unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+}
+
+#[test]
 fn capture_is_proven_only_while_the_rules_are_there_and_changes_of_them_are_noticed() {
     let Some(fabric) = Fabric::new() else { return };
     let (web, node) = (fabric.pod("web"), fabric.node("one"));
