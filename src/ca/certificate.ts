@@ -51,7 +51,13 @@ export type CertificateSpec = {
   readonly notAfter: Date;
 };
 
-const ECDSA_WITH_SHA256 = "1.2.840.10045.4.3.2";
+type Algorithm = { readonly oid: string; readonly hash: "sha256" | "sha384"; readonly parameters?: null };
+/** What peers verify: our own authorities are P-256, plugged ones may be older or stronger. */
+const ALGORITHMS: Readonly<Record<string, Algorithm>> = {
+  prime256v1: { oid: "1.2.840.10045.4.3.2", hash: "sha256" },
+  secp384r1: { oid: "1.2.840.10045.4.3.3", hash: "sha384" },
+  rsa: { oid: "1.2.840.113549.1.1.11", hash: "sha256", parameters: null },
+};
 const COMMON_NAME = "2.5.4.3";
 /** Two nodes' clocks may be five minutes apart. */
 export const BACKDATE_MILLISECONDS = 5 * 60_000;
@@ -60,7 +66,9 @@ export const BACKDATE_MILLISECONDS = 5 * 60_000;
 export function signCertificate(spec: CertificateSpec, signer: Signer | { readonly ownKey: KeyObject }): X509Certificate {
   const key = "ownKey" in signer ? signer.ownKey : signer.key;
   const subject = subjectOf(spec.role);
-  const signature = new AlgorithmIdentifier({ algorithm: ECDSA_WITH_SHA256 });
+  const algorithm = algorithmOf(key);
+  // RFC 4055 wants NULL parameters with RSA, RFC 5758 none with ECDSA.
+  const signature = new AlgorithmIdentifier({ algorithm: algorithm.oid, ...(algorithm.parameters === null ? { parameters: NULL } : {}) });
   const tbsCertificate = new TBSCertificate({
     version: Version.v3,
     serialNumber: toArrayBuffer(serialNumber()),
@@ -69,21 +77,29 @@ export function signCertificate(spec: CertificateSpec, signer: Signer | { readon
     validity: new Validity({ notBefore: spec.notBefore, notAfter: spec.notAfter }),
     subject,
     subjectPublicKeyInfo: AsnConvert.parse(spkiOf(spec.publicKey), SubjectPublicKeyInfo),
-    extensions: new Extensions(extensionsOf(spec, "ownKey" in signer ? spec.publicKey : signer.certificate.publicKey)),
+    extensions: new Extensions(
+      extensionsOf(spec, "ownKey" in signer ? keyIdentifier(spec.publicKey) : keyIdentifierOf(signer.certificate)),
+    ),
   });
-  const signatureValue = toArrayBuffer(sign("sha256", Buffer.from(AsnConvert.serialize(tbsCertificate)), key));
+  const signatureValue = toArrayBuffer(sign(algorithm.hash, Buffer.from(AsnConvert.serialize(tbsCertificate)), key));
   return new X509Certificate(
     Buffer.from(AsnConvert.serialize(new Certificate({ tbsCertificate, signatureAlgorithm: signature, signatureValue }))),
   );
 }
 
-function extensionsOf({ role, publicKey }: CertificateSpec, signerKey: KeyObject): Extension[] {
+/** DER of NULL. */
+const NULL = new Uint8Array([5, 0]).buffer;
+
+function algorithmOf({ asymmetricKeyType, asymmetricKeyDetails }: KeyObject): Algorithm {
+  const name = asymmetricKeyType === "rsa" ? "rsa" : (asymmetricKeyDetails?.namedCurve ?? "");
+  const algorithm = Object.hasOwn(ALGORITHMS, name) ? ALGORITHMS[name] : undefined;
+  if (algorithm === undefined) throw new TypeError(`keys of type ${asymmetricKeyType} ${name} do not sign certificates here`);
+  return algorithm;
+}
+
+function extensionsOf({ role, publicKey }: CertificateSpec, signerIdentifier: ArrayBuffer): Extension[] {
   const keys = [
-    extension(
-      id_ce_authorityKeyIdentifier,
-      false,
-      new AuthorityKeyIdentifier({ keyIdentifier: new KeyIdentifier(keyIdentifier(signerKey)) }),
-    ),
+    extension(id_ce_authorityKeyIdentifier, false, new AuthorityKeyIdentifier({ keyIdentifier: new KeyIdentifier(signerIdentifier) })),
     extension(id_ce_subjectKeyIdentifier, false, new SubjectKeyIdentifier(keyIdentifier(publicKey))),
   ];
   if (role.kind === "authority") {
@@ -121,6 +137,13 @@ function subjectOf(role: CertificateRole): Name {
 }
 
 const subjectOfCertificate = ({ raw }: X509Certificate): Name => AsnConvert.parse(toArrayBuffer(raw), Certificate).tbsCertificate.subject;
+
+/** As the certificate says it itself: a plugged authority may have hashed its key in another way, and verifiers compare the two. */
+function keyIdentifierOf(certificate: X509Certificate): ArrayBuffer {
+  const { extensions } = AsnConvert.parse(toArrayBuffer(certificate.raw), Certificate).tbsCertificate;
+  const found = extensions?.find(({ extnID }) => extnID === id_ce_subjectKeyIdentifier);
+  return found === undefined ? keyIdentifier(certificate.publicKey) : AsnConvert.parse(found.extnValue.buffer, SubjectKeyIdentifier).buffer;
+}
 
 /** RFC 7093, method 1: the first 160 bits of SHA-256 over the public key's bits. */
 function keyIdentifier(key: KeyObject): ArrayBuffer {

@@ -1,7 +1,8 @@
 // Control as one thing: its parts built and connected, started in the order that never tells a node less than the truth.
 import { networkInterfaces } from "node:os";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
-import { type LocalAuthority, openAuthority, type ServerCertificate } from "#ca/local.ts";
+import { type LocalAuthority, openAuthority } from "#ca/local.ts";
+import type { ServerCertificate } from "#ca/signing.ts";
 import { createCompiler } from "#compile/compiler.ts";
 import { Nodes, PodPhase } from "#contract/gen/control_pb.ts";
 import { AggregatedDiscoveryService } from "#contract/gen/envoy/discovery_pb.ts";
