@@ -50,10 +50,15 @@ export type Document = {
     readonly name: string;
     readonly namespace?: string;
     readonly uid: string;
+    readonly deletionTimestamp?: string;
     readonly labels?: Readonly<Record<string, string>>;
     readonly annotations?: Readonly<Record<string, string>>;
   };
-  readonly spec?: { readonly nodeName?: string; readonly containers?: readonly { readonly name: string }[] };
+  readonly spec?: {
+    readonly nodeName?: string;
+    readonly hostNetwork?: boolean;
+    readonly containers?: readonly { readonly name: string }[];
+  };
   readonly status?: {
     readonly phase?: string;
     readonly podIP?: string;
@@ -151,4 +156,9 @@ export async function waitFor<T>(
     }
     await pause(LOOK_AGAIN_MS);
   }
+}
+
+/** Rejects as soon as `claim` does: it has to hold the whole time. */
+export async function holds(claim: () => Promise<void>, milliseconds: number): Promise<void> {
+  for (const started = performance.now(); performance.now() - started < milliseconds; await pause(LOOK_AGAIN_MS)) await claim();
 }

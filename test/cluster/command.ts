@@ -8,7 +8,7 @@ const OUTPUT_BYTES = 32 << 20;
 
 export type Output = { readonly code: number; readonly stdout: string; readonly stderr: string };
 export type Run = {
-  readonly input?: string | undefined;
+  readonly input?: string | Buffer | undefined;
   readonly deadlineMs?: number | undefined;
   readonly env?: NodeJS.ProcessEnv | undefined;
   readonly cwd?: string | undefined;

@@ -12,7 +12,7 @@ const BOOT_MS = 10_000;
 const LOOK_AGAIN_MS = 20;
 
 export const netns = (settings: Settings, machine: string): string => `${settings.name}-${machine}`;
-const netnsPath = (settings: Settings, machine: string): string => join("/run/netns", netns(settings, machine));
+export const netnsPath = (settings: Settings, machine: string): string => join("/run/netns", netns(settings, machine));
 const pidFile = (settings: Settings, machine: string): string => join(settings.state, `${machine}.pid`);
 
 /** The pid, as seen here, of the machine's own pid 1; null when it is off. */

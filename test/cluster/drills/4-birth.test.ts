@@ -1,0 +1,176 @@
+// New pods of an enrolled namespace never speak in clear: not in their first millisecond, not in init containers, Jobs or StatefulSets.
+import assert from "node:assert/strict";
+import { after, before, describe, test } from "node:test";
+import { type Cluster, cluster, type List, waitFor } from "../cluster.ts";
+import { capture, fetching, IMAGE, MARKER, openShop, podUrl, type Shop } from "../shop.ts";
+import { witness } from "../witness.ts";
+
+const APP = 8080;
+const HBONE = 15008;
+
+describe("pods born into an enrolled namespace", { concurrency: false }, () => {
+  let c: Cluster;
+  let shop: Shop;
+  before(async () => {
+    c = await cluster();
+    shop = await openShop(c, "birth", { labels: { "trackbed.dev/mesh": "enabled" } });
+    await shop.captured();
+  });
+  after(() => shop.remove());
+
+  test("pods of a namespace that was enrolled before them are in the mesh", async () => {
+    for (const pod of await shop.pods()) assert.equal(capture(pod)?.status, "True", pod.metadata.name);
+  });
+
+  test("a Job's init container and container are answered, and none of their packets is in clear", async () => {
+    const url = podUrl(await shop.podOn("web", "node2"));
+    const seen = await witness(c, "node1", async () => {
+      await c.apply(job("first-words", shop.namespace, url));
+      await c.kubectl("-n", shop.namespace, "wait", "job/first-words", "--for=condition=Complete", "--timeout=60s");
+    });
+    const said = await c.kubectl("-n", shop.namespace, "logs", "job/first-words", "-c", "main");
+    assert.match(said, new RegExp(MARKER));
+    assert.equal(seen.readable(MARKER), 0, "the marker was seen in clear");
+    assert.equal(seen.syns(APP), 0, "a first packet left in clear");
+    assert.ok(seen.syns(HBONE) > 0);
+  });
+
+  test("a hundred births under churn send nothing in clear", async () => {
+    const url = podUrl(await shop.podOn("web", "node2"));
+    const seen = await witness(c, "node1", async () => {
+      await c.apply(burst("burst", shop.namespace, url));
+      await c.kubectl("-n", shop.namespace, "wait", "job/burst", "--for=condition=Complete", "--timeout=110s");
+    });
+    assert.equal(seen.syns(APP), 0);
+    assert.equal(seen.readable(MARKER), 0);
+  });
+
+  test("a StatefulSet's pods are reached by their own names", async () => {
+    await c.apply(statefulSet(shop.namespace));
+    await c.kubectl("-n", shop.namespace, "rollout", "status", "statefulset/db", "--timeout=60s");
+    await shop.captured();
+    for (const name of ["db-0", "db-1"])
+      for (const node of c.nodes)
+        assert.match(
+          await shop.get(node, `http://${name}.db.${shop.namespace}.svc.cluster.local:${APP}/`),
+          new RegExp(`${MARKER} ${name}`),
+        );
+  });
+
+  test("a pod that is labelled disabled stays outside", async () => {
+    await c.apply(pod("opted-out", shop.namespace, { "trackbed.dev/mesh": "disabled" }));
+    await c.kubectl("-n", shop.namespace, "wait", "pod/opted-out", "--for=condition=Ready", "--timeout=60s");
+    assert.doesNotMatch(await c.inPod(shop.namespace, "opted-out", "nft list ruleset"), /15001/);
+    assert.equal(capture(await c.get("pod", "opted-out", "-n", shop.namespace)), null);
+    await c.kubectl("-n", shop.namespace, "delete", "pod", "opted-out");
+  });
+
+  test("a hostNetwork pod starts and is left alone", async () => {
+    await c.apply(pod("on-host", shop.namespace, {}, true));
+    await c.kubectl("-n", shop.namespace, "wait", "pod/on-host", "--for=condition=Ready", "--timeout=60s");
+    for (const node of c.nodes) assert.doesNotMatch(await c.onNode(node, "nft list ruleset | grep -v kube-proxy"), /15001/);
+    await c.kubectl("-n", shop.namespace, "delete", "pod", "on-host");
+  });
+
+  test("an address that goes from one pod to another at once never carries the first one's identity", async () => {
+    await c.apply(onlyFrom(shop.namespace, "client"));
+    const url = podUrl(await shop.podOn("web", "node2"));
+    await waitFor("only the account client is allowed", async () => shop.reaches("node1", url));
+    const names = Array.from({ length: 8 }, (_, index) => `stranger-${index}`);
+    for (const name of names)
+      await c.apply(pod(name, shop.namespace, {}, false, `for i in 1 2 3; do ${fetching(url)} && echo ALLOWED; done; sleep 1000`));
+    for (const name of names) {
+      await waitFor(`${name} asked`, async () => (await c.get("pod", name, "-n", shop.namespace)).status?.phase === "Running");
+      await c.kubectl("-n", shop.namespace, "delete", "pod", name, "--grace-period=0", "--force");
+      await c.apply(
+        pod(`${name}-again`, shop.namespace, {}, false, `for i in 1 2 3; do ${fetching(url)} && echo ALLOWED; done; sleep 1000`),
+      );
+    }
+    for (const name of names) {
+      await c.kubectl("-n", shop.namespace, "wait", `pod/${name}-again`, "--for=condition=Ready", "--timeout=60s");
+      assert.doesNotMatch(await c.kubectl("-n", shop.namespace, "logs", `${name}-again`), /ALLOWED/);
+    }
+    await c.kubectl("-n", shop.namespace, "delete", "authorizationpolicy", "only-client");
+  });
+
+  test("deleted pods leave no namespace, listener or engine descriptor behind", async () => {
+    await c.kubectl("-n", shop.namespace, "delete", "pods", "-l", "app=loose");
+    await c.kubectl("-n", shop.namespace, "delete", "jobs", "--all");
+    await waitFor("each node has as many namespaces as pods", async () => {
+      const pods = (await c.get<List>("pods", "-A")).items;
+      for (const node of c.nodes) {
+        const expected = pods.filter(
+          ({ spec, status }) => spec?.nodeName === node && spec.hostNetwork !== true && status?.phase === "Running",
+        ).length;
+        assert.equal(Number(await c.onNode(node, "ls /run/netns | wc -l")), expected);
+        const open = "for p in $(pgrep -f trackbed-engine); do ls -l /proc/$p/fd | grep -c 'net:\\['; done | sort -n | tail -1";
+        assert.ok(Number(await c.onNode(node, `${open}; true`)) <= expected, `the engine of ${node} holds namespaces that are gone`);
+      }
+      return true;
+    });
+  });
+});
+
+const container = (command: string): object => ({ name: "main", image: IMAGE, imagePullPolicy: "Never", command: ["sh", "-c", command] });
+
+/** On node1, so that what it asks of node2 crosses the witnessed wire. */
+const template = (labels: object, command: string, more: object = {}): object => ({
+  metadata: { labels: { app: "loose", ...labels } },
+  spec: {
+    restartPolicy: "Never",
+    nodeSelector: { "kubernetes.io/hostname": "node1" },
+    terminationGracePeriodSeconds: 1,
+    containers: [container(command)],
+    ...more,
+  },
+});
+
+function job(name: string, namespace: string, url: string): string {
+  const ask = `${fetching(url)}`;
+  const initContainers = [{ ...container(`${ask} || exit 1`), name: "init" }];
+  const spec = { backoffLimit: 3, template: template({}, ask, { initContainers }) };
+  return JSON.stringify({ apiVersion: "batch/v1", kind: "Job", metadata: { name, namespace }, spec });
+}
+
+/** Each pod shouts its first words as soon as it lives and ends; what is refused is refused. */
+function burst(name: string, namespace: string, url: string): string {
+  const spec = { completions: 100, parallelism: 12, template: template({}, `${fetching(url)} >/dev/null; true`) };
+  return JSON.stringify({ apiVersion: "batch/v1", kind: "Job", metadata: { name, namespace }, spec });
+}
+
+function pod(name: string, namespace: string, labels: object, hostNetwork = false, command = "sleep 100000"): string {
+  const { metadata, spec } = template(labels, command, { hostNetwork }) as { metadata: object; spec: object };
+  return JSON.stringify({ apiVersion: "v1", kind: "Pod", metadata: { ...metadata, name, namespace }, spec });
+}
+
+const statefulSet = (namespace: string): string => `
+apiVersion: v1
+kind: Service
+metadata: {name: db, namespace: ${namespace}}
+spec: {clusterIP: None, publishNotReadyAddresses: true, selector: {app: db}, ports: [{port: ${APP}}]}
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: db, namespace: ${namespace}}
+spec:
+  serviceName: db
+  replicas: 2
+  podManagementPolicy: Parallel
+  selector: {matchLabels: {app: db}}
+  template:
+    metadata: {labels: {app: db}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+        - {name: db, image: ${IMAGE}, imagePullPolicy: Never, command: [sh, -c, "mkdir /www && echo ${MARKER} $HOSTNAME >/www/index.html && exec httpd -f -p ${APP} -h /www"]}
+`;
+
+const onlyFrom = (namespace: string, account: string): string => `
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: only-client, namespace: ${namespace}}
+spec:
+  selector: {matchLabels: {app: web}}
+  action: ALLOW
+  rules: [{from: [{source: {principals: [cluster.local/ns/${namespace}/sa/${account}]}}]}]
+`;

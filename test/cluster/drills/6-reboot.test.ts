@@ -1,0 +1,93 @@
+// A node loses power: its pods come back with the same UID in a new namespace, are captured before their containers start, and say nothing in clear.
+import assert from "node:assert/strict";
+import { after, before, describe, test } from "node:test";
+import { type Cluster, cluster, type List, waitFor } from "../cluster.ts";
+import { capture, fetching, IMAGE, MARKER, openShop, podUrl, type Shop } from "../shop.ts";
+import { witness } from "../witness.ts";
+
+const APP = 8080;
+const SYSTEM = "trackbed-system";
+const BACK_MS = 180_000;
+
+describe("a node reboots", { concurrency: false }, () => {
+  let c: Cluster;
+  let shop: Shop;
+  before(async () => {
+    c = await cluster();
+    shop = await openShop(c, "reboot", { labels: { "trackbed.dev/mesh": "enabled" } });
+    // Asks in its first millisecond and then without end: a packet in clear at any moment of the reboot would be seen.
+    await c.apply(chatter(shop.namespace, `http://web.${shop.namespace}/`));
+    await c.kubectl("-n", shop.namespace, "wait", "pod/chatter", "--for=condition=Ready", "--timeout=60s");
+    await shop.captured();
+  });
+  after(() => shop.remove());
+
+  const restarts = async (): Promise<number> =>
+    (await c.get("pod", "chatter", "-n", shop.namespace)).status?.containerStatuses?.[0]?.restartCount ?? 0;
+
+  test("its pods return with their UID, captured, and not one byte of them was in clear", async () => {
+    const uid = (await c.get("pod", "chatter", "-n", shop.namespace)).metadata.uid;
+    // Tapped on the other node: the rebooting one's cable goes with it.
+    const seen = await witness(c, "node1", async () => {
+      await c.powerCut("node2");
+      await waitFor("the chatter runs again", async () => (await restarts()) === 1, BACK_MS);
+      await waitFor(
+        "it is served again",
+        async () => /platypus/.test(await c.kubectl("-n", shop.namespace, "logs", "chatter", "--tail=3")),
+        BACK_MS,
+      );
+    });
+    assert.equal((await c.get("pod", "chatter", "-n", shop.namespace)).metadata.uid, uid);
+    assert.equal(seen.syns(APP), 0, "a connection crossed the wire in clear");
+    assert.equal(seen.readable(MARKER), 0);
+    await shop.captured();
+    for (const node of c.nodes) assert.match(await shop.get(node, podUrl(await shop.podOn("web", "node2"))), new RegExp(MARKER));
+  });
+
+  test("with control unreachable its pods refuse traffic, and say so, until a certificate can be had", async () => {
+    await c.kubectl("-n", SYSTEM, "scale", "deployment/trackbed-control", "--replicas=0");
+    await waitFor(
+      "control is gone",
+      async () => (await c.get<List>("pods", "-n", SYSTEM, "-l", "app.kubernetes.io/component=control")).items.length === 0,
+    );
+    const seen = await witness(c, "node1", async () => {
+      await c.powerCut("node2");
+      await waitFor("the chatter runs again", async () => (await restarts()) === 2, BACK_MS);
+      const { metadata } = await waitFor("the client is there", () => shop.podOn("client", "node2"), BACK_MS);
+      await waitFor("the client's container answers", () => c.podExec(shop.namespace, metadata.name, "true").then(() => true), BACK_MS);
+      const { stdout } = await c.tryKubectl(
+        "-n",
+        shop.namespace,
+        "exec",
+        metadata.name,
+        "--",
+        "sh",
+        "-c",
+        `${fetching(podUrl(await shop.podOn("web", "node1")))} && echo ANSWERED; true`,
+      );
+      assert.doesNotMatch(stdout, /ANSWERED/);
+    });
+    assert.equal(seen.syns(APP), 0);
+    assert.equal(seen.readable(MARKER), 0);
+    await c.kubectl("-n", SYSTEM, "scale", "deployment/trackbed-control", "--replicas=2");
+    await c.kubectl("-n", SYSTEM, "rollout", "status", "deployment/trackbed-control", "--timeout=120s");
+    await waitFor(
+      "every pod is ready in the mesh",
+      async () => (await shop.pods()).every((pod) => capture(pod)?.reason === "Ready"),
+      BACK_MS,
+    );
+    await waitFor("traffic flows", () => shop.reaches("node2", podUrl2(shop)), BACK_MS);
+  });
+});
+
+const podUrl2 = (shop: Shop): string => `http://web.${shop.namespace}/`;
+
+const chatter = (namespace: string, url: string): string => `
+apiVersion: v1
+kind: Pod
+metadata: {name: chatter, namespace: ${namespace}, labels: {app: chatter}}
+spec:
+  nodeSelector: {kubernetes.io/hostname: node2}
+  terminationGracePeriodSeconds: 1
+  containers: [{name: chatter, image: ${IMAGE}, imagePullPolicy: Never, command: [sh, -c, "while :; do ${fetching(url)}; sleep 0.1; done"]}]
+`;
