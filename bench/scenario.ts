@@ -1,65 +1,118 @@
-// What is measured: each scenario is one run of the load generator and the figures taken from it.
-import { z } from "zod";
+// What is measured: each scenario is a run of the load generator and the figures taken from it, or a measurement of its own.
+import { measureIdle } from "./idle.ts";
+import { type Cpu, type Figures, type Measured, type Outcome, runLoad, type Size } from "./measure.ts";
+import { measureTimeWait } from "./timewait.ts";
+import type { Placement, Variant, VariantName } from "./variant.ts";
 
-export const figures = z.object({
-  seconds: z.number(),
-  cpu_seconds: z.number(),
-  bytes: z.number(),
-  operations: z.number(),
-  p50: z.number(),
-  p99: z.number(),
-  max: z.number(),
-});
-
-export type Figures = z.infer<typeof figures>;
-
-/** CPU seconds that a run cost, by who spent them. */
-export type Cpu = { readonly client: number; readonly server: number; readonly proxies: number };
-
-export type Metric = {
+export type Scenario = {
+  readonly id: string;
   readonly name: string;
-  readonly unit: string;
-  /** Whether a smaller figure is better: only for reading the table. */
-  readonly lower: boolean;
-  readonly of: (figures: Figures, cpu: Cpu) => number;
+  /** Which variants say something here; null = all. */
+  readonly variants: readonly VariantName[] | null;
+  readonly placements: readonly Placement[] | null;
+  /** Once, before the rounds, while every process is fresh; otherwise in each round. */
+  readonly once: boolean;
+  readonly measure: (variant: Variant, size: Size) => Promise<Outcome>;
 };
 
-export type Scenario = { readonly name: string; readonly args: (size: Size) => readonly string[]; readonly metrics: readonly Metric[] };
+type Metric = { readonly metric: string; readonly unit: string; readonly of: (figures: Figures, cpu: Cpu) => number };
 
-/** `full` for figures, `quick` to see that the bench works. */
-export type Size = "full" | "quick";
+/** Seconds of a run. CPU ratios settle in one; rates and tails need more. */
+const SECONDS = { short: 1.2, open: 2, quick: 0.4 } as const;
 
 const all = (cpu: Cpu): number => cpu.client + cpu.server + cpu.proxies;
-const throughput: Metric = { name: "throughput", unit: "Gbit/s", lower: false, of: (f) => (f.bytes * 8) / f.seconds / 1e9 };
-const cpuPerGigabyte: Metric = { name: "CPU", unit: "s/GB", lower: true, of: (f, cpu) => all(cpu) / (f.bytes / 1e9) };
-const p50: Metric = { name: "p50", unit: "µs", lower: true, of: (f) => f.p50 };
-const p99: Metric = { name: "p99", unit: "µs", lower: true, of: (f) => f.p99 };
-const cpuPerRequest: Metric = { name: "CPU", unit: "µs/request", lower: true, of: (f, cpu) => (all(cpu) / f.operations) * 1e6 };
-const proxiesPerGigabyte: Metric = { name: "CPU of the proxies", unit: "s/GB", lower: true, of: (f, cpu) => cpu.proxies / (f.bytes / 1e9) };
-const proxiesPerRequest: Metric = {
-  name: "CPU of the proxies",
-  unit: "µs/request",
-  lower: true,
-  of: (f, cpu) => (cpu.proxies / f.operations) * 1e6,
-};
-const rate: Metric = { name: "rate", unit: "1/s", lower: false, of: (f) => f.operations / f.seconds };
+const gigabytes = ({ bytes }: Figures): number => bytes / 1e9;
 
-const bulk = (streams: number): Scenario => ({
-  name: `bulk, ${streams} ${streams === 1 ? "stream" : "streams"}`,
-  args: (size) => ["bulk", "--streams", String(streams), "--bytes", String((size === "full" ? 2e9 : 5e7) / streams)],
-  metrics: [throughput, cpuPerGigabyte, proxiesPerGigabyte],
-});
+const throughput: Metric = { metric: "throughput", unit: "Gbit/s", of: (f) => (gigabytes(f) * 8) / f.seconds };
+const p50: Metric = { metric: "p50", unit: "µs", of: (f) => f.p50 };
+const p99: Metric = { metric: "p99", unit: "µs", of: (f) => f.p99 };
+const p999: Metric = { metric: "p99.9", unit: "µs", of: (f) => f.p999 };
+const rate: Metric = { metric: "rate", unit: "1/s", of: (f) => f.operations / f.seconds };
+const perGigabyte: readonly Metric[] = [
+  { metric: "CPU", unit: "s/GB", of: (f, cpu) => all(cpu) / gigabytes(f) },
+  { metric: "CPU of the proxies", unit: "s/GB", of: (f, cpu) => cpu.proxies / gigabytes(f) },
+];
+const perRequest: readonly Metric[] = [
+  { metric: "CPU", unit: "µs/request", of: (f, cpu) => (all(cpu) / f.operations) * 1e6 },
+  { metric: "CPU of the proxies", unit: "µs/request", of: (f, cpu) => (cpu.proxies / f.operations) * 1e6 },
+];
+const proxyCores: Metric = { metric: "CPU of the proxies", unit: "cores", of: (f, cpu) => cpu.proxies / f.seconds };
+const besideCores: Metric = { metric: "CPU of the daemons", unit: "cores", of: (f, cpu) => cpu.beside / f.seconds };
+const bulkBeside: Metric = { metric: "bulk throughput", unit: "Gbit/s", of: ({ beside }) => (beside ? throughput.of(beside, noCpu) : 0) };
+const noCpu: Cpu = { client: 0, server: 0, proxies: 0, beside: 0 };
 
-const roundTrips = (connections: number): Scenario => ({
-  name: `100 B round trips, ${connections} ${connections === 1 ? "connection" : "connections"}`,
-  args: (size) => ["round-trips", "--connections", String(connections), "--seconds", size === "full" ? "3" : "1"],
-  metrics: [p50, p99, cpuPerRequest, proxiesPerRequest],
-});
+const plural = (count: number, noun: string): string => `${count} ${noun}${count === 1 ? "" : "s"}`;
 
-const connects = (atOnce: number): Scenario => ({
-  name: `new connections, ${atOnce === 1 ? "one by one" : `${atOnce} at once`}`,
-  args: (size) => ["connects", "--at-once", String(atOnce), "--seconds", size === "full" ? "3" : "1"],
-  metrics: [rate, cpuPerRequest, proxiesPerRequest],
-});
+function load(id: string, name: string, args: readonly string[], full: number, metrics: readonly Metric[]): Scenario {
+  const measure: Scenario["measure"] = async (variant, size) => {
+    const seconds = size === "full" ? full : SECONDS.quick;
+    const { figures, cpu } = await runLoad(variant, [...args, "--seconds", String(seconds)]);
+    const measured: Measured[] = metrics.map(({ metric, unit, of }) => ({ metric, unit, value: of(figures, cpu) }));
+    return { measured, histogram: figures.histogram };
+  };
+  return { id, name, variants: null, placements: null, once: false, measure };
+}
 
-export const scenarios: readonly Scenario[] = [bulk(1), bulk(4), roundTrips(1), roundTrips(16), connects(1), connects(16)];
+const bulk = (streams: number): Scenario =>
+  load(`bulk-${streams}`, `bulk, ${plural(streams, "stream")}`, ["bulk", "--streams", `${streams}`], SECONDS.short, [
+    throughput,
+    ...perGigabyte,
+  ]);
+
+const roundTrips = (connections: number): Scenario =>
+  load(
+    `round-trips-${connections}`,
+    `100 B round trips, ${plural(connections, "connection")}`,
+    ["round-trips", "--connections", `${connections}`],
+    SECONDS.short,
+    [p50, p99, ...perRequest],
+  );
+
+const connects = (atOnce: number): Scenario =>
+  load(
+    `connects-${atOnce}`,
+    `new connections, ${atOnce === 1 ? "one by one" : `${atOnce} at once`}`,
+    ["connects", "--at-once", `${atOnce}`],
+    SECONDS.short,
+    [rate, ...perRequest, besideCores],
+  );
+
+export const scenarios: readonly Scenario[] = [
+  {
+    id: "idle",
+    name: "9000 idle connections",
+    variants: ["haproxy", "haproxy-tls", "nginx-tls", "library", "trackbed"],
+    placements: null,
+    once: true,
+    measure: measureIdle,
+  },
+  bulk(1),
+  bulk(4),
+  roundTrips(1),
+  roundTrips(16),
+  roundTrips(64),
+  load("requests", "1000 requests/s of 1 KB, open loop", ["requests", "--rate", "1000"], SECONDS.open, [
+    p50,
+    p99,
+    p999,
+    proxyCores,
+    besideCores,
+  ]),
+  load(
+    "beside-bulk",
+    "500 requests/s beside one bulk stream",
+    ["requests", "--rate", "500", "--connections", "8", "--beside-bulk"],
+    SECONDS.open,
+    [p50, p99, bulkBeside],
+  ),
+  connects(1),
+  connects(16),
+  {
+    id: "time-wait",
+    name: "new connections beside 25,000 in TIME_WAIT",
+    variants: ["direct", "haproxy", "trackbed"],
+    placements: ["across"],
+    once: false,
+    measure: measureTimeWait,
+  },
+];

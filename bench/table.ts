@@ -1,88 +1,49 @@
-// The result of a bench: medians, ranges and ratios to `direct` of the same round, as a table and as JSON.
-export type Sample = {
-  readonly round: number;
-  readonly scenario: string;
-  readonly placement: string;
-  readonly variant: string;
-  readonly metric: string;
-  readonly unit: string;
-  readonly value: number;
-};
+// The figures of a bench: medians, ranges and ratios to `direct` of the same round, as rows and as text.
+import { byRound, median, ratios, type Sample, type Series } from "./sample.ts";
 
-export type Row = {
-  readonly scenario: string;
-  readonly placement: string;
-  readonly variant: string;
-  readonly metric: string;
+export type Row = Series & {
   readonly unit: string;
   readonly median: number;
   readonly min: number;
   readonly max: number;
-  /** Median over the rounds of value / value of `direct` in the same round and placement; null for direct itself. */
+  /** Median over the rounds of value / value of `direct` in the same round and placement; null for direct itself and where it has none. */
   readonly ratio: number | null;
   readonly rounds: number;
 };
 
-export function median(values: readonly number[]): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  const middle = Math.floor(sorted.length / 2);
-  const [low = Number.NaN, high = Number.NaN] = [sorted[middle - 1], sorted[middle]];
-  return sorted.length % 2 === 0 ? (low + high) / 2 : high;
-}
-
 export function rows(samples: readonly Sample[]): Row[] {
-  const groups = Map.groupBy(samples, ({ scenario, placement, variant, metric }) => [scenario, placement, metric, variant].join("|"));
+  const groups = Map.groupBy(samples, ({ scenario, placement, metric, variant }) => [scenario, placement, metric, variant].join("|"));
   return [...groups.values()].flatMap((group) => {
     const [first] = group;
     if (first === undefined) return [];
     const { scenario, placement, variant, metric, unit } = first;
-    const direct = new Map(
-      samples
-        .filter((s) => s.variant === "direct" && s.scenario === scenario && s.placement === placement && s.metric === metric)
-        .map((s) => [s.round, s.value]),
-    );
-    const ratios = group.flatMap(({ round, value }) => {
-      const base = direct.get(round);
-      return base === undefined || base === 0 ? [] : [value / base];
-    });
+    const series = { scenario, placement, variant, metric };
     const values = group.map(({ value }) => value);
-    const ratio = variant === "direct" || ratios.length === 0 ? null : median(ratios);
+    const compared = variant === "direct" ? [] : ratios(byRound(samples, series), byRound(samples, { ...series, variant: "direct" }));
     return [
       {
-        scenario,
-        placement,
-        variant,
-        metric,
+        ...series,
         unit,
         median: median(values),
         min: Math.min(...values),
         max: Math.max(...values),
-        ratio,
+        ratio: compared.length === 0 ? null : median(compared),
         rounds: values.length,
       },
     ];
   });
 }
 
-const digits = (value: number): string => (value >= 1000 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value.toFixed(2));
+/** Four digits at most: the noise is in the third. */
+export const digits = (value: number): string => {
+  const size = Math.abs(value);
+  return value.toFixed(size >= 1000 ? 0 : size >= 10 ? 1 : size >= 0.1 || size === 0 ? 2 : 3);
+};
 
-/** One line a row; what is nothing by its nature (proxies of `direct`) is left out. */
-export function render(table: readonly Row[]): string {
-  const head = ["scenario", "placement", "metric", "variant", "median", "min", "max", "ratio to direct"];
-  const body = table
-    .filter(({ max }) => max !== 0)
-    .map((row) => [
-      row.scenario,
-      row.placement,
-      `${row.metric} ${row.unit}`,
-      row.variant,
-      digits(row.median),
-      digits(row.min),
-      digits(row.max),
-      row.ratio === null ? "" : row.ratio.toFixed(2),
-    ]);
-  const widths = head.map((title, column) => Math.max(...[head, ...body].map((line) => (line[column] ?? title).length)));
-  return [head, ...body]
+/** Lines with columns as wide as their widest cell. */
+export function columns(lines: readonly (readonly string[])[]): string {
+  const widths = (lines[0] ?? []).map((_, column) => Math.max(...lines.map((line) => line[column]?.length ?? 0)));
+  return lines
     .map((line) =>
       line
         .map((cell, column) => cell.padEnd(widths[column] ?? 0))
@@ -90,4 +51,26 @@ export function render(table: readonly Row[]): string {
         .trimEnd(),
     )
     .join("\n");
+}
+
+/** One line a row, those of one metric together; what is nothing by its nature (proxies of `direct`) is left out. */
+export function render(table: readonly Row[]): string {
+  const head = ["scenario", "placement", "metric", "variant", "median", "min", "max", "ratio to direct"];
+  const shown = [
+    ...Map.groupBy(
+      table.filter(({ max }) => max !== 0),
+      (row) => [row.scenario, row.placement, row.metric].join("|"),
+    ).values(),
+  ].flat();
+  return columns([
+    head,
+    ...shown.map((row) => [
+      row.scenario,
+      row.placement,
+      `${row.metric} ${row.unit}`.trim(),
+      row.variant,
+      ...[row.median, row.min, row.max].map(digits),
+      row.ratio === null ? "" : digits(row.ratio),
+    ]),
+  ]);
 }

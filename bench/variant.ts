@@ -1,14 +1,25 @@
 // What is compared: where the client runs, what it dials, and whose CPU and memory count as the proxies'.
 import type { Lab, PodPlace } from "../src/lab/api.ts";
+import { makeCertificates } from "./certificate.ts";
+import { type PeerName, peerNames, program, startPeer } from "./peer.ts";
+
+export const variantNames = ["direct", ...peerNames, "trackbed"] as const;
+export type VariantName = (typeof variantNames)[number];
+export const placements = { across: "across nodes", local: "on one node" } as const;
+export type Placement = keyof typeof placements;
 
 export type Variant = {
-  readonly name: string;
+  readonly name: VariantName;
   /** Rows are compared with the `direct` of the same placement. */
-  readonly placement: "across nodes" | "on one node";
+  readonly placement: Placement;
   readonly client: PodPlace;
   readonly to: string;
+  /** Every pod where a socket of its connections may stay in TIME_WAIT. */
+  readonly pods: readonly PodPlace[];
   readonly server: () => readonly number[];
   readonly proxies: () => readonly number[];
+  /** Processes that the proxies give work to, and that carry nothing: Trackbed's daemons. */
+  readonly beside: () => readonly number[];
 };
 
 export const PORT = 9000;
@@ -19,90 +30,55 @@ const firstIp = (pod: PodPlace): string => {
   return ip;
 };
 
-/** A TCP proxy as small as HAProxy gets: one thread, no logging. 9000 connections are 18,000 descriptors, within the usual hard limit. */
-function haproxyConfig(backend: string): string {
-  return `global
-  nbthread 1
-  maxconn 9000
-defaults
-  mode tcp
-  timeout connect 10s
-  timeout client 1h
-  timeout server 1h
-frontend in
-  bind :${PORT}
-  default_backend out
-backend out
-  server next ${backend}:${PORT}
-`;
-}
-
-function startHaproxy(pod: PodPlace, backend: string): number {
-  // Through a pipe: a pod does not see the lab's directory, and nothing is left to clean up.
-  const child = pod.spawn(["bash", "-c", 'exec haproxy -db -f <(printf %s "$CONFIG")'], { env: { CONFIG: haproxyConfig(backend) } });
-  child.stderr?.on("data", (text) => process.stderr.write(String(text).replace(/^\[NOTICE\].*\n/gm, "")));
-  if (child.pid === undefined) throw new Error("haproxy did not start");
-  return child.pid;
-}
-
 /**
  * Who opens connections would soon meet its own closed ones in TIME_WAIT, 28,000 ports a minute, and the bench would measure the search for a
- * free port. Set where the load generator and HAProxy dial from, alike for every variant, and nowhere else.
+ * free port. Set where the load generator and the peers dial from, alike for every variant, and nowhere else.
  */
 const DIALLING_SYSCTLS = ["net.ipv4.ip_local_port_range=10240 65000", "net.ipv4.tcp_tw_reuse=1"];
 
-/** Starts servers and proxies in a running lab. `load` is the path of the load generator. */
-export async function startVariants(lab: Lab, load: string): Promise<readonly Variant[]> {
-  const dialling = ["plain/client", "mesh/client", "plain/haproxy-a", "plain/haproxy-b"];
+/** Starts servers and proxies of the wanted variants in a running lab. */
+export async function startVariants(lab: Lab, wanted: ReadonlySet<VariantName>): Promise<readonly Variant[]> {
+  const load = program("load");
+  const peers = peerNames.filter((name) => wanted.has(name));
+  const dialling = ["plain/client", "mesh/client", ...peers.flatMap((name) => [`plain/${name}-a`, `plain/${name}-b`])];
   await Promise.all(dialling.map((pod) => lab.pod(pod).run(["sysctl", "-qw", ...DIALLING_SYSCTLS])));
-  const plain = { client: lab.pod("plain/client"), server: lab.pod("plain/server"), neighbour: lab.pod("plain/neighbour") };
-  const mesh = { client: lab.pod("mesh/client"), server: lab.pod("mesh/server"), neighbour: lab.pod("mesh/neighbour") };
-  const serve = (pod: PodPlace): number => {
+  makeCertificates(lab.directory);
+  const serve = (pod: PodPlace): (() => readonly number[]) => {
     const child = pod.spawn([load, "serve", `0.0.0.0:${PORT}`]);
     child.stdout?.resume();
-    if (child.pid === undefined) throw new Error(`${load} did not start`);
-    return child.pid;
+    child.stderr?.resume(); // connections that a bench cut: nothing to tell
+    const { pid } = child;
+    if (pid === undefined) throw new Error(`${load} did not start`);
+    return () => [pid];
   };
   const at = (pod: PodPlace): string => `${firstIp(pod)}:${PORT}`;
-  const pids = {
-    plain: serve(plain.server),
-    plainNeighbour: serve(plain.neighbour),
-    mesh: serve(mesh.server),
-    meshNeighbour: serve(mesh.neighbour),
-  };
-  const haproxy = [
-    startHaproxy(lab.pod("plain/haproxy-a"), firstIp(lab.pod("plain/haproxy-b"))),
-    startHaproxy(lab.pod("plain/haproxy-b"), firstIp(plain.server)),
-  ];
   const engines = (): readonly number[] => lab.nodes.flatMap((node) => [...node.pidsOf("engine"), ...node.pidsOf("worker")]);
-  const across = "across nodes";
-  const local = "on one node";
-  return [
-    { name: "direct", placement: across, client: plain.client, to: at(plain.server), server: () => [pids.plain], proxies: () => [] },
-    {
-      name: "haproxy",
-      placement: across,
-      client: plain.client,
-      to: at(lab.pod("plain/haproxy-a")),
-      server: () => [pids.plain],
-      proxies: () => haproxy,
-    },
-    { name: "trackbed", placement: across, client: mesh.client, to: at(mesh.server), server: () => [pids.mesh], proxies: engines },
-    {
-      name: "direct",
-      placement: local,
-      client: plain.client,
-      to: at(plain.neighbour),
-      server: () => [pids.plainNeighbour],
-      proxies: () => [],
-    },
-    {
-      name: "trackbed",
-      placement: local,
-      client: mesh.client,
-      to: at(mesh.neighbour),
-      server: () => [pids.meshNeighbour],
-      proxies: engines,
-    },
-  ];
+  const daemons = (): readonly number[] => lab.nodes.flatMap((node) => node.pidsOf("daemon"));
+  const none = (): readonly number[] => [];
+
+  const variants: Variant[] = [];
+  for (const placement of ["across", "local"] as const) {
+    const ends = (namespace: string): { client: PodPlace; server: PodPlace } => ({
+      client: lab.pod(`${namespace}/client`),
+      server: lab.pod(`${namespace}/${placement === "across" ? "server" : "neighbour"}`),
+    });
+    const plain = ends("plain");
+    const server = serve(plain.server);
+    const pods = [plain.client, plain.server];
+    const direct = { placement, client: plain.client, server, beside: none };
+    if (wanted.has("direct")) variants.push({ ...direct, name: "direct", to: at(plain.server), pods, proxies: none });
+    if (placement === "across")
+      for (const name of peers) {
+        const { to, pids } = await startPeer(lab, name, PORT, at(plain.server), lab.directory);
+        variants.push({ ...direct, name, to, pods: [...pods, ...podsOf(lab, name)], proxies: pids });
+      }
+    if (wanted.has("trackbed")) {
+      const mesh = ends("mesh");
+      const own = { placement, client: mesh.client, to: at(mesh.server), pods: [mesh.client, mesh.server] };
+      variants.push({ ...own, name: "trackbed", server: serve(mesh.server), proxies: engines, beside: daemons });
+    }
+  }
+  return variants;
 }
+
+const podsOf = (lab: Lab, name: PeerName): PodPlace[] => [lab.pod(`plain/${name}-a`), lab.pod(`plain/${name}-b`)];
