@@ -1,6 +1,6 @@
 // What one layer of an image holds: files, trees, and programs with the shared libraries that they need.
 import { execFileSync } from "node:child_process";
-import { lstatSync, readdirSync, readlinkSync, realpathSync, statSync } from "node:fs";
+import { lstatSync, mkdirSync, readdirSync, readFileSync, readlinkSync, realpathSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import type { Entry } from "./tar.ts";
 
@@ -53,6 +53,16 @@ export function newLayer(): Layer {
     },
   };
   return layer;
+}
+
+/** Writes a layer's content into a directory, for builders that pack images themselves. */
+export function unpack(layer: Layer, directory: string): void {
+  for (const [path, { entry, from }] of [...layer.contents].sort(([a], [b]) => (a < b ? -1 : 1))) {
+    const target = join(directory, path);
+    if (entry.kind === "directory") mkdirSync(target, { recursive: true, mode: entry.mode });
+    else if (entry.kind === "link") symlinkSync(entry.target, target);
+    else if (from !== null) writeFileSync(target, typeof from === "string" ? readFileSync(from) : from, { mode: entry.mode });
+  }
 }
 
 /** Paths at which the program looks for its libraries; none for a static one. */

@@ -1,9 +1,16 @@
-// `make images`: packs Trackbed's image into .cache/images, without registry or Docker. An argument is another registry than docker.io/trackbed.
+// `make images`: packs Trackbed's image into .cache/images, without registry or Docker. `--registry HOST/PATH` names it for another registry than
+// docker.io/trackbed; `--app DIR` writes only what our TypeScript becomes, for the Containerfile.
 import { join, resolve } from "node:path";
+import { parseArgs } from "node:util";
 import { pack } from "./archive.ts";
-import { imageName, trackbedImage } from "./trackbed.ts";
+import { unpack } from "./layer.ts";
+import { appLayer, imageName, trackbedImage } from "./trackbed.ts";
 
-const out = join(resolve(import.meta.dirname, "../.."), ".cache/images/trackbed.tar");
-const name = imageName(process.argv[2]);
-const digest = pack(await trackbedImage(name), out);
-console.log(`${name} ${digest}\n${out}: load it with "ctr -n k8s.io images import", "docker load" or "bin/cluster load"`);
+const { values } = parseArgs({ options: { registry: { type: "string" }, app: { type: "string" } } });
+if (values.app !== undefined) unpack(await appLayer(), values.app);
+else {
+  const out = join(resolve(import.meta.dirname, "../.."), ".cache/images/trackbed.tar");
+  const name = imageName(values.registry);
+  const digest = pack(await trackbedImage(name), out);
+  console.log(`${name} ${digest}\n${out}: load it with "bin/cluster load", "ctr -n k8s.io images import" or "docker load"`);
+}

@@ -3,7 +3,7 @@ import { existsSync, globSync, readFileSync, realpathSync } from "node:fs";
 import { join, resolve } from "node:path";
 import type { Image } from "./archive.ts";
 import { APP, bundle } from "./bundle.ts";
-import { newLayer } from "./layer.ts";
+import { type Layer, newLayer } from "./layer.ts";
 
 const ROOT = resolve(import.meta.dirname, "../..");
 const TARGET = join(ROOT, "native/target");
@@ -27,18 +27,23 @@ export async function trackbedImage(name = imageName()): Promise<Image> {
   const native = newLayer();
   for (const program of NATIVE) native.program(existing(nativePath(program), "make engine cni"), `/usr/local/bin/${program}`);
 
-  const app = newLayer();
-  app.file(join(ROOT, "package.json"), `${APP}/package.json`);
-  app.file(join(ROOT, "LICENSE"), `${APP}/LICENSE`);
-  for (const [file, entry] of Object.entries(BUNDLES)) app.text(`${APP}/${file}`, await bundle(entry));
-  app.tree(join(ROOT, "daemonset"), `${APP}/daemonset`, (path) => /^[^.]*$|\.(yaml|json)$/.test(path) && !path.startsWith("image"));
-  app.text("/usr/local/bin/trackbed", `#!/usr/local/bin/node\nimport "${APP}/trackbed.js";\n`, 0o755);
   const environment = {
     TRACKBED_ENGINE: "/usr/local/bin/trackbed-engine",
     TRACKBED_NETNS: "/usr/local/bin/trackbed-netns",
     NODE_ENV: "production",
   };
-  return { name, layers: [base, native, app], environment, workdir: APP, command: ["trackbed", "version"] };
+  return { name, layers: [base, native, await appLayer()], environment, workdir: APP, command: ["trackbed", "version"] };
+}
+
+/** What our TypeScript becomes: three bundles, and the manifests that the command line renders from. */
+export async function appLayer(): Promise<Layer> {
+  const app = newLayer();
+  app.file(join(ROOT, "package.json"), `${APP}/package.json`);
+  app.file(join(ROOT, "LICENSE"), `${APP}/LICENSE`);
+  for (const [file, entry] of Object.entries(BUNDLES)) app.text(`${APP}/${file}`, await bundle(entry));
+  app.tree(join(ROOT, "daemonset"), `${APP}/daemonset`, (path) => /\.(yaml|json)$/.test(path));
+  app.text("/usr/local/bin/trackbed", `#!/usr/local/bin/node\nimport "${APP}/trackbed.js";\n`, 0o755);
+  return app;
 }
 
 /** The CNI plugin is static, built for a target named in full. */
