@@ -10,7 +10,7 @@ import type { Settings } from "./settings.ts";
 const GO = join(import.meta.dirname, "go");
 /** Static programs without debug information: they go into images that have nothing else. */
 const ENVIRONMENT = { CGO_ENABLED: "0", GOFLAGS: "-trimpath -buildvcs=false", GOWORK: "off" };
-const SMALL = "-s -w";
+export const SMALL = "-s -w";
 /** The whole of Kubernetes took 10 minutes of CPU; two cores that others use as well may need an hour for it. */
 const BUILD_MS = 3_600_000;
 /** What nobody used for so long is the build of an input that is gone. */
@@ -18,14 +18,14 @@ const KEEP_DAYS = 14;
 
 export type Part = { readonly name: string; readonly build: (out: string) => Promise<void>; readonly inputs: () => Buffer[] };
 
-const sources = (module: string): Buffer[] =>
+export const sources = (module: string): Buffer[] =>
   globSync("**/*", { cwd: join(GO, module), withFileTypes: true })
     .filter((entry) => entry.isFile())
     .map((entry) => join(entry.parentPath, entry.name))
     .sort()
     .map((path) => readFileSync(path));
 
-const go = (module: string, args: readonly string[]): Promise<string> =>
+export const go = (module: string, args: readonly string[]): Promise<string> =>
   run(["nice", "-n", "5", "go", ...args], { deadlineMs: BUILD_MS, env: { ...process.env, ...ENVIRONMENT }, cwd: join(GO, module) });
 
 /** kube: all Kubernetes programs linked once, told apart by the name they are called by. */
@@ -62,7 +62,7 @@ function place(settings: Settings, { name, inputs }: Part): string {
 }
 
 /** Builds it unless it is there, and returns where. Appears whole or not at all, so two builds at once do not meet. */
-async function ensure(settings: Settings, part: Part, say: (text: string) => void): Promise<string> {
+export async function ensure(settings: Settings, part: Part, say: (text: string) => void): Promise<string> {
   const path = place(settings, part);
   if (!existsSync(path)) {
     const began = performance.now();

@@ -2,6 +2,7 @@
 import { spawn } from "node:child_process";
 import { join } from "node:path";
 import { Argument, Command } from "commander";
+import { conformance } from "./conformance.ts";
 import { load } from "./load.ts";
 import { enter, machinePid, powerOff, powerOn } from "./machine/power.ts";
 import { ACTIONS, type ProgramAction, program } from "./machine/program.ts";
@@ -50,6 +51,14 @@ command
   .command("load <files...>")
   .description("put image archives on every node")
   .action((files: string[]) => load(settings, files));
+command
+  .command("conformance [flags...]")
+  .description("the Gateway API conformance suite, mesh profiles; flags of the suite follow --")
+  .passThroughOptions()
+  .allowUnknownOption()
+  .action(async (flags: string[]) => {
+    process.exitCode = await conformance(settings, say, flags);
+  });
 command
   .command("reboot <node>")
   .description("pull a node's plug and start it again")
