@@ -18,6 +18,7 @@ import { type Connectivity, xdsClient } from "#xds/client.ts";
 import { heldOf, type MeshSettings, readSnapshot } from "#xds/snapshot.ts";
 import { adminServer } from "./admin.ts";
 import { certifier } from "./certificates.ts";
+import type { Cluster } from "./cluster.ts";
 import { desiredPods } from "./desired.ts";
 import { createFlows } from "./flows.ts";
 import { createHands, type HandsOptions } from "./hands.ts";
@@ -25,7 +26,7 @@ import { createMetrics, healthServer } from "./metrics.ts";
 import { reporter } from "./nodes.ts";
 import type { DaemonOptions } from "./options.ts";
 import { loadPromises } from "./promises.ts";
-import { type Reconciler, reconciler } from "./reconciler.ts";
+import { type Reconciler, reconciler, usualFarewell } from "./reconciler.ts";
 import { createRefusals } from "./refusals.ts";
 import { createRelay, type Relay } from "./relay.ts";
 import { explainPod, podStatus } from "./status.ts";
@@ -35,6 +36,8 @@ export type DaemonParts = Pick<HandsOptions, "helper" | "backend" | "planOf" | "
   readonly version: string;
   readonly source: Source;
   readonly log: Logger;
+  /** Null in directory mode. */
+  readonly cluster: Cluster | null;
 };
 
 export type Daemon = {
@@ -49,12 +52,12 @@ export type Daemon = {
 const DEFAULTS: Omit<MeshSettings, "clusterDomain"> = { trustDomain: "cluster.local", network: "", encryptSameNode: false };
 
 export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): Promise<Daemon> {
-  const { log, version } = parts;
+  const { log, version, cluster } = parts;
   const { node, run } = options;
   const bootId = readBootId();
   const started = new Date().toISOString();
   const stop = new AbortController();
-  requireDirectory("--mesh", options.mesh);
+  if (options.mesh !== null) requireDirectory("--mesh", options.mesh);
   await privateDirectory(run);
 
   const noted = (text: string) => (error: unknown) => log.warn({ error: explainError(error) }, text);
@@ -66,7 +69,11 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
   });
   const promises = await loadPromises(join(run, "captured.json"), bootId, noted("the memory of captured pods"));
   const channel = controlChannel(options);
-  const desired = desiredPods(node, () => settings().clusterDomain);
+  const desired = desiredPods(
+    node,
+    () => settings().clusterDomain,
+    cluster === null ? {} : { quarters: cluster.quarters, decide: cluster.decide },
+  );
   const flows = createFlows();
   const engine = { since: started, inSync: false, counters: new Map<string, number>() };
   let sourceRead = false;
@@ -142,12 +149,13 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
 
   const reports = reporter({
     node,
+    bootId,
     transport: channel.transport,
     settings: ({ trustDomain, clusterDomain, network, encryptSameNode }) => {
       const before = settings().clusterDomain;
       relay.setSettings({ trustDomain, clusterDomain, network, encryptSameNode });
       director.setSettings(forEngine());
-      if (sourceRead && clusterDomain !== before) pods.update(desired.again(), !desired.incomplete);
+      if (clusterDomain !== before) apply();
     },
     broken: (error) => {
       const reason = explainError(error);
@@ -157,12 +165,21 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
     },
   });
 
-  const hands = createHands({ ...parts, bootId, netnsSocket: join(run, paths.netnsSocket), director: () => director });
+  const farewell = cluster?.farewell ?? usualFarewell;
+  const hands = createHands({
+    ...parts,
+    bootId,
+    netnsSocket: join(run, paths.netnsSocket),
+    director: () => director,
+    ...(cluster === null ? {} : { strayed: cluster.strayed }),
+  });
   pods = reconciler({
     bootId,
     hands,
     countUnmeshed: ({ netns }) => countUnmeshed(netns),
-    glance: ({ netns }) => glanceAt(netns),
+    glance: cluster?.glance ?? (({ netns }) => glanceAt(netns)),
+    farewell,
+    ...(cluster === null ? {} : { over: cluster.quarters.over }),
     named: () => {
       engine.inSync = true;
       director.inSync();
@@ -172,11 +189,13 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
         promises.note(pods.records.values());
         reports.changed(record);
         if (pods.lookedAtAll) reports.ready();
+        cluster?.settled();
       },
       forgotten: (record) => {
         promises.note(pods.records.values());
         reports.forgotten(record);
         metrics.forgotten(podName(record.spec));
+        cluster?.settled();
       },
       drifted: (record, by) => {
         metrics.drifted(podName(record.spec));
@@ -218,6 +237,7 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
           ? ""
           : ["the engine was not told of every pod yet", desired.unread].filter(Boolean).join(": ")
         : "no engine is connected",
+      ...(cluster?.notReady() ?? []),
     ].filter((text) => text !== "");
   }
 
@@ -254,13 +274,13 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
     };
   }
 
-  const metrics = createMetrics(status);
+  const metrics = createMetrics(status, cluster === null ? null : () => cluster.notReady().length === 0);
   const admin = adminServer(
     {
       status,
       pod: (namespace, name) => {
         const record = [...pods.records.values()].find(({ spec }) => spec.namespace === namespace && spec.name === name);
-        return record === undefined ? null : explainPod(record, node, settings().trustDomain, bounds.drainMilliseconds);
+        return record === undefined ? null : explainPod(record, node, settings().trustDomain, farewell);
       },
       flows: (since, follow, ended) => flows.read({ since, follow, stop: AbortSignal.any([ended, stop.signal]) }),
       setLogLevel: (request) => {
@@ -277,13 +297,21 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
   const health = options.health === null ? null : healthServer(notReady, metrics.text, noted("a metrics request failed"));
   if (health !== null && options.health !== null) await listenTcp(health, options.health);
 
+  function apply(): void {
+    if (sourceRead) pods.update(desired.again(), !desired.incomplete);
+  }
+
+  await cluster?.start({ desired, pods, metrics, apply });
+
   async function watch(): Promise<void> {
     for await (const change of parts.source(stop.signal)) {
-      const specs = desired.update(change);
+      desired.update(change);
+      await cluster?.followed();
       for (const fault of desired.faults)
         log.warn({ file: fault.file, line: fault.line, field: fault.field, code: fault.code }, fault.reason);
       sourceRead = true;
-      pods.update(specs, !desired.incomplete);
+      apply();
+      cluster?.began();
       if (pods.lookedAtAll) reports.ready();
     }
   }
@@ -296,6 +324,7 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
     },
     drain: async () => {
       stop.abort();
+      cluster?.stop();
       channel.abort();
       admin.closeAllConnections();
       admin.close();

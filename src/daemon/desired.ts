@@ -1,14 +1,15 @@
 // Which pods this node should have in the mesh: the source's objects, narrowed to one node and told as changes of single pods.
-import { isAbsolute, normalize } from "node:path";
-import { annotations } from "#contract/tables.ts";
+import { normalize } from "node:path";
+import { annotations, labels } from "#contract/tables.ts";
 import type { Desired, Fault as EnrolFault } from "#enrol/state.ts";
 import { parseAddress } from "#mesh/address.ts";
 import { compareAge } from "#mesh/age.ts";
 import { type AnnotationFault, type CaptureSpec, captureSpec } from "#mesh/capture.ts";
 import { searchList } from "#mesh/dns.ts";
-import { enrolment } from "#mesh/enrolment.ts";
+import { bypassUntil, type Enrolment, enrolment } from "#mesh/enrolment.ts";
 import { keyOf, type Namespace, type ObjectKey, type Pod } from "#mesh/objects.ts";
 import type { Change, Fault, Places } from "#source/source.ts";
+import { annotated, type Quarters } from "./quarters.ts";
 
 /** Everything about a pod that decides what is done to it. */
 export type PodSpec = {
@@ -29,8 +30,20 @@ export type PodSpec = {
 export type DesiredPods = {
   /** The node's pods by uid after this batch. */
   update(change: Change): ReadonlyMap<string, PodSpec>;
-  /** The same pods as the settings of this moment have them. */
+  /** The same pods as settings, quarters and clock of this moment have them. */
   again(): ReadonlyMap<string, PodSpec>;
+  /** Objects that were read by themselves, ahead of the source. */
+  put(namespace: Namespace | null, pod: Pod): ReadonlyMap<string, PodSpec>;
+  /** The last known objects of a pod, undefined where none is known. */
+  objects(namespace: string, name: string): { readonly namespace: Namespace | undefined; readonly pod: Pod | undefined };
+  /** The node's pods as the source has them. */
+  local(): Iterable<Pod>;
+  /** An enrolled pod's network namespace is not known. */
+  readonly seeking: boolean;
+  /** Every known namespace, and whether it or a pod of this node in it is enrolled. */
+  namespaces(): ReadonlyMap<string, boolean>;
+  /** Names of namespaces that are bypassed now, and when that changes next. */
+  bypasses(): { readonly names: readonly string[]; readonly next: number | null };
   readonly faults: readonly Fault[];
   /** A Pod document cannot be read: a pod that is not named may still be wanted. */
   readonly incomplete: boolean;
@@ -38,12 +51,21 @@ export type DesiredPods = {
   readonly unread: string | null;
 };
 
+export type DesiredOptions = {
+  /** Where pods live; default: where their annotation says. */
+  readonly quarters?: Quarters;
+  /** Who is in the mesh; default: whom labels ask for. */
+  readonly decide?: (namespace: Namespace | undefined, pod: Pod) => Enrolment;
+};
+
 /** `clusterDomain` is asked at each update: control may name another one. */
-export function desiredPods(node: string, clusterDomain: () => string): DesiredPods {
+export function desiredPods(node: string, clusterDomain: () => string, options: DesiredOptions = {}): DesiredPods {
+  const { quarters = annotated, decide = enrolment } = options;
   const namespaces = new Map<ObjectKey, Namespace>();
   const pods = new Map<ObjectKey, Pod>();
   let faults: readonly Fault[] = [];
   let conflicts: readonly Fault[] = [];
+  let latest: readonly PodSpec[] = [];
   let places: Places = new Map<ObjectKey, never>();
 
   function update(change: Change): ReadonlyMap<string, PodSpec> {
@@ -72,7 +94,8 @@ export function desiredPods(node: string, clusterDomain: () => string): DesiredP
     const owners = new Map<string, PodSpec>();
     const found: Fault[] = [];
     const specs = [...pods.values()].sort(compareAge).map((pod) => {
-      const spec = podSpec(namespaces.get(`Namespace//${pod.metadata.namespace}`), pod, domain);
+      const namespace = namespaceOf(pod.metadata.namespace);
+      const spec = podSpec(namespace, pod, domain, decide(namespace, pod), quarters);
       if (spec.desired !== "enrolled" || spec.netns === null) return spec;
       const owner = owners.get(normalize(spec.netns));
       if (owner !== undefined) {
@@ -83,6 +106,7 @@ export function desiredPods(node: string, clusterDomain: () => string): DesiredP
       return spec;
     });
     conflicts = found;
+    latest = specs;
     return new Map(specs.map((spec) => [spec.uid, spec]));
   }
 
@@ -92,9 +116,34 @@ export function desiredPods(node: string, clusterDomain: () => string): DesiredP
     return { code: "E_SOURCE_INVALID", key, file, line, field: `metadata.annotations.${annotations.netns}`, reason };
   }
 
+  const namespaceOf = (name: string): Namespace | undefined => namespaces.get(`Namespace//${name}`);
+
   return {
     update,
     again,
+    put: (namespace, pod) => {
+      if (namespace !== null) namespaces.set(keyOf(namespace), namespace);
+      if (pod.nodeName === node) pods.set(keyOf(pod), pod);
+      return again();
+    },
+    objects: (namespace, name) => ({ namespace: namespaceOf(namespace), pod: pods.get(`Pod/${namespace}/${name}`) }),
+    local: () => pods.values(),
+    get seeking() {
+      return latest.some(({ desired, netns }) => desired === "enrolled" && netns === null);
+    },
+    namespaces: () => {
+      const known = new Map<string, boolean>();
+      for (const namespace of namespaces.values()) known.set(namespace.metadata.name, isLabelled(namespace));
+      for (const pod of pods.values())
+        if (decide(namespaceOf(pod.metadata.namespace), pod).enrolled) known.set(pod.metadata.namespace, true);
+      return known;
+    },
+    bypasses: () => {
+      const now = Date.now();
+      const under = [...namespaces.values()].map((one) => ({ name: one.metadata.name, until: bypassUntil(one) ?? 0 }));
+      const active = under.filter(({ until }) => until > now);
+      return { names: active.map(({ name }) => name), next: active.length === 0 ? null : Math.min(...active.map(({ until }) => until)) };
+    },
     get faults() {
       return [...faults, ...conflicts];
     },
@@ -108,6 +157,9 @@ export function desiredPods(node: string, clusterDomain: () => string): DesiredP
     },
   };
 }
+
+/** Also a namespace that is bypassed at this moment: the bypass may end while nobody watches. */
+const isLabelled = ({ metadata }: Namespace): boolean => metadata.labels[labels.mesh] === "enabled";
 
 const mayBePod = ({ key }: Fault): boolean => key === null || key.startsWith("Pod/");
 
@@ -123,21 +175,24 @@ const withoutNetns = (spec: PodSpec, owner: PodSpec): PodSpec => ({
   ],
 });
 
-export function podSpec(namespace: Namespace | undefined, pod: Pod, clusterDomain: string): PodSpec {
-  const { enrolled, code, reason } = enrolment(namespace, pod);
+export function podSpec(
+  namespace: Namespace | undefined,
+  pod: Pod,
+  clusterDomain: string,
+  { enrolled, code, reason }: Enrolment,
+  quarters: Quarters,
+): PodSpec {
   const { spec, faults } = captureSpec(namespace, pod);
-  const path = pod.metadata.annotations[annotations.netns];
-  const lost =
-    path === undefined || isAbsolute(path) ? [] : [{ annotation: annotations.netns, value: path, reason: "must be an absolute path" }];
-  const over = pod.phase === "Succeeded" || pod.phase === "Failed";
+  const { netns, addresses, left, faults: lost } = quarters.of(pod, enrolled);
+  const over = left || pod.phase === "Succeeded" || pod.phase === "Failed";
   return {
     uid: pod.metadata.uid,
     namespace: pod.metadata.namespace,
     name: pod.metadata.name,
     serviceAccount: pod.serviceAccountName,
-    desired: enrolled ? "enrolled" : over ? "deleted" : "absent",
-    netns: pod.hostNetwork || path === undefined || lost.length > 0 ? null : path,
-    addresses: pod.podIPs.filter((ip) => parseAddress(ip) !== null),
+    desired: enrolled && !left ? "enrolled" : over ? quarters.over : "absent",
+    netns: pod.hostNetwork ? null : netns,
+    addresses: addresses.filter((ip) => parseAddress(ip) !== null),
     dnsSearch: searchList(pod, clusterDomain),
     capture: spec,
     refused: code === null ? null : { code, reason },

@@ -2,7 +2,7 @@
 import { create } from "@bufbuild/protobuf";
 import { AddPodSchema } from "#contract/gen/engine_pb.ts";
 import type { Director } from "#engine/director.ts";
-import { handOver, type OpenNamespace, readCookie, visitNamespace } from "#engine/namespace.ts";
+import { handOver, type OpenNamespace, readCookie, readHoldings, visitNamespace } from "#engine/namespace.ts";
 import { type NamespaceIdentity, sameNamespace } from "#enrol/state.ts";
 import { parseAddress } from "#mesh/address.ts";
 import { isMeshError, meshError } from "#mesh/error.ts";
@@ -10,6 +10,7 @@ import type { Backend, Comparison, Reading } from "#redirect/backend.ts";
 import type { Plan } from "#redirect/plan.ts";
 import type { PodSpec } from "./desired.ts";
 import type { Hands, Read } from "./pod.ts";
+import { holdsAny } from "./sandboxes.ts";
 
 export type HandsOptions = {
   readonly bootId: string;
@@ -21,6 +22,8 @@ export type HandsOptions = {
   readonly backend: Backend;
   readonly planOf: (spec: PodSpec) => Plan;
   readonly compare: (reading: Reading, plan: Plan) => Comparison;
+  /** Where paths are found instead of given: told of a pod whose path leads to a namespace without any of its addresses. */
+  readonly strayed?: (spec: PodSpec) => void;
 };
 
 const hasRouting = ({ routing: { rule4, rule6, lo6, route4, route6 } }: Reading): boolean => rule4 + rule6 + lo6 + route4 + route6 > 0;
@@ -28,8 +31,20 @@ const hasRouting = ({ routing: { rule4, rule6, lo6, route4, route6 } }: Reading)
 const NOTHING: Read = { namespace: null, rules: "none", routing: false, foreign: null, differences: [], warnings: [] };
 
 export function createHands(options: HandsOptions): Hands {
-  const { bootId, helper, netnsSocket, director, backend, planOf, compare } = options;
+  const { bootId, helper, netnsSocket, director, backend, planOf, compare, strayed } = options;
   const identify = async (open: OpenNamespace): Promise<NamespaceIdentity> => ({ bootId, cookie: await readCookie(helper, open) });
+
+  /** A found path may lead to another pod by now, whose traffic would go under this one's name. */
+  async function recognise(open: OpenNamespace, spec: PodSpec): Promise<NamespaceIdentity> {
+    if (strayed === undefined || spec.desired !== "enrolled" || spec.addresses.length === 0) return identify(open);
+    const { cookie, addresses } = await readHoldings(helper, open);
+    if (holdsAny(addresses, spec.addresses)) return { bootId, cookie };
+    strayed(spec);
+    throw meshError(
+      "E_CAPTURE_NETNS_FOREIGN",
+      `pod ${spec.namespace}/${spec.name}: the network namespace at ${spec.netns} holds ${addresses.join(", ") || "no address"}, none of ${spec.addresses.join(", ")}`,
+    );
+  }
 
   const gone = (spec: PodSpec): Error =>
     meshError(
@@ -38,13 +53,13 @@ export function createHands(options: HandsOptions): Hands {
     );
 
   /** The decision was made for one namespace; the path may lead to another by now. */
-  const inside = (spec: PodSpec, decided: NamespaceIdentity, act: (open: OpenNamespace) => Promise<void>): Promise<void> =>
+  const inside = <T>(spec: PodSpec, decided: NamespaceIdentity, act: (open: OpenNamespace) => Promise<T>): Promise<T> =>
     visitNamespace(spec.netns, async (open) => {
       if (open === null) throw gone(spec);
       if (!sameNamespace(await identify(open), decided)) {
         throw meshError("E_CAPTURE_NETNS_GONE", `pod ${spec.namespace}/${spec.name}: the network namespace at ${spec.netns} was replaced`);
       }
-      await act(open);
+      return await act(open);
     });
 
   /** A pod that shall not be in the mesh has nothing of ours in the node's own namespace, and its end must not wait for a better path. */
@@ -59,7 +74,7 @@ export function createHands(options: HandsOptions): Hands {
     read: (spec) =>
       visitNamespace(spec.netns, async (open): Promise<Read> => {
         if (open === null) return NOTHING;
-        const namespace = await identify(open);
+        const namespace = await recognise(open, spec);
         const reading = await backend.read(open.path);
         const comparison = compare(reading, planOf(spec));
         const sentence = ({ where, reason }: Reading["foreign"][number]): string => `${where}: ${reason}`;
@@ -74,11 +89,8 @@ export function createHands(options: HandsOptions): Hands {
           warnings: reading.foreign.filter(({ kind }) => kind !== "mesh").map(sentence),
         };
       }).catch(unlessOurs(spec)),
-    handOver: (spec) =>
-      visitNamespace(spec.netns, async (open) => {
-        if (open === null) throw gone(spec);
-        return { bootId, cookie: await handOver(helper, netnsSocket, spec.uid, open) };
-      }),
+    handOver: (spec, decided) =>
+      inside(spec, decided, async (open) => ({ bootId, cookie: await handOver(helper, netnsSocket, spec.uid, open) })),
     applyRules: (spec, into) => inside(spec, into, ({ path }) => backend.apply(path, planOf(spec))),
     applyHolder: (spec, into) => inside(spec, into, ({ path }) => backend.holder(path)),
     removeRules: (spec, from) => inside(spec, from, ({ path }) => backend.remove(path)),

@@ -8,13 +8,17 @@ export type Metrics = {
   drifted(pod: string): void;
   repaired(result: "done" | "failed"): void;
   forgotten(pod: string): void;
+  /** A request of the CNI plugin: captured, passed or the code of a refusal. */
+  cni(verb: string, result: string): void;
+  bypassed(namespaces: number): void;
   text(): Promise<string>;
 };
 
 const PHASES = ["absent", "captured", "ready", "leaving"] as const;
 
 /** Gauges are read from the status when somebody asks, so that they cannot disagree with `trackbed status`. */
-export function createMetrics(status: () => NodeStatus): Metrics {
+/** `installed` is null where there is no CNI plugin to keep in place. */
+export function createMetrics(status: () => NodeStatus, installed: (() => boolean) | null = null): Metrics {
   const registry = new Registry();
   const named = <N extends string>(name: keyof typeof table & N) => ({ name, help: table[name].help, registers: [registry] });
   const drift = new Counter({ ...named("trackbed_drift_total"), labelNames: ["pod"] });
@@ -40,6 +44,15 @@ export function createMetrics(status: () => NodeStatus): Metrics {
       this.set(Number(status().engine.acknowledged));
     },
   });
+  const requests = new Counter({ ...named("trackbed_cni_requests_total"), labelNames: ["verb", "result"] });
+  const bypassed = new Gauge(named("trackbed_bypassed_namespaces"));
+  if (installed !== null)
+    new Gauge({
+      ...named("trackbed_cni_installed"),
+      collect() {
+        this.set(installed() ? 1 : 0);
+      },
+    });
   const dropped = new Counter({
     ...named("trackbed_flows_dropped_total"),
     collect() {
@@ -53,6 +66,8 @@ export function createMetrics(status: () => NodeStatus): Metrics {
     repaired: (result) => repairs.inc({ result }),
     // Label sets are bounded by the pods that live.
     forgotten: (pod) => drift.remove({ pod }),
+    cni: (verb, result) => requests.inc({ verb, result }),
+    bypassed: (namespaces) => bypassed.set(namespaces),
     text: () => registry.metrics(),
   };
 }

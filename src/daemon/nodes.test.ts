@@ -61,6 +61,7 @@ async function reporting(t: TestContext) {
   const settings: string[] = [];
   const reports = reporter({
     node: "a",
+    bootId: "boot",
     transport,
     settings: ({ trustDomain }) => settings.push(trustDomain),
     broken: () => undefined,

@@ -37,6 +37,7 @@ const PHASES: Readonly<Record<EnrolmentState, PodPhase>> = {
 
 export function reporter(options: {
   readonly node: string;
+  readonly bootId: string;
   readonly transport: Transport;
   readonly settings: (settings: Settings) => void;
   readonly broken: (error: unknown) => void;
@@ -77,13 +78,13 @@ export function reporter(options: {
     while (!known && !stop.aborted) await bell();
     bury(); // what a snapshot does not name is absent
     untold.clear();
-    yield create(NodeReportSchema, { node: options.node, snapshot: true, pods: [...reports.values()] });
+    yield create(NodeReportSchema, { node: options.node, bootId: options.bootId, snapshot: true, pods: [...reports.values()] });
     while (!stop.aborted) {
       const pods = [...untold].map((uid) => reports.get(uid)).filter((report) => report !== undefined);
       untold.clear();
       bury();
       if (pods.length === 0) await bell();
-      else yield create(NodeReportSchema, { node: options.node, snapshot: false, pods });
+      else yield create(NodeReportSchema, { node: options.node, bootId: options.bootId, snapshot: false, pods });
     }
   }
 

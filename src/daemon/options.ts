@@ -1,11 +1,14 @@
 // The daemon's command line, checked before anything is touched.
 import { Command, InvalidArgumentError } from "commander";
-import { product } from "#contract/tables.ts";
+import { bounds, paths, product } from "#contract/tables.ts";
+import { meshError } from "#mesh/error.ts";
 import { isSubdomain } from "#mesh/identity.ts";
 
 export type DaemonOptions = {
   readonly node: string;
-  readonly mesh: string;
+  /** Where desired state comes from: a directory of documents, or the API server. */
+  readonly mesh: string | null;
+  readonly kubernetes: KubernetesOptions | null;
   readonly run: string;
   readonly control: string;
   readonly root: string;
@@ -15,13 +18,38 @@ export type DaemonOptions = {
   readonly log: string;
 };
 
+export type KubernetesOptions = {
+  /** Null: the credentials of the pod that the daemon runs in. */
+  readonly kubeconfig: string | null;
+  readonly cniPlugin: string | null;
+  readonly cniBin: string;
+  readonly cniConf: string;
+  readonly cniState: string;
+  /** Take every pod of the node out of the mesh and remove what the mesh put on it, instead of serving it. */
+  readonly leave: boolean;
+  /** How long connections of pods that leave may last. */
+  readonly drainMilliseconds: number;
+};
+
+/** Uninstalling should end while somebody watches. */
+const LEAVE_DRAIN_SECONDS = 30;
+const DRAIN_SECONDS_MOST = 24 * 60 * 60;
+
 const LEVELS = ["fatal", "error", "warn", "info", "debug", "trace"];
 
 export function parseOptions(argv: readonly string[]): DaemonOptions {
   const command = new Command(`${product.labelPrefix.split(".")[0]}-daemon`)
     .description("Enrol the pods of one node and direct its engine. Its end leaves pods, rules and engine as they are.")
     .requiredOption("--node <name>", "name of this node, as the Pods name it")
-    .requiredOption("--mesh <dir>", "directory with the mesh's documents")
+    .option("--mesh <dir>", "directory with the mesh's documents")
+    .option("--kubernetes", "instead of --mesh: this node of a Kubernetes cluster")
+    .option("--kubeconfig <file>", "how to reach its API server (default: as the pod that this runs in)")
+    .option("--cni-plugin <file>", "the CNI plugin to put on the node (default: beside the other programs)")
+    .option("--cni-bin <dir>", "where the node's CNI plugins are", paths.cniBin)
+    .option("--cni-conf <dir>", "where the node's CNI configuration is", paths.cniConf)
+    .option("--cni-state <dir>", "what the plugin needs while no daemon answers", paths.cniState)
+    .option("--leave", "take every pod out of the mesh and the mesh off the node; ready when nothing is left")
+    .option("--drain <seconds>", "how long connections of pods that leave may last", seconds)
     .requiredOption("--run <dir>", "root-only directory shared with the engine")
     .requiredOption("--control <url>", "https://ADDRESS:15012", controlUrl)
     .requiredOption("--root <file>", "PEM of control's root certificate")
@@ -31,8 +59,37 @@ export function parseOptions(argv: readonly string[]): DaemonOptions {
     .option("--log <level>", LEVELS.join(" | "), logLevel, "info")
     .allowExcessArguments(false)
     .exitOverride();
-  const options = command.parse([...argv], { from: "user" }).opts<Omit<DaemonOptions, "health"> & { health?: DaemonOptions["health"] }>();
-  return { ...options, health: options.health ?? null };
+  const given = command.parse([...argv], { from: "user" }).opts<Given>();
+  if ((given.mesh === undefined) === (given.kubernetes !== true))
+    throw meshError("E_USAGE", "one of --mesh DIR and --kubernetes is needed, and not both");
+  const { node, run, control, root, token, clusterDomain, health = null, log, mesh = null } = given;
+  return { node, run, control, root, token, clusterDomain, health, log, mesh, kubernetes: given.kubernetes ? kubernetesOf(given) : null };
+}
+
+/** What commander found; what was not given is absent. */
+type Given = Pick<DaemonOptions, "node" | "run" | "control" | "root" | "token" | "clusterDomain" | "log"> & {
+  readonly health?: NonNullable<DaemonOptions["health"]>;
+  readonly mesh?: string;
+  readonly kubernetes?: boolean;
+  readonly kubeconfig?: string;
+  readonly cniPlugin?: string;
+  readonly cniBin: string;
+  readonly cniConf: string;
+  readonly cniState: string;
+  readonly leave?: boolean;
+  readonly drain?: number;
+};
+
+function kubernetesOf({ kubeconfig, cniPlugin, cniBin, cniConf, cniState, leave = false, drain }: Given): KubernetesOptions {
+  const usual = leave ? LEAVE_DRAIN_SECONDS * 1000 : bounds.drainMilliseconds;
+  const drainMilliseconds = drain === undefined ? usual : drain * 1000;
+  return { kubeconfig: kubeconfig ?? null, cniPlugin: cniPlugin ?? null, cniBin, cniConf, cniState, leave, drainMilliseconds };
+}
+
+function seconds(text: string): number {
+  const value = /^[0-9]{1,6}$/.test(text) ? Number(text) : DRAIN_SECONDS_MOST + 1;
+  if (value > DRAIN_SECONDS_MOST) throw new InvalidArgumentError(`expected seconds from 0 to ${DRAIN_SECONDS_MOST}`);
+  return value;
 }
 
 function domainName(text: string): string {

@@ -22,7 +22,7 @@ export type Read = {
 /** Everything that a pass does to the world. `in` is the namespace that the decision was made for: in any other one nothing may be done. */
 export type Hands = {
   read(spec: PodSpec): Promise<Read>;
-  handOver(spec: PodSpec): Promise<NamespaceIdentity>;
+  handOver(spec: PodSpec, decided: NamespaceIdentity): Promise<NamespaceIdentity>;
   applyRules(spec: PodSpec, into: NamespaceIdentity): Promise<void>;
   applyHolder(spec: PodSpec, into: NamespaceIdentity): Promise<void>;
   removeRules(spec: PodSpec, from: NamespaceIdentity): Promise<void>;
@@ -68,14 +68,17 @@ export const happen = (record: PodRecord, happened: Happened): void => {
   record.observed = observe(record.observed, happened);
 };
 
-export const nextStep = (record: PodRecord, drainMilliseconds: number): Step =>
-  next(record.spec.desired, record.observed, drainMilliseconds);
+/** How pods leave: how long their connections may last, and whether an engine will ever say that they have ended. */
+export type Farewell = { readonly drainMilliseconds: number; readonly alone: () => boolean };
+
+export const nextStep = (record: PodRecord, { drainMilliseconds, alone }: Farewell): Step =>
+  next(record.spec.desired, record.observed, drainMilliseconds, alone());
 
 /** Takes steps until there is none to take. Never rejects: a failed step is an outcome. */
-export async function pass(record: PodRecord, hands: Hands, drainMilliseconds: number): Promise<Outcome> {
+export async function pass(record: PodRecord, hands: Hands, farewell: Farewell): Promise<Outcome> {
   const taken = new Map<Step["do"], number>();
   for (let i = 0; i < STEPS_OF_A_PASS; i++) {
-    const step = nextStep(record, drainMilliseconds);
+    const step = nextStep(record, farewell);
     if (step.do === "nothing") return settle(record, record.spec.refused, { end: "settled" });
     if (step.do === "waitEngine") return settle(record, step.fault, { end: "waiting" });
     if (step.do === "report") return settle(record, step.fault, { end: "failed", fault: step.fault });
@@ -120,7 +123,7 @@ async function perform(record: PodRecord, step: Step, hands: Hands): Promise<Hap
       return { what: "readBack", desired: spec.desired, namespace, rules, routing, foreign };
     }
     case "handOver":
-      return { what: "handedOver", namespace: await hands.handOver(spec) };
+      return { what: "handedOver", namespace: await hands.handOver(spec, present(observed)) };
     case "addPod":
       if (!hands.addPod(spec, present(observed))) throw engineAway();
       return { what: "podAdded" };

@@ -1,10 +1,10 @@
 // Brings every pod of the node to its desired state and keeps it there: one pass at a time per pod, a few pods at once, a sweep besides.
 import type { Hello, PodGone, PodState } from "#contract/gen/engine_pb.ts";
 import { bounds, type ErrorCode, errors } from "#contract/tables.ts";
-import { type EngineFacts, type NamespaceIdentity, sameNamespace } from "#enrol/state.ts";
+import { type Desired, type EngineFacts, isOver, type NamespaceIdentity, sameNamespace } from "#enrol/state.ts";
 import { type Backoff, backoff } from "#xds/backoff.ts";
 import type { PodSpec } from "./desired.ts";
-import { type Hands, happen, newRecord, nextStep, noteDrift, type Outcome, type PodRecord, pass, take } from "./pod.ts";
+import { type Farewell, type Hands, happen, newRecord, nextStep, noteDrift, type Outcome, type PodRecord, pass, take } from "./pod.ts";
 
 export type ReconcilerEvents = {
   /** A pass ended; its pod may look different now. */
@@ -27,6 +27,9 @@ export type ReconcilerOptions = {
   readonly countUnmeshed: (spec: PodSpec) => Promise<number | null>;
   /** What the pod's path leads to at this moment, as cheaply as can be told; another answer than before means: look. */
   readonly glance: (spec: PodSpec) => string;
+  /** What becomes of a pod that no document names any more; default "deleted". */
+  readonly over?: Extract<Desired, "deleted" | "gone">;
+  readonly farewell?: Farewell;
   readonly random?: () => number;
   readonly sweepMilliseconds?: number;
   readonly glanceMilliseconds?: number;
@@ -38,6 +41,8 @@ export type Reconciler = {
   update(specs: ReadonlyMap<string, PodSpec>, complete: boolean): void;
   /** A pod that was captured in another life of the daemon and that no document names any more. Before the first update. */
   remember(spec: PodSpec, captured: NamespaceIdentity): void;
+  /** A pod whose containers wait for its capture: in this namespace rules come before everything else. */
+  promise(uid: string, namespace: NamespaceIdentity): void;
   attached(hello: Hello): void;
   detached(): void;
   podState(state: PodState): void;
@@ -79,9 +84,11 @@ type Entry = {
   respecified: boolean;
 };
 
+export const usualFarewell: Farewell = { drainMilliseconds: bounds.drainMilliseconds, alone: () => false };
+
 export function reconciler(options: ReconcilerOptions): Reconciler {
-  const { bootId, hands, events, random = Math.random } = options;
-  const drain = bounds.drainMilliseconds;
+  const { bootId, hands, events, over = "deleted", random = Math.random } = options;
+  const { farewell = usualFarewell } = options;
   const entries = new Map<string, Entry>();
   const records = new Map<string, PodRecord>();
   const queue: Entry[] = [];
@@ -159,7 +166,7 @@ export function reconciler(options: ReconcilerOptions): Reconciler {
     const phase = record.state;
     if (entry.moved) happen(record, { what: "drift" });
     entry.moved = false;
-    if (record.spec.desired === "deleted" && pathTaken(record.spec)) record.spec = { ...record.spec, netns: null };
+    if (isOver(record.spec.desired) && pathTaken(record.spec)) record.spec = { ...record.spec, netns: null };
     const before = inForce(record);
     if (swept || record.observed.rules === "unknown") await take(record, { do: "readBack" }, hands);
     const drifted =
@@ -174,7 +181,7 @@ export function reconciler(options: ReconcilerOptions): Reconciler {
       events.drifted(record, entry.by);
     }
     entry.by = ""; // a notice of our own change must not be blamed for a later one
-    const outcome = await pass(record, hands, drain);
+    const outcome = await pass(record, hands, farewell);
     if (drifted) events.repaired(record, inForce(record) === null ? "failed" : "done");
     if (record.state === "absent") record.notMeshed = null;
     else if (swept || record.state !== phase) record.notMeshed = await options.countUnmeshed(record.spec).catch(() => null);
@@ -199,7 +206,7 @@ export function reconciler(options: ReconcilerOptions): Reconciler {
     } else calm(entry);
     if (outcome.end !== "settled") return;
     entry.pause.reset();
-    if (record.spec.desired !== "deleted" || entry.again) return;
+    if (!isOver(record.spec.desired) || entry.again) return;
     entries.delete(record.spec.uid);
     records.delete(record.spec.uid);
     events.forgotten(record);
@@ -224,9 +231,7 @@ export function reconciler(options: ReconcilerOptions): Reconciler {
 
   const pathTaken = (spec: PodSpec): boolean =>
     spec.netns !== null &&
-    [...entries.values()].some(
-      ({ record }) => record.spec !== spec && record.spec.desired !== "deleted" && record.spec.netns === spec.netns,
-    );
+    [...entries.values()].some(({ record }) => record.spec !== spec && !isOver(record.spec.desired) && record.spec.netns === spec.netns);
 
   function update(specs: ReadonlyMap<string, PodSpec>, complete: boolean): void {
     source = { complete };
@@ -240,7 +245,7 @@ export function reconciler(options: ReconcilerOptions): Reconciler {
       const { spec } = entry.record;
       // A pod that we only remember may be one whose document cannot be read at this moment.
       if (specs.has(spec.uid) || (!complete && !entry.looked)) continue;
-      if (spec.desired !== "deleted") respecify(entry, { ...spec, desired: "deleted", refused: null });
+      if (!isOver(spec.desired)) respecify(entry, { ...spec, desired: over, refused: null });
       touched.push(entry);
     }
     if (unanswered !== null) answer(unanswered);
@@ -278,13 +283,13 @@ export function reconciler(options: ReconcilerOptions): Reconciler {
   function answer(hello: Hello): void {
     for (const pod of hello.pods) {
       const record = entries.get(pod.uid)?.record;
-      if (record === undefined || record.spec.desired === "deleted") continue;
+      if (record === undefined || isOver(record.spec.desired)) continue;
       const namespace = identity(pod.netnsCookie);
       if (record.observed.engine.facts === null) happen(record, { what: "podState", namespace, facts: factsOf(pod) });
       if (!hands.addPod(record.spec, namespace)) return; // gone again; its next Hello is answered anew
       happen(record, { what: "podAdded" });
-      if (record.spec.desired === "absent" && hands.removePod(record.spec, drain)) {
-        happen(record, { what: "podRemoved", drainMilliseconds: drain });
+      if (record.spec.desired === "absent" && hands.removePod(record.spec, farewell.drainMilliseconds)) {
+        happen(record, { what: "podRemoved", drainMilliseconds: farewell.drainMilliseconds });
       }
     }
     // Pods that the engine holds and nobody named are taken from it now: not while a document that may name them cannot be read.
@@ -336,7 +341,7 @@ export function reconciler(options: ReconcilerOptions): Reconciler {
       const { spec, state } = entry.record;
       // By its place, so that a full node's pods are not looked at all in one moment.
       if (state === "ready" && (turns + i) % WATCHED_TURNS !== 0) continue;
-      if (spec.desired !== "enrolled" && nextStep(entry.record, drain).do === "nothing") continue;
+      if (spec.desired !== "enrolled" && nextStep(entry.record, farewell).do === "nothing") continue;
       entry.sweep = true;
       kick(entry);
     }
@@ -356,7 +361,13 @@ export function reconciler(options: ReconcilerOptions): Reconciler {
     records,
     update,
     remember: (spec, captured) => {
-      add({ ...spec, desired: "deleted" }, captured);
+      add({ ...spec, desired: over }, captured);
+    },
+    promise: (uid, namespace) => {
+      const entry = entries.get(uid);
+      if (entry === undefined || entry.record.spec.desired !== "enrolled") return;
+      happen(entry.record, { what: "promised", namespace });
+      kick(entry);
     },
     attached,
     detached,

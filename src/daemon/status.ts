@@ -2,7 +2,7 @@
 import { stateOf } from "#enrol/next.ts";
 import type { PodExplanation, PodStatus } from "#inspect/status.ts";
 import { formatIdentity } from "#mesh/identity.ts";
-import { nextStep, type PodRecord } from "./pod.ts";
+import { type Farewell, nextStep, type PodRecord } from "./pod.ts";
 
 const instant = (nanoseconds: bigint): string | null =>
   nanoseconds === 0n ? null : new Date(Number(nanoseconds / 1_000_000n)).toISOString();
@@ -18,7 +18,7 @@ export function podStatus(record: PodRecord, trustDomain: string): PodStatus {
     serviceAccount: spec.serviceAccount,
     identity: formatIdentity({ trustDomain, namespace: spec.namespace, serviceAccount: spec.serviceAccount }),
     addresses: spec.addresses,
-    desired: spec.desired,
+    desired: spec.desired === "gone" ? "deleted" : spec.desired,
     phase: state,
     netnsCookie: namespace === "unknown" || namespace === null ? null : namespace.cookie.toString(),
     engine:
@@ -36,10 +36,10 @@ export function podStatus(record: PodRecord, trustDomain: string): PodStatus {
   };
 }
 
-export function explainPod(record: PodRecord, node: string, trustDomain: string, drainMilliseconds: number): PodExplanation {
+export function explainPod(record: PodRecord, node: string, trustDomain: string, farewell: Farewell): PodExplanation {
   const { spec, observed } = record;
   const { rules, routing, foreign, proof, engine } = observed;
-  const step = nextStep(record, drainMilliseconds);
+  const step = nextStep(record, farewell);
   const held = engine.holds !== null && observed.namespace !== "unknown" && engine.holds.cookie === observed.namespace?.cookie;
   return {
     ...podStatus(record, trustDomain),

@@ -68,11 +68,21 @@ export const readBootId = (): string => readFileSync("/proc/sys/kernel/random/bo
 
 const Failure = z.object({ code: z.string(), reason: z.string() });
 const Cookie = z.object({ netns_cookie: z.string().regex(/^[0-9]+$/) });
+const Holdings = Cookie.extend({ addresses: z.array(z.object({ address: z.string() })) });
 const Receipt = Cookie.extend({ uid: z.string() });
 
 /** SO_NETNS_COOKIE: with the boot id it names a namespace for ever. */
 export async function readCookie(helper: string, namespace: OpenNamespace): Promise<bigint> {
   return BigInt((await run(helper, ["cookie"], namespace.fd, Cookie)).netns_cookie);
+}
+
+/** The cookie and every address of the namespace, in one look. */
+export async function readHoldings(
+  helper: string,
+  namespace: OpenNamespace,
+): Promise<{ readonly cookie: bigint; readonly addresses: readonly string[] }> {
+  const { netns_cookie, addresses } = await run(helper, ["addresses"], namespace.fd, Holdings);
+  return { cookie: BigInt(netns_cookie), addresses: addresses.map(({ address }) => address) };
 }
 
 /** Gives the engine the namespace for a pod; what it read there is the answer. */

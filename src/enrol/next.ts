@@ -11,14 +11,17 @@ const ENGINE_AWAY = fault("E_ENGINE_AWAY", "no engine is connected");
 
 const wait = (why: Fault | null): Step => ({ do: "waitEngine", fault: why });
 
-export function next(desired: Desired, observed: Observed, drainMilliseconds: number): Step {
+/** `alone`: no engine will come any more that could say whether captured connections live. */
+export function next(desired: Desired, observed: Observed, drainMilliseconds: number, alone = false): Step {
   switch (desired) {
     case "enrolled":
       return enrol(observed);
     case "absent":
-      return unenrol(observed, drainMilliseconds);
+      return unenrol(observed, drainMilliseconds, alone);
     case "deleted":
-      return bury(observed);
+      return bury(observed, alone);
+    case "gone":
+      return leaveEngine(observed, 0) ?? outlast(observed);
   }
 }
 
@@ -69,16 +72,24 @@ function enrol(observed: Observed): Step {
   return proof === "proven" ? { do: "nothing" } : { do: "report", fault: proof };
 }
 
-function unenrol(observed: Observed, drainMilliseconds: number): Step {
+function unenrol(observed: Observed, drainMilliseconds: number, alone: boolean): Step {
   const { namespace, rules, engine } = observed;
   if (namespace === "unknown" || (namespace !== null && rules === "unknown")) return { do: "readBack" };
   if (namespace !== null && (rules === "equal" || rules === "different")) return { do: "applyHolder" };
   const moved = engine.holds !== null && !sameNamespace(engine.holds, namespace);
-  return leaveEngine(observed, moved ? 0 : drainMilliseconds) ?? clear(observed);
+  return leaveEngine(observed, moved ? 0 : drainMilliseconds) ?? clear(observed, alone);
 }
 
 /** A pod that is over: nothing is kept alive, but a namespace that outlives its pod must not keep redirecting to closed ports. */
-const bury = (observed: Observed): Step => leaveEngine(observed, 0) ?? clear(observed);
+const bury = (observed: Observed, alone: boolean): Step => leaveEngine(observed, 0) ?? clear(observed, alone);
+
+/** A container that is being killed may still run: its rules go with its namespace, never before. */
+function outlast({ namespace, rules, routing }: Observed): Step {
+  if (namespace === "unknown") return { do: "readBack" };
+  if (namespace === null) return { do: "nothing" };
+  if (rules === "unknown") return { do: "readBack" };
+  return rules === "none" && !routing ? { do: "nothing" } : wait(null);
+}
 
 /** The step that takes the pod out of the engine, null when it is out. A shorter deadline than the one under way is sent again. */
 function leaveEngine({ engine }: Observed, drainMilliseconds: number): Step | null {
@@ -88,10 +99,10 @@ function leaveEngine({ engine }: Observed, drainMilliseconds: number): Step | nu
 }
 
 /** The end of both ways out. Without an engine nobody can say whether captured connections live: what holds them stays. */
-function clear({ namespace, rules, routing, engine }: Observed): Step {
+function clear({ namespace, rules, routing, engine }: Observed, alone: boolean): Step {
   if (namespace === "unknown") return { do: "readBack" };
   if (namespace === null) return { do: "nothing" };
   if (rules === "unknown") return { do: "readBack" };
   if (rules === "none" && !routing) return { do: "nothing" };
-  return engine.connected ? { do: "removeRules" } : wait(ENGINE_AWAY);
+  return engine.connected || alone ? { do: "removeRules" } : wait(ENGINE_AWAY);
 }

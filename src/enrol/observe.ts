@@ -23,6 +23,8 @@ export type Happened =
   /** Something moved in the namespace, or the plan changed: what was read no longer counts. */
   | { readonly what: "drift" }
   | { readonly what: "respecified" }
+  /** The runtime waits for this namespace: rules come first, whatever the engine still lacks. */
+  | { readonly what: "promised"; readonly namespace: NamespaceIdentity }
   | { readonly what: "handedOver"; readonly namespace: NamespaceIdentity }
   | { readonly what: "podAdded" }
   | { readonly what: "podRemoved"; readonly drainMilliseconds: number }
@@ -56,6 +58,8 @@ export function observe(observed: Observed, happened: Happened): Observed {
       return { ...observed, rules: "unknown" };
     case "respecified":
       return { ...observed, rules: "unknown", engine: { ...engine, added: false } };
+    case "promised":
+      return { ...observed, rules: "unknown", captured: happened.namespace };
     case "handedOver": {
       const same = sameNamespace(engine.holds, happened.namespace);
       // Another namespace than the one that was read: the pod's was replaced in between, so read again before anything else.

@@ -7,8 +7,13 @@ export type NamespaceIdentity = { readonly bootId: string; readonly cookie: bigi
 export const sameNamespace = (a: NamespaceIdentity | null, b: NamespaceIdentity | null): boolean =>
   a !== null && b !== null && a.bootId === b.bootId && a.cookie === b.cookie;
 
-/** enrolled: in the mesh. absent: a live pod outside of it. deleted: the pod is over, nothing of it needs to be kept alive. */
-export type Desired = "enrolled" | "absent" | "deleted";
+/**
+ * enrolled: in the mesh. absent: a live pod outside of it. deleted: the pod is over, nothing of it needs to be kept alive. gone: the same, and
+ * its namespace ends with it; what still runs there meanwhile stays captured.
+ */
+export type Desired = "enrolled" | "absent" | "deleted" | "gone";
+
+export const isOver = (desired: Desired): boolean => desired === "deleted" || desired === "gone";
 
 /** absent → captured → ready, and back through leaving. */
 export type EnrolmentState = "absent" | "captured" | "ready" | "leaving";

@@ -1,5 +1,5 @@
 // Which pods are in the mesh: the one answer for control (which tunnels to offer) and for daemons (which pods to capture).
-import { type ErrorCode, labels } from "#contract/tables.ts";
+import { annotations, type ErrorCode, labels, product } from "#contract/tables.ts";
 import type { Namespace, Pod } from "./objects.ts";
 
 export type Enrolment = {
@@ -19,8 +19,18 @@ export const FOREIGN_MARKS: readonly (readonly [string, string])[] = [
   ["consul.hashicorp.com/connect-inject-status", "Consul"],
 ];
 
+/** The cluster must be able to heal itself, and the mesh to start, without the mesh. */
+const NEVER: readonly string[] = [product.controlPlaneNamespace, "kube-system"];
+
+/** Until when an operator took the namespace out of the mesh, in milliseconds; null when nobody did or the annotation is no time. */
+export function bypassUntil(namespace: Namespace | undefined): number | null {
+  const value = namespace?.metadata.annotations[annotations.bypassUntil];
+  const time = value === undefined ? Number.NaN : Date.parse(value);
+  return Number.isNaN(time) ? null : time;
+}
+
 /** `namespace` is undefined while the pod's Namespace object is not known: then only the pod's own label enrols. */
-export function enrolment(namespace: Namespace | undefined, pod: Pod): Enrolment {
+export function enrolment(namespace: Namespace | undefined, pod: Pod, now = Date.now()): Enrolment {
   const own = pod.metadata.labels[labels.mesh];
   const inherited = namespace?.metadata.labels[labels.mesh];
   if (own !== undefined && !isSwitch(own)) return misread("pod", own);
@@ -28,6 +38,9 @@ export function enrolment(namespace: Namespace | undefined, pod: Pod): Enrolment
   if (own === undefined && inherited !== undefined && !isSwitch(inherited)) return misread("namespace", inherited);
   const wanted = own === "enabled" || inherited === "enabled";
   if (!wanted) return out(`neither the pod nor its namespace is labelled ${labels.mesh}=enabled`);
+  if (NEVER.includes(pod.metadata.namespace)) return out(`pods of ${pod.metadata.namespace} are never in the mesh`);
+  const bypass = bypassUntil(namespace);
+  if (bypass !== null && bypass > now) return out(`the namespace is bypassed until ${new Date(bypass).toISOString()}`);
   if (pod.phase === "Succeeded" || pod.phase === "Failed") return out(`the pod is over (${pod.phase})`);
   if (pod.hostNetwork) return out("the pod uses the host's network", "E_CAPTURE_HOST_NETWORK");
   const foreign = FOREIGN_MARKS.find(([mark]) => Object.hasOwn(pod.metadata.annotations, mark));
