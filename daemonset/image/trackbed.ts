@@ -8,7 +8,7 @@ import { type Layer, newLayer } from "./layer.ts";
 const ROOT = resolve(import.meta.dirname, "../..");
 const TARGET = join(ROOT, "native/target");
 /** The daemon runs these in pods' and the host's namespaces. */
-const TOOLS = ["/usr/sbin/nft", "/usr/bin/nsenter", "/sbin/ip", "/usr/bin/ss", "/sbin/sysctl"];
+const TOOLS = ["/usr/sbin/nft", "/usr/bin/nsenter", "/sbin/ip", "/usr/bin/ss", "/usr/bin/grep", "/sbin/sysctl"];
 const NATIVE = ["trackbed-engine", "trackbed-netns", "trackbed-cni"];
 /** Bundle in /app ← the process's sources. */
 const BUNDLES = { "control.js": "src/control/main.ts", "daemon.js": "src/daemon/main.ts", "trackbed.js": "src/cli/main.ts" };
@@ -30,6 +30,7 @@ export async function trackbedImage(name = imageName()): Promise<Image> {
   const environment = {
     TRACKBED_ENGINE: "/usr/local/bin/trackbed-engine",
     TRACKBED_NETNS: "/usr/local/bin/trackbed-netns",
+    TRACKBED_CNI: "/usr/local/bin/trackbed-cni",
     NODE_ENV: "production",
   };
   return { name, layers: [base, native, await appLayer()], environment, workdir: APP, command: ["trackbed", "version"] };
