@@ -1,13 +1,15 @@
 // The command line: parse → build → run. Each command is a function in a file of its own name and answers with an exit code.
 import { Command, CommanderError, Option } from "commander";
+import { addClusterCommands, withTarget } from "./cluster/commands.ts";
 import { runDemo } from "./demo/demo.ts";
 import { runExec } from "./exec.ts";
 import { runExplain } from "./explain.ts";
 import { runFlows } from "./flows.ts";
+import { addNodeCommands } from "./node/commands.ts";
 import { describeError, exit, exitOf, type Format } from "./outcome.ts";
 import { runRescue } from "./rescue.ts";
-import { runStatus } from "./status.ts";
 import { runVersion, version } from "./version.ts";
+import { runStatusSomewhere } from "./where.ts";
 
 type Common = { readonly run: string[]; readonly output: Format };
 
@@ -24,9 +26,10 @@ function parse(act: (result: Promise<number>) => void): Command {
     .addHelpText(
       "after",
       `
-Daemons are looked for in --run DIR, then TRACKBED_RUN, then /run/trackbed, then every lab that runs on this machine.
+Daemons are looked for in --run DIR, then TRACKBED_RUN, then /run/trackbed, then every lab that runs on this machine; status then asks the
+cluster of --kubeconfig, KUBECONFIG or ~/.kube/config.
 
-Exit codes: 0 fine · 1 not healthy, or it did not work · 64 wrong command line · 69 no daemon can be reached`,
+Exit codes: 0 fine · 1 not healthy, or it did not work · 64 wrong command line · 69 no daemon or no API server can be reached`,
     );
   const asking = (name: string, description: string): Command =>
     program
@@ -42,8 +45,8 @@ Exit codes: 0 fine · 1 not healthy, or it did not work · 64 wrong command line
     .option("--mesh <dir>", "where to put the working copy of the example (default: .cache/demo/mesh of this checkout)")
     .addOption(outputOption())
     .action((options: { once: boolean; mesh?: string; output: Format }) => act(runDemo(options)));
-  asking("status", "nodes and pods: state, identity, and why something is not ready").action(({ run, output }: Common) =>
-    act(runStatus(run, output)),
+  withTarget(asking("status", "nodes and pods: state, identity, and why something is not ready")).action(
+    (options: Common & { kubeconfig?: string; context?: string }) => act(runStatusSomewhere(options)),
   );
   asking("flows", "connections: who, to whom, by which path, and what decided")
     .option("-f, --follow", "go on with those to come", false)
@@ -71,6 +74,8 @@ Exit codes: 0 fine · 1 not healthy, or it did not work · 64 wrong command line
     .option("--yes", "do it; without, only tell what is there", false)
     .addOption(outputOption())
     .action((options: { netns: string[]; yes: boolean; output: Format }) => act(runRescue(options, options.output)));
+  addClusterCommands(program, act);
+  addNodeCommands(program, act);
   asking("version", "versions of this program and of what runs on the nodes").action(({ run, output }: Common) =>
     act(runVersion(run, output)),
   );

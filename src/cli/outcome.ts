@@ -8,7 +8,7 @@ export const exit = {
   failed: 1,
   /** sysexits.h EX_USAGE: the command line is wrong. */
   usage: 64,
-  /** sysexits.h EX_UNAVAILABLE: no daemon can be reached. */
+  /** sysexits.h EX_UNAVAILABLE: no daemon, or no API server, can be reached. */
   unavailable: 69,
 } as const;
 
@@ -25,8 +25,11 @@ export const daemonAway = (message: string, cause?: unknown): Error => meshError
 
 export const isDaemonAway = (error: unknown): boolean => isMeshError(error) && error.code === "E_DAEMON_AWAY";
 
+const isApiAway = (error: unknown): boolean =>
+  isMeshError(error) && (error.code === "E_API_UNREACHABLE" || error.code === "E_API_CREDENTIALS");
+
 export function exitOf(error: unknown): number {
-  if (isDaemonAway(error)) return exit.unavailable;
+  if (isDaemonAway(error) || isApiAway(error)) return exit.unavailable;
   return isUsage(error) ? exit.usage : exit.failed;
 }
 

@@ -1,0 +1,103 @@
+// Everything that the checks look at, read from the API server once. What an account may not read is a finding, not an end.
+import type { V1ConfigMap, V1Namespace, V1NetworkPolicy, V1Node, V1Pod } from "@kubernetes/client-node";
+import { kubernetes, labels, product } from "#contract/tables.ts";
+import { calicoFindings, ciliumFindings, isLinux, meshFindings, nodeFindings, versionFindings } from "#install/check/cluster.ts";
+import { networkPolicyFindings } from "#install/check/network-policy.ts";
+import { isEnrolledNamespace, policyFindings } from "#install/check/policies.ts";
+import { type Finding, finding } from "#install/finding.ts";
+import type { KindName } from "#install/kinds.ts";
+import { isApiFailure } from "#source/kubernetes/failure.ts";
+import type { Cluster, Held } from "./client.ts";
+
+export type Facts = {
+  readonly version: { readonly major?: string; readonly minor?: string; readonly gitVersion?: string };
+  readonly nodes: readonly V1Node[];
+  readonly namespaces: readonly V1Namespace[];
+  readonly pods: readonly V1Pod[];
+  readonly networkPolicies: readonly V1NetworkPolicy[];
+  /** AuthorizationPolicies and PeerAuthentications, with kind and apiVersion. */
+  readonly policies: readonly Held[];
+  readonly cilium: V1ConfigMap | null;
+  readonly felix: { readonly spec?: object } | null;
+  readonly crds: readonly Held[];
+  /** Kinds that this account may not read. */
+  readonly forbidden: readonly string[];
+};
+
+const POLICY_KINDS = ["AuthorizationPolicy", "PeerAuthentication"] as const;
+
+export async function readFacts(cluster: Cluster): Promise<Facts> {
+  const forbidden: string[] = [];
+  const allowed = async <T>(what: string, absent: T, ask: Promise<T | null>): Promise<T> => {
+    try {
+      return (await ask) ?? absent;
+    } catch (error) {
+      if (!isApiFailure(error) || error.code !== "E_API_FORBIDDEN") throw error;
+      forbidden.push(what);
+      return absent;
+    }
+  };
+  const all = <T>(kind: KindName): Promise<T[]> => allowed<T[]>(kind, [], cluster.list<T>(kind));
+  const [version, nodes, namespaces, pods, networkPolicies, cilium, felix] = await Promise.all([
+    cluster.raw("/version") as Promise<Facts["version"]>,
+    all<V1Node>("Node"),
+    all<V1Namespace>("Namespace"),
+    all<V1Pod>("Pod"),
+    all<V1NetworkPolicy>("NetworkPolicy"),
+    allowed("ConfigMap kube-system/cilium-config", null, cluster.get<V1ConfigMap>("ConfigMap", "cilium-config", "kube-system")),
+    allowed("FelixConfiguration", null, cluster.get<{ spec?: object }>("FelixConfiguration", "default")),
+  ]);
+  const policies = await Promise.all(
+    POLICY_KINDS.map(async (kind) => (await all<Held>(kind)).map((item) => ({ ...item, kind, apiVersion: "security.istio.io/v1" }))),
+  );
+  const crds = await Promise.all(
+    POLICY_KINDS.map((kind) => {
+      const name = `${kind === "AuthorizationPolicy" ? "authorizationpolicies" : "peerauthentications"}.security.istio.io`;
+      return allowed(`CustomResourceDefinition ${name}`, null, cluster.get<Held>("CustomResourceDefinition", name));
+    }),
+  );
+  return {
+    version,
+    nodes,
+    namespaces,
+    pods,
+    networkPolicies,
+    policies: policies.flat(),
+    cilium,
+    felix,
+    crds: crds.filter((crd) => crd !== null),
+    forbidden,
+  };
+}
+
+/** What stands against the mesh in this cluster, whether it is installed or not. */
+export function clusterFindings(facts: Facts): Finding[] {
+  const inMesh = new Set(facts.pods.filter((pod) => isWanted(facts, pod)).map(({ metadata }) => metadata?.namespace ?? ""));
+  return [
+    ...facts.forbidden.map((what) => finding("CLUSTER_FORBIDDEN", what, "this account may not read it, so it was not checked")),
+    ...versionFindings(facts.version),
+    ...nodeFindings(facts.nodes),
+    ...ciliumFindings(facts.cilium),
+    ...calicoFindings(facts.felix),
+    ...meshFindings(facts.namespaces, ({ metadata }) => isEnrolledNamespace(metadata?.labels)),
+    ...networkPolicyFindings(
+      facts.networkPolicies,
+      facts.pods.filter((pod) => isWanted(facts, pod)),
+    ),
+    ...policyFindings(facts.policies, (namespace) => inMesh.has(namespace), product.controlPlaneNamespace),
+    ...facts.crds
+      .filter((crd) => crd.metadata.labels?.["app.kubernetes.io/part-of"] !== "trackbed")
+      .map((crd) => finding("CRD_FOREIGN", `CustomResourceDefinition ${crd.metadata.name}`, "it is another installation's")),
+  ];
+}
+
+/** By labels alone: what stands against it is the pod's condition's to say. */
+export function isWanted({ namespaces }: Pick<Facts, "namespaces">, { metadata }: V1Pod): boolean {
+  const own = metadata?.labels?.[labels.mesh];
+  const namespace = namespaces.find((one) => one.metadata?.name === metadata?.namespace);
+  return own === "enabled" || (own === undefined && isEnrolledNamespace(namespace?.metadata?.labels));
+}
+
+export const linuxNodes = ({ nodes }: Facts): string[] => nodes.filter(isLinux).map(({ metadata }) => metadata?.name ?? "");
+
+export const capturedCondition = (pod: V1Pod) => pod.status?.conditions?.find(({ type }) => type === kubernetes.capturedCondition);
