@@ -58,8 +58,24 @@ const upstream = (family: 4 | 6 = 4): string => mesh.lab.underlay.ips.find((ip) 
 const ask = (name: string, type: Query["type"], transport: Query["transport"], from = upstream()): ReturnType<Agent["query"]> =>
   client.query({ server: from, name, type, transport });
 
-/** The client reaches the server through this name or address: bytes both ways. */
+/** The client reaches the server through this name or address: bytes both ways. Who does not is shown with what the mesh says of it. */
 async function reach(from: Agent, host: string, port: number): Promise<string> {
+  try {
+    return await exchange(from, host, port);
+  } catch (cause) {
+    const { lab } = mesh;
+    const flows = await Promise.all(
+      lab.nodes.map(({ runDirectory }) => flowLines(runDirectory).catch((error: unknown) => [String(error)])),
+    );
+    const last = flows.map((lines) => lines.slice(-3).join("\n")).join("\n");
+    throw new Error(`${from.pod.name} to ${host} port ${port}: ${String(cause)}\n${last}\n${lab.tailLogs(40)}`, { cause });
+  }
+}
+
+const flowLines = async (runDirectory: string): Promise<string[]> =>
+  (await get({ socketPath: join(runDirectory, paths.adminSocket) }, "/v1/flows")).trim().split("\n");
+
+async function exchange(from: Agent, host: string, port: number): Promise<string> {
   const opened = await from.connect(host, port);
   await opened.write(host);
   const answered = opened.read(7);
@@ -82,9 +98,8 @@ test("service addresses, the pod's own and every name of the service lead to the
   for (const family of [4, 6] as const) await reach(client, address(lab.pod("app/server"), family), PORT);
   for (const host of [FULL_NAME, "talk.app.svc", "talk.app", "talk"]) await reach(client, host, 80);
   await reach(client, "headless.app", PORT);
-  const socketPath = join(lab.node("node-a").runDirectory, paths.adminSocket);
   const services = await until("all nine flows", async () => {
-    const lines = (await get({ socketPath }, "/v1/flows")).trim().split("\n");
+    const lines = await flowLines(lab.node("node-a").runDirectory);
     const flows = lines.map((line) => JSON.parse(line) as FlowLine).flatMap((line) => (line.type === "flow" ? [line.flow] : []));
     const ours = flows.filter(
       ({ phase, direction, start }) => phase === "closed" && direction === "outbound" && Date.parse(start) >= started,
