@@ -1,4 +1,4 @@
-// Control's loopback HTTP port: health for probes, metrics for Prometheus, faults and nodes for the CLI. Reads only.
+// Control's plain HTTP port: health for probes, metrics for Prometheus, and for this host alone faults and nodes for the CLI. Reads only.
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { meshError } from "#mesh/error.ts";
@@ -41,13 +41,19 @@ export async function serveHealth({ host, port }: Endpoint, routes: Routes, onEr
   };
 }
 
-async function answer(routes: Routes, { method, url = "" }: IncomingMessage): Promise<Answer> {
+/** What names pods, nodes and policies is not for everybody who can reach the port; `kubectl port-forward` comes from here. */
+const PRIVATE = "/v1/";
+
+async function answer(routes: Routes, { method, url = "", socket }: IncomingMessage): Promise<Answer> {
   const path = url.split("?", 1)[0] ?? "";
+  if (path.startsWith(PRIVATE) && !isOwnHost(socket.remoteAddress ?? "")) return text(403, "only from this host");
   const route = Object.hasOwn(routes, path) ? routes[path] : undefined;
   if (route === undefined) return text(404, `not found; there are ${Object.keys(routes).join(", ")}`);
   if (method !== "GET" && method !== "HEAD") return text(405, "only GET");
   return route();
 }
+
+const isOwnHost = (address: string): boolean => address === "::1" || /^(?:::ffff:)?127\./.test(address);
 
 function send(response: ServerResponse, { status, type, body }: Answer): void {
   response.writeHead(status, { "content-type": type, "content-length": Buffer.byteLength(body), "cache-control": "no-store" });

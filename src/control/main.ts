@@ -23,7 +23,7 @@ async function run(options: ControlOptions): Promise<number> {
   try {
     const control = await Promise.race([startControl(options, log), asked.promise]);
     if (typeof control === "string") return 0; // told to end before it served anything
-    log.info({ addresses: control.addresses, health: control.health, mesh: options.mesh }, "control serves");
+    log.info({ addresses: control.addresses, health: control.health, platform: control.platform }, "control serves");
     const signal = await Promise.race([asked.promise, control.failed]);
     log.info({ signal }, "control drains");
     const cut = await control.drain();

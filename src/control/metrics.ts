@@ -20,6 +20,11 @@ export function createMetrics() {
     nacks: new Counter({ ...of("trackbed_xds_nacks_total"), labelNames: ["type"] }),
     issued: new Counter(of("trackbed_certificates_issued_total")),
     refused: new Counter({ ...of("trackbed_certificates_refused_total"), labelNames: ["code"] }),
+    apiAge: new Gauge({ ...of("trackbed_api_age_seconds"), labelNames: ["resource"] }),
+    apiRestarts: new Counter({ ...of("trackbed_api_restarts_total"), labelNames: ["resource", "cause"] }),
+    statusWrites: new Counter({ ...of("trackbed_status_writes_total"), labelNames: ["kind", "result"] }),
+    statusPending: new Gauge(of("trackbed_status_pending")),
+    leader: new Gauge(of("trackbed_leader")),
     expirySeconds: new Gauge({ ...of("trackbed_certificate_expiry_seconds"), labelNames: ["kind"] }),
   };
 }

@@ -26,25 +26,38 @@ export type NodesOptions = {
   readonly view: MeshView;
   readonly settings: Pick<Settings, "trustDomain" | "clusterDomain" | "network" | "encryptSameNode">;
   readonly report: (update: NodeUpdate) => void;
+  /** The same in the node's own words, as far as they are believed; null when its stream ended. */
+  readonly onReport?: (node: string, report: BelievedReport | null) => void;
   /** A report that was not believed, or a stream that began or ended. */
   readonly onEvent: (node: string, event: string, detail: Record<string, unknown>) => void;
+};
+
+export type BelievedReport = {
+  /** Of the node's kernel since its last start; empty from daemons that do not say. */
+  readonly bootId: string;
+  readonly snapshot: boolean;
+  readonly pods: readonly PodReport[];
 };
 
 export type NodesServer = {
   readonly service: ServiceImpl<typeof Nodes>;
   status(): readonly NodeStatus[];
+  /** The node's own stream ends here. */
+  isAttached(node: string): boolean;
   disconnect(node: string): void;
   close(): void;
 };
 
 /** Ten times what a kubelet accepts on one node. */
 const PODS_PER_NODE = 2_500;
+/** A UUID, with room. */
+const BOOT_ID_CHARACTERS = 64;
 /** Texts from a node are shown to people; the rest is cut. */
 const REASON_CHARACTERS = 512;
 
-type State = { connected: boolean; since: Date; pods: Map<string, ReportedPod>; end: (() => void) | null };
+type State = { connected: boolean; since: Date; bootId: string; pods: Map<string, ReportedPod>; end: (() => void) | null };
 
-export function createNodesServer({ view, settings, report, onEvent }: NodesOptions): NodesServer {
+export function createNodesServer({ view, settings, report, onReport, onEvent }: NodesOptions): NodesServer {
   const states = new Map<string, State>();
 
   function take(node: string, message: NodeReport, first: boolean): void {
@@ -55,6 +68,7 @@ export function createNodesServer({ view, settings, report, onEvent }: NodesOpti
     const state = states.get(node);
     if (state === undefined) return;
     if (message.snapshot) state.pods = new Map();
+    if (first) state.bootId = message.bootId.slice(0, BOOT_ID_CHARACTERS);
     const pods = message.pods.filter((pod) => believed(node, pod));
     for (const { uid, namespace, name, phase, code, reason } of pods) {
       if (phase === PodPhase.ABSENT && code === "") state.pods.delete(uid);
@@ -63,6 +77,7 @@ export function createNodesServer({ view, settings, report, onEvent }: NodesOpti
     if (state.pods.size > PODS_PER_NODE) throw new ConnectError(`more than ${PODS_PER_NODE} pods on one node`, Code.ResourceExhausted);
     const captured = (phase: PodPhase): boolean => phase === PodPhase.CAPTURED || phase === PodPhase.READY;
     report({ node, snapshot: message.snapshot, pods: pods.map(({ uid, phase }) => ({ uid, captured: captured(phase) })) });
+    onReport?.(node, { bootId: state.bootId, snapshot: message.snapshot, pods });
   }
 
   /** A pod that the source does not know yet may be reported early: the compiler uses it only if it turns out to run there. */
@@ -91,7 +106,7 @@ export function createNodesServer({ view, settings, report, onEvent }: NodesOpti
     };
     const own = (): void => end();
     states.get(node)?.end?.(); // a second stream of a node replaces the first
-    states.set(node, { connected: true, since: new Date(), pods: states.get(node)?.pods ?? new Map(), end: own });
+    states.set(node, { connected: true, since: new Date(), bootId: "", pods: states.get(node)?.pods ?? new Map(), end: own });
     onEvent(node, "attached", {});
     context.signal.addEventListener("abort", own);
     void readReports(reports, (message, first) => !stream.ended && take(node, message, first)).then(own, end);
@@ -102,7 +117,10 @@ export function createNodesServer({ view, settings, report, onEvent }: NodesOpti
     } finally {
       context.signal.removeEventListener("abort", own);
       const state = states.get(node);
-      if (state?.end === own) Object.assign(state, { connected: false, since: new Date(), end: null });
+      if (state?.end === own) {
+        Object.assign(state, { connected: false, since: new Date(), end: null });
+        onReport?.(node, null);
+      }
       onEvent(node, "detached", stream.fault === null ? {} : { fault: String(stream.fault) });
     }
   }
@@ -119,6 +137,7 @@ export function createNodesServer({ view, settings, report, onEvent }: NodesOpti
   return {
     service: { attach },
     status,
+    isAttached: (node) => states.get(node)?.connected ?? false,
     disconnect,
     close: () => {
       for (const { end } of states.values()) end?.();

@@ -8,9 +8,7 @@ const required = ["--mesh", "m", "--state", "s", "--tokens", "t", "--listen", "1
 
 test("several listen addresses of both families are understood, the rest has defaults", () => {
   assert.deepEqual(parseOptions([...required, "--listen", "[2001:db8::1]:15012"]), {
-    mesh: "m",
-    state: "s",
-    tokens: "t",
+    platform: { kind: "directory", mesh: "m", state: "s", tokens: "t" },
     listen: [
       { host: "192.0.2.1", port: 15012 },
       { host: "2001:db8::1", port: 15012 },
@@ -21,6 +19,12 @@ test("several listen addresses of both families are understood, the rest has def
     rootNamespace: "trackbed-system",
     encryptSameNode: false,
   });
+});
+
+test("on Kubernetes there are no directories, health may be asked from outside, and our own namespace governs the mesh", () => {
+  const options = parseOptions(["--kubernetes", "--namespace", "mesh", "--listen", "0.0.0.0:15012", "--health", "0.0.0.0:15014"]);
+  assert.deepEqual(options?.platform, { kind: "kubernetes", kubeconfig: null, namespace: "mesh" });
+  assert.deepEqual([options?.health, options?.rootNamespace], [{ host: "0.0.0.0", port: 15014 }, "mesh"]);
 });
 
 test("what is wrong is named: missing, unknown, unparsable or exposed options", () => {
@@ -36,6 +40,10 @@ test("what is wrong is named: missing, unknown, unparsable or exposed options", 
     [[...required, "--health", "192.0.2.1:15014"], /not a loopback address/],
     [[...required, "--trust-domain", "Not A Name"], /--trust-domain/],
     [[...required, "stray"], /stray/],
+    [["--kubernetes"], /^--listen is missing/],
+    [[...required, "--kubernetes"], /--mesh does not go with --kubernetes/],
+    [[...required, "--kubeconfig", "x"], /--kubeconfig needs --kubernetes/],
+    [["--kubernetes", "--listen", "0.0.0.0:1", "--namespace", "a.b"], /--namespace/],
   ];
   for (const [args, message] of cases) {
     assert.throws(

@@ -7,10 +7,18 @@ import { isLabel, isSubdomain } from "#mesh/identity.ts";
 
 export type Endpoint = { readonly host: string; readonly port: number };
 
+export type DirectoryOptions = { readonly kind: "directory"; readonly mesh: string; readonly state: string; readonly tokens: string };
+
+export type KubernetesOptions = {
+  readonly kind: "kubernetes";
+  /** Null = the credentials of the pod we run in. */
+  readonly kubeconfig: string | null;
+  /** Where control's own objects are. */
+  readonly namespace: string;
+};
+
 export type ControlOptions = {
-  readonly mesh: string;
-  readonly state: string;
-  readonly tokens: string;
+  readonly platform: DirectoryOptions | KubernetesOptions;
   readonly listen: readonly Endpoint[];
   readonly health: Endpoint;
   readonly trustDomain: string;
@@ -20,17 +28,22 @@ export type ControlOptions = {
 };
 
 export const HELP = `usage: node src/control/main.ts --mesh DIR --state DIR --tokens DIR --listen ADDRESS:PORT [--listen …] [options]
+       node src/control/main.ts --kubernetes --listen ADDRESS:PORT [--listen …] [options]
 
 Reads the mesh's documents, compiles them, and serves them with certificates to the nodes' daemons.
 
   --mesh DIR              directory of YAML documents; a change of a file is an update
   --state DIR             root and issuer keys (made when missing), and root-cert.pem for the daemons
   --tokens DIR            one token file per Node document, NODE.token (made when missing)
+  --kubernetes            documents from the Kubernetes API, keys in a Secret, daemons known by their ServiceAccount
+  --kubeconfig FILE       with --kubernetes: credentials of this file instead of those of the pod
+  --namespace NAME        with --kubernetes: where control's own objects are (default ${product.controlPlaneNamespace})
   --listen ADDRESS:PORT   where daemons connect, for example 192.0.2.1:${ports.control} or [2001:db8::1]:${ports.control}; may be repeated
-  --health ADDRESS:PORT   loopback address of /healthz/ready, /metrics, /v1/faults (default 127.0.0.1:${ports.controlHealth})
+  --health ADDRESS:PORT   /healthz/ready, /metrics, and for this host alone /v1/faults, /v1/nodes (default 127.0.0.1:${ports.controlHealth};
+                          another address than loopback only with --kubernetes)
   --trust-domain NAME     first part of every identity (default cluster.local)
   --cluster-domain NAME   DNS domain of services (default cluster.local)
-  --root-namespace NAME   policies here govern the whole mesh (default ${product.controlPlaneNamespace})
+  --root-namespace NAME   policies here govern the whole mesh (default: --namespace)
   --encrypt-same-node     use TLS tunnels between pods of one node too
   --help                  this text
 `;
@@ -39,29 +52,42 @@ Reads the mesh's documents, compiles them, and serves them with certificates to 
 export function parseOptions(args: readonly string[]): ControlOptions | null {
   const values = read(args);
   if (values.help === true) return null;
-  const missing = (["mesh", "state", "tokens", "listen"] as const).filter((option) => (values[option] ?? "").length === 0);
-  if (missing.length > 0) throw usage(`${missing.map((option) => `--${option}`).join(", ")} ${missing.length > 1 ? "are" : "is"} missing`);
-  const { mesh = "", state = "", tokens = "", listen = [] } = values;
+  const platform = values.kubernetes === true ? kubernetesOptions(values) : directoryOptions(values);
   const health = parseEndpoint("--health", values.health ?? `127.0.0.1:${ports.controlHealth}`);
-  if (!isLoopback(health.host))
+  if (platform.kind === "directory" && !isLoopback(health.host))
     throw usage(`--health ${values.health} is not a loopback address: metrics and faults are for this host only`);
   return {
-    mesh,
-    state,
-    tokens,
-    listen: listen.map((text) => parseEndpoint("--listen", text)),
+    platform,
+    listen: (values.listen ?? []).map((text) => parseEndpoint("--listen", text)),
     health,
     trustDomain: named("--trust-domain", values["trust-domain"] ?? "cluster.local", isSubdomain),
     clusterDomain: named("--cluster-domain", values["cluster-domain"] ?? "cluster.local", isSubdomain),
-    rootNamespace: named("--root-namespace", values["root-namespace"] ?? product.controlPlaneNamespace, isLabel),
+    rootNamespace: named("--root-namespace", values["root-namespace"] ?? values.namespace ?? product.controlPlaneNamespace, isLabel),
     encryptSameNode: values["encrypt-same-node"] ?? false,
   };
+}
+
+function directoryOptions(values: Values): DirectoryOptions {
+  refuseAll(values, ["kubeconfig", "namespace"], "needs --kubernetes");
+  requireAll(values, ["mesh", "state", "tokens", "listen"]);
+  const { mesh = "", state = "", tokens = "" } = values;
+  return { kind: "directory", mesh, state, tokens };
+}
+
+function kubernetesOptions(values: Values): KubernetesOptions {
+  refuseAll(values, ["mesh", "state", "tokens"], "does not go with --kubernetes");
+  requireAll(values, ["listen"]);
+  const namespace = named("--namespace", values.namespace ?? product.controlPlaneNamespace, isLabel);
+  return { kind: "kubernetes", kubeconfig: values.kubeconfig ?? null, namespace };
 }
 
 const OPTIONS = {
   mesh: { type: "string" },
   state: { type: "string" },
   tokens: { type: "string" },
+  kubernetes: { type: "boolean" },
+  kubeconfig: { type: "string" },
+  namespace: { type: "string" },
   listen: { type: "string", multiple: true },
   health: { type: "string" },
   "trust-domain": { type: "string" },
@@ -71,12 +97,24 @@ const OPTIONS = {
   help: { type: "boolean" },
 } as const;
 
+type Values = ReturnType<typeof read>;
+
 function read(args: readonly string[]) {
   try {
     return parseArgs({ args: [...args], options: OPTIONS, strict: true, allowPositionals: false }).values;
   } catch (cause) {
     throw usage(cause instanceof Error ? cause.message : String(cause));
   }
+}
+
+function requireAll(values: Values, options: readonly (keyof Values)[]): void {
+  const missing = options.filter((option) => values[option] === undefined || values[option] === "");
+  if (missing.length > 0) throw usage(`${missing.map((option) => `--${option}`).join(", ")} ${missing.length > 1 ? "are" : "is"} missing`);
+}
+
+function refuseAll(values: Values, options: readonly (keyof Values)[], why: string): void {
+  const given = options.find((option) => values[option] !== undefined);
+  if (given !== undefined) throw usage(`--${given} ${why}`);
 }
 
 /** "192.0.2.1:15012" or "[2001:db8::1]:15012"; port 0 lets the kernel choose. */

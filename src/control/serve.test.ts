@@ -35,7 +35,10 @@ async function serve(t: TestContext) {
   const cuts: string[] = [];
   const xds = createXdsServer(store, { authenticate: callerNode, onNack: (node, _type, reasons) => nacks.push(`${node} ${reasons}`) });
   const access = createAccess(
-    (token) => (token === "good-token" ? "node-a" : null),
+    async (token) => {
+      if (token === "unlucky-token") throw new Error("nobody can say");
+      return token === "good-token" ? "node-a" : null;
+    },
     (_address, reason) => cuts.push(reason),
   );
   const adapter = connectNodeAdapter({
@@ -145,6 +148,17 @@ test("a wrong token is refused, and a corrected token file is used without a res
   const { client } = server.follow();
   await until("the refusal", () => client.connectivity().error?.code === "E_CONTROL_UNAUTHENTICATED");
   assert.deepEqual([...new Set(server.cuts)], ["unknown token"]);
+  writeFileSync(server.token, "good-token");
+  await until("synced", () => client.connectivity().synced);
+});
+
+test("while nobody can say whose token it is, the caller is told to come back, not that it is a stranger", async (t) => {
+  const server = await serve(t);
+  writeFileSync(server.token, "unlucky-token");
+  const { client } = server.follow();
+  await until("the answer", () => client.connectivity().error !== null);
+  assert.equal(client.connectivity().error?.code, "E_CONTROL_AWAY");
+  assert.match(server.cuts[0] ?? "", /nobody can say/);
   writeFileSync(server.token, "good-token");
   await until("synced", () => client.connectivity().synced);
 });

@@ -23,8 +23,8 @@ test("every node gets a token of 32 random bytes that only root can read, and ke
   assert.notEqual(token, read("node-b"));
   assert.deepEqual(await opened.refresh(["node-a", "node-b"]), []);
   assert.equal(read("node-a"), token);
-  assert.equal(opened.nodeOf(token), "node-a");
-  assert.equal(opened.nodeOf(read("node-b")), "node-b");
+  assert.equal(await opened.nodeOf(token), "node-a");
+  assert.equal(await opened.nodeOf(read("node-b")), "node-b");
 });
 
 test("nothing but a whole token of a known node is accepted", async (t) => {
@@ -32,9 +32,9 @@ test("nothing but a whole token of a known node is accepted", async (t) => {
   await opened.refresh(["node-a"]);
   const token = read("node-a");
   for (const wrong of ["", "x", token.slice(1), `${token}x`, token.toUpperCase(), "x".repeat(100_000)])
-    assert.equal(opened.nodeOf(wrong), null, wrong.slice(0, 60));
+    assert.equal(await opened.nodeOf(wrong), null, wrong.slice(0, 60));
   assert.deepEqual(await opened.refresh([]), ["node-a"]);
-  assert.equal(opened.nodeOf(token), null);
+  assert.equal(await opened.nodeOf(token), null);
 });
 
 test("a token changed by hand takes the old one's place, and the node is named so that its streams end", async (t) => {
@@ -43,7 +43,7 @@ test("a token changed by hand takes the old one's place, and the node is named s
   const old = read("node-a");
   writeFileSync(join(dir, "node-a.token"), "n".repeat(43));
   assert.deepEqual(await opened.refresh(["node-a"]), ["node-a"]);
-  assert.deepEqual([opened.nodeOf(old), opened.nodeOf("n".repeat(43))], [null, "node-a"]);
+  assert.deepEqual([await opened.nodeOf(old), await opened.nodeOf("n".repeat(43))], [null, "node-a"]);
 });
 
 test("an exposed, short or linked token, or a name that is a path, shuts out that node only", async (t) => {
@@ -59,5 +59,5 @@ test("an exposed, short or linked token, or a name that is a path, shuts out tha
     faults.map(({ node }) => node),
     ["exposed", "short", "linked", "../evil"],
   );
-  assert.deepEqual([exposed, "guess", "e".repeat(43), read("good")].map(opened.nodeOf), [null, null, null, "good"]);
+  assert.deepEqual(await Promise.all([exposed, "guess", "e".repeat(43), read("good")].map(opened.nodeOf)), [null, null, null, "good"]);
 });

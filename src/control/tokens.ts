@@ -6,13 +6,10 @@ import { join } from "node:path";
 import { makeDirectory } from "#mesh/directory.ts";
 import { meshError } from "#mesh/error.ts";
 import { isSubdomain } from "#mesh/identity.ts";
+import type { Callers } from "./platform.ts";
 
-export type Tokens = {
-  /** Makes missing files, reads all of them again, forgets nodes that are not named. Returns the nodes whose old token is not valid any more. */
-  refresh(nodes: Iterable<string>): Promise<readonly string[]>;
-  /** The node that this token belongs to. */
-  nodeOf(token: string): string | null;
-};
+/** `refresh` makes missing files, reads all of them again, and forgets nodes that are not named. */
+export type Tokens = Callers;
 
 const TOKEN_BYTES = 32;
 /** Shorter tokens, put there by hand, could be guessed. */
@@ -42,7 +39,7 @@ export function openTokens(directory: string, onFault: (fault: TokenFault) => vo
   }
 
   /** Every token is compared, and in constant time: neither which one nor how much of it was right can be measured. */
-  function nodeOf(token: string): string | null {
+  async function nodeOf(token: string): Promise<string | null> {
     const presented = digest(token.slice(0, PRESENTED_CHARACTERS));
     let found: string | null = null;
     for (const [node, known] of byNode) if (timingSafeEqual(known, presented)) found = node;

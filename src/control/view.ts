@@ -1,11 +1,12 @@
 // What the source says now, indexed for the questions of certificates and node reports.
 import type { ClusterView } from "#ca/authorise.ts";
-import { keyOf, type MeshObject, type Namespace, type Node, type ObjectKey, type Pod } from "#mesh/objects.ts";
+import { type Kind, keyOf, type MeshObject, type Namespace, type Node, type ObjectKey, type Pod } from "#mesh/objects.ts";
 import type { Change } from "#source/source.ts";
 
 export type MeshView = ClusterView & {
   apply(change: Pick<Change, "reset" | "put" | "remove">): void;
   nodes(): readonly string[];
+  objects(): Iterable<MeshObject>;
   /** Objects in force by kind. */
   counts(): ReadonlyMap<string, number>;
 };
@@ -14,11 +15,20 @@ export function createView(trustDomain: string): MeshView {
   const objects = new Map<ObjectKey, MeshObject>();
   const pods = new Map<string, Pod>();
   const byNode = new Map<string, Set<Pod>>();
+  // Asked after every batch: counting a hundred thousand objects each time would cost more than compiling the change.
+  const byKind = new Map<Kind, number>();
+  const nodes = new Set<string>();
+
+  function count(kind: Kind, by: 1 | -1): void {
+    byKind.set(kind, (byKind.get(kind) ?? 0) + by);
+  }
 
   function take(key: ObjectKey): void {
     const object = objects.get(key);
-    objects.delete(key);
-    if (object?.kind !== "Pod") return;
+    if (!objects.delete(key) || object === undefined) return;
+    count(object.kind, -1);
+    if (object.kind === "Node") nodes.delete(object.metadata.name);
+    if (object.kind !== "Pod") return;
     if (pods.get(object.metadata.uid) === object) pods.delete(object.metadata.uid);
     byNode.get(object.nodeName)?.delete(object);
     if (byNode.get(object.nodeName)?.size === 0) byNode.delete(object.nodeName);
@@ -28,6 +38,8 @@ export function createView(trustDomain: string): MeshView {
     const key = keyOf(object);
     take(key);
     objects.set(key, object);
+    count(object.kind, 1);
+    if (object.kind === "Node") nodes.add(object.metadata.name);
     if (object.kind !== "Pod") return;
     pods.set(object.metadata.uid, object);
     byNode.set(object.nodeName, (byNode.get(object.nodeName) ?? new Set()).add(object));
@@ -39,20 +51,15 @@ export function createView(trustDomain: string): MeshView {
     for (const object of objectsPut) put(object);
   }
 
-  function counts(): ReadonlyMap<string, number> {
-    const result = new Map<string, number>();
-    for (const { kind } of objects.values()) result.set(kind, (result.get(kind) ?? 0) + 1);
-    return result;
-  }
-
   return {
     trustDomain,
     apply,
-    counts,
+    counts: () => byKind,
+    objects: () => objects.values(),
     node: (name) => objects.get(`Node//${name}`) as Node | undefined,
     namespace: (name) => objects.get(`Namespace//${name}`) as Namespace | undefined,
     pod: (uid) => pods.get(uid),
     podsOn: (node) => byNode.get(node) ?? [],
-    nodes: () => [...objects.values()].filter(({ kind }) => kind === "Node").map(({ metadata }) => metadata.name),
+    nodes: () => [...nodes],
   };
 }

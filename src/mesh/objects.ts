@@ -54,6 +54,8 @@ export type CaptureCondition = {
   readonly status: "True" | "False" | "Unknown";
   readonly reason: string;
   readonly message: string;
+  /** lastTransitionTime, RFC 3339: since when the status is this one. */
+  readonly since: string;
 };
 
 export type ServicePort = {

@@ -168,7 +168,12 @@ test("a pod of the API server becomes the same object as its document in a direc
   };
   assert.deepEqual([get("new").phase, get("new").ready, get("new").podIPs], ["Pending", false, []]);
   assert.equal(get("going").ready, false);
-  assert.deepEqual(get("told").captured, { status: "False", reason: "E_CAPTURE_NETNS_GONE", message: "network namespace b/7: gone" });
+  assert.deepEqual(get("told").captured, {
+    status: "False",
+    reason: "E_CAPTURE_NETNS_GONE",
+    message: "network namespace b/7: gone",
+    since: "2026-01-01T00:00:00Z",
+  });
   assert.deepEqual([get("told").ready, get("probed").probePorts], [false, []]);
   assert.deepEqual(s.faults(), []);
 });

@@ -27,7 +27,13 @@ const podSpec = z.object({
   initContainers: z.array(container).default([]),
 });
 
-const condition = z.object({ type: z.string(), status: z.string(), reason: z.string().default(""), message: z.string().default("") });
+const condition = z.object({
+  type: z.string(),
+  status: z.string(),
+  reason: z.string().default(""),
+  message: z.string().default(""),
+  lastTransitionTime: z.string().default(""),
+});
 
 const podStatus = z.object({
   phase: z.enum(["Pending", "Running", "Succeeded", "Failed", "Unknown"]).default("Running"),
@@ -72,8 +78,8 @@ export const projectPod: Projector<Pod, z.infer<typeof podDocument>> = {
 
 function captureOf(found: z.infer<typeof condition> | undefined): CaptureCondition | null {
   if (found === undefined) return null;
-  const { status, reason, message } = found;
-  return { status: status === "True" || status === "False" ? status : "Unknown", reason, message };
+  const { status, reason, message, lastTransitionTime: since } = found;
+  return { status: status === "True" || status === "False" ? status : "Unknown", reason, message, since };
 }
 
 const at = (field: string, containers: readonly Container[]): [Path, Container][] => containers.map((one, i) => [["spec", field, i], one]);

@@ -1,0 +1,167 @@
+// Control on Kubernetes: documents from the API server, keys in a Secret, callers by TokenReview, and what became of things written back.
+import { randomUUID } from "node:crypto";
+import { hostname } from "node:os";
+import { setTimeout as sleep } from "node:timers/promises";
+import { kubernetes } from "#contract/tables.ts";
+import { explainError, isMeshError } from "#mesh/error.ts";
+import { type Api, connectApi } from "#source/kubernetes/api.ts";
+import { controlResources } from "#source/kubernetes/resources.ts";
+import { kubernetesSource } from "#source/kubernetes.ts";
+import { createElsewhere } from "./kubernetes/elsewhere.ts";
+import { openSecretAuthority, publishRoots, type SecretAuthority } from "./kubernetes/keys.ts";
+import { holdLease } from "./kubernetes/lease.ts";
+import { createPodStatus } from "./kubernetes/pod-status.ts";
+import { createPolicyStatus } from "./kubernetes/policy-status.ts";
+import { createReviews } from "./kubernetes/review.ts";
+import type { Log } from "./log.ts";
+import type { Metrics } from "./metrics.ts";
+import type { KubernetesOptions } from "./options.ts";
+import type { Carried, Platform } from "./platform.ts";
+import type { Quiet } from "./quiet.ts";
+import type { MeshView } from "./view.ts";
+
+export type KubernetesParts = {
+  readonly options: KubernetesOptions;
+  readonly clusterDomain: string;
+  readonly view: MeshView;
+  readonly log: Log;
+  readonly quiet: Quiet;
+  readonly metrics: Metrics;
+  readonly carried: Carried;
+};
+
+/** Keys and roots are looked at this often: an issuer is renewed months before its end. */
+const KEYS_MILLISECONDS = 60_000;
+/** An API server that restarts is back within seconds; it is asked at this pace while control starts. */
+const START_RETRY_MILLISECONDS = 1_000;
+
+/** Waits for the API server: without its keys control could only refuse. Rejects when they cannot be used, or `stop` is aborted. */
+export async function kubernetesPlatform(parts: KubernetesParts, stop: AbortSignal): Promise<Platform> {
+  const { options, clusterDomain, view, log, quiet, metrics, carried } = parts;
+  const { namespace } = options;
+  const api = await connectApi(options.kubeconfig);
+  const ended = new AbortController();
+  const ending = AbortSignal.any([stop, ended.signal]);
+  const authority = await openKeys(api, namespace, log, ending);
+  log.info({ secret: authority.secret, ...authority.expiry() }, "authority opened");
+
+  const resources = controlResources();
+  const alive = new Map<string, number>();
+  const instance = `${hostname()}_${randomUUID().slice(0, 8)}`; // of this start of this replica
+  const complain = (what: string) => (object: string, error: unknown) =>
+    quiet((suppressed) => log.warn({ object, reason: explainError(error), suppressed }, what));
+  const podStatus = createPodStatus(
+    {
+      api,
+      view,
+      instance,
+      onWritten: (kind, result) => metrics.statusWrites.inc({ kind, result }),
+      onError: complain("a pod's condition or Event could not be written"),
+    },
+    ending,
+  );
+  const policyStatus = createPolicyStatus(
+    {
+      api,
+      resources,
+      isLeader: () => lease.held(),
+      onWritten: (result) => metrics.statusWrites.inc({ kind: "policy", result }),
+      onError: complain("a policy's status could not be written"),
+    },
+    ending,
+  );
+  const lease = holdLease(
+    {
+      api,
+      namespace,
+      name: kubernetes.control,
+      identity: instance,
+      onChange: (held) => {
+        log.info({ held }, held ? "this replica writes the status of policies" : "another replica writes the status of policies");
+        if (held) policyStatus.elected();
+      },
+      onError: (error) => complain("the Lease could not be read or renewed")(kubernetes.control, error),
+    },
+    ending,
+  );
+  const elsewhere = createElsewhere({
+    isAttached: carried.isAttached,
+    namespace: view.namespace,
+    pods: () => [...view.objects()].filter((object) => object.kind === "Pod"),
+    report: carried.report,
+    onOverdue: ({ metadata, nodeName }) =>
+      quiet((suppressed) =>
+        log.warn(
+          { pod: `${metadata.namespace}/${metadata.name}`, node: nodeName, suppressed },
+          "nobody says whether the pod is captured; its peers use tunnels",
+        ),
+      ),
+  });
+
+  let keysLookedAt = performance.now();
+  async function maintain(): Promise<void> {
+    elsewhere.sweep();
+    if (performance.now() - keysLookedAt < KEYS_MILLISECONDS) return;
+    keysLookedAt = performance.now();
+    const did = await authority.refresh();
+    if (did !== null) log.info({ secret: authority.secret }, did);
+    if (await publishRoots(api, namespace, authority.roots()))
+      log.warn({ configMap: kubernetes.rootConfigMap }, "the root certificates were not as published; written again");
+  }
+
+  const service = `${kubernetes.control}.${namespace}`;
+  return {
+    source: kubernetesSource({
+      api,
+      resources,
+      onAlive: (path) => alive.set(path, performance.now()),
+      onRestart: (path, cause, error) => {
+        metrics.apiRestarts.inc({ resource: path, cause });
+        if (error === null) log.debug({ path, cause }, "watch ended");
+        else quiet((suppressed) => log.warn({ path, cause, reason: explainError(error), suppressed }, "a list or watch begins again"));
+      },
+    }),
+    authority,
+    callers: createReviews({ api, view, namespace }),
+    serverNames: ["localhost", kubernetes.control, service, `${service}.svc`, `${service}.svc.${clusterDomain}`],
+    herald: {
+      changed: (change, faults) => {
+        elsewhere.changed(change);
+        podStatus.changed(change);
+        policyStatus.changed(change, faults);
+      },
+      reported: (node, report) => {
+        podStatus.reported(node, report);
+        if (report === null) elsewhere.detached(node);
+      },
+    },
+    described: `Kubernetes ${api.server}`,
+    maintain,
+    observe: () => {
+      const now = performance.now();
+      for (const [resource, at] of alive) metrics.apiAge.set({ resource }, (now - at) / 1000);
+      metrics.statusPending.set(podStatus.pending() + policyStatus.pending());
+      metrics.leader.set(lease.held() ? 1 : 0);
+    },
+    close: async () => {
+      ended.abort();
+      await lease.release();
+      await api.close();
+    },
+  };
+}
+
+/** An API server that is away is waited for; keys that cannot be used are not. */
+async function openKeys(api: Api, namespace: string, log: Log, stop: AbortSignal): Promise<SecretAuthority> {
+  for (;;) {
+    try {
+      const authority = await openSecretAuthority({ api, namespace });
+      await publishRoots(api, namespace, authority.roots());
+      return authority;
+    } catch (error) {
+      if (stop.aborted || (isMeshError(error) && error.code === "E_AUTHORITY_INVALID")) throw error;
+      log.warn({ reason: explainError(error) }, "control waits for the API server");
+      await sleep(START_RETRY_MILLISECONDS * (0.5 + Math.random()), undefined, { signal: stop });
+    }
+  }
+}

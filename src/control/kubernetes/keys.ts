@@ -1,0 +1,130 @@
+// The authority's keys on Kubernetes: an operator's Secret `cacerts` where there is one, otherwise our own Secret, made once whoever comes first.
+import { z } from "zod";
+import { type Bundle, readBundle, rootOf, writeBundle } from "#ca/bundle.ts";
+import { isOld, mintIssuer, mintRoot } from "#ca/mint.ts";
+import { type Material, type ServingAuthority, signingAuthority } from "#ca/signing.ts";
+import { kubernetes } from "#contract/tables.ts";
+import { meshError } from "#mesh/error.ts";
+import type { Api } from "#source/kubernetes/api.ts";
+import { isStatus } from "#source/kubernetes/failure.ts";
+import { objectPath } from "#source/kubernetes/resources.ts";
+
+export type SecretAuthority = ServingAuthority & {
+  /** Name of the Secret in use, for people. */
+  readonly secret: string;
+  /** Takes up what changed in the Secret and renews our own issuer when its time has come; says what it did, null for nothing. */
+  refresh(): Promise<string | null>;
+};
+
+export type SecretAuthorityOptions = { readonly api: Api; readonly namespace: string; readonly now?: () => Date };
+
+const SECRETS = { root: "/api/v1", plural: "secrets" };
+
+const secret = z.object({
+  metadata: z.object({ resourceVersion: z.string() }),
+  data: z.record(z.string(), z.string()).default({}),
+});
+
+type Stored = { readonly bundle: Bundle; readonly version: string };
+
+export async function openSecretAuthority({ api, namespace, now = () => new Date() }: SecretAuthorityOptions): Promise<SecretAuthority> {
+  const where = (name: string): string => `Secret ${namespace}/${name}`;
+  const pathOf = (name: string): string => objectPath(SECRETS, namespace, name);
+
+  async function read(name: string): Promise<Stored | null> {
+    try {
+      const { metadata, data } = secret.parse(await api.call({ method: "GET", path: pathOf(name) }));
+      const decoded = Object.entries(data).map(([file, text]) => [file, Buffer.from(text, "base64").toString("utf8")]);
+      return { bundle: Object.fromEntries(decoded) as Bundle, version: metadata.resourceVersion };
+    } catch (error) {
+      if (isStatus(error, 404)) return null;
+      throw error;
+    }
+  }
+
+  const document = (name: string, bundle: Bundle, version?: string): object => ({
+    apiVersion: "v1",
+    kind: "Secret",
+    type: "Opaque",
+    metadata: {
+      name,
+      namespace,
+      labels: { "app.kubernetes.io/part-of": "trackbed" },
+      ...(version === undefined ? {} : { resourceVersion: version }),
+    },
+    data: Object.fromEntries(Object.entries(bundle).map(([file, text]) => [file, Buffer.from(text).toString("base64")])),
+  });
+
+  /** Two replicas that start at once: one makes it, the other finds it made. */
+  async function readOrMake(): Promise<Stored> {
+    const found = await read(kubernetes.caSecret);
+    if (found !== null) return found;
+    const root = mintRoot(now());
+    const bundle = writeBundle(root, mintIssuer(root, now()));
+    try {
+      await api.call({ method: "POST", path: pathOf("").slice(0, -1), body: document(kubernetes.caSecret, bundle) });
+    } catch (error) {
+      if (!isStatus(error, 409)) throw error;
+    }
+    const made = await read(kubernetes.caSecret);
+    if (made === null) throw meshError("E_AUTHORITY_INVALID", `${where(kubernetes.caSecret)} was deleted while control started`);
+    return made;
+  }
+
+  const plugged = await read(kubernetes.pluggedCaSecret);
+  const name = plugged === null ? kubernetes.caSecret : kubernetes.pluggedCaSecret;
+  let stored = plugged ?? (await readOrMake());
+  let material: Material = readBundle(stored.bundle, where(name), now());
+
+  async function refresh(): Promise<string | null> {
+    const found = await read(name);
+    if (found === null) throw meshError("E_AUTHORITY_INVALID", `${where(name)} is gone; control goes on with the keys that it had from it`);
+    if (found.version !== stored.version) return takeUp(found);
+    if (plugged !== null || !isOld(material.issuer, now())) return null;
+    const root = rootOf(stored.bundle, where(name));
+    if (root === null) throw meshError("E_AUTHORITY_INVALID", `${where(name)} has no root key: its issuer cannot be renewed`);
+    try {
+      const bundle = writeBundle(root, mintIssuer(root, now()));
+      await api.call({ method: "PUT", path: pathOf(name), body: document(name, bundle, stored.version) });
+    } catch (error) {
+      if (!isStatus(error, 409)) throw error; // the other replica was faster
+    }
+    const renewed = await read(name);
+    return renewed === null ? null : takeUp(renewed);
+  }
+
+  /** An issuer may be replaced under a running mesh. Other roots may not: nobody who trusts only the old ones could be talked to. */
+  function takeUp(found: Stored): string | null {
+    const next = readBundle(found.bundle, where(name), now());
+    if (next.roots !== material.roots) {
+      const why = "its roots changed; control goes on with the ones it started with until it is restarted";
+      throw meshError("E_AUTHORITY_INVALID", `${where(name)}: ${why}`);
+    }
+    const same = next.issuer.certificate.raw.equals(material.issuer.certificate.raw);
+    stored = found;
+    material = next;
+    return same ? null : `issuer replaced, the new one ends ${next.issuer.certificate.validToDate.toISOString()}`;
+  }
+
+  return { ...signingAuthority(() => material, now), secret: name, refresh };
+}
+
+const CONFIG_MAPS = { root: "/api/v1", plural: "configmaps" };
+const configMap = z.object({ data: z.record(z.string(), z.string()).default({}) });
+
+/** Puts the roots where the daemons find them; true when they were not there yet. */
+export async function publishRoots(api: Api, namespace: string, roots: string): Promise<boolean> {
+  const name = kubernetes.rootConfigMap;
+  const path = objectPath(CONFIG_MAPS, namespace, name);
+  try {
+    const { data } = configMap.parse(await api.call({ method: "GET", path }));
+    if (data[kubernetes.rootKey] === roots) return false;
+  } catch (error) {
+    if (!isStatus(error, 404)) throw error;
+  }
+  // Our own field manager: the manifests' one owns the object without this key, and would take the key away at the next install.
+  const query = { fieldManager: kubernetes.control, force: "true" };
+  const body = { apiVersion: "v1", kind: "ConfigMap", metadata: { name, namespace }, data: { [kubernetes.rootKey]: roots } };
+  await api.call({ method: "PATCH", path, query, type: "application/apply-patch+yaml", body });
+  return true;
+}

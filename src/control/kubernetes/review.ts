@@ -1,0 +1,132 @@
+// Who calls, on Kubernetes: the daemon's pod-bound ServiceAccount token, judged by the API server and remembered for a minute.
+import { createHash } from "node:crypto";
+import { z } from "zod";
+import { kubernetes } from "#contract/tables.ts";
+import type { Api } from "#source/kubernetes/api.ts";
+import type { Callers } from "../platform.ts";
+import type { MeshView } from "../view.ts";
+
+export type ReviewOptions = {
+  readonly api: Api;
+  readonly view: MeshView;
+  /** Of the daemon's ServiceAccount. */
+  readonly namespace: string;
+  readonly now?: () => number;
+};
+
+/** A daemon opens three calls at once and one for each certificate; a revoked token counts this much longer. */
+const ACCEPTED_MILLISECONDS = 60_000;
+/** A stranger who repeats itself costs one review in this time. */
+const REFUSED_MILLISECONDS = 10_000;
+/** Ten times the nodes of one replica; the oldest is forgotten and reviewed again. */
+const REMEMBERED = 10_000;
+/** Reviews under way: a thousand daemons that come back at once wait for each other here and not at the API server. */
+const REVIEWS_AT_ONCE = 32;
+const REVIEWS_WAITING = 4_096;
+/** ServiceAccount tokens have about 1,500 characters. */
+const TOKEN_CHARACTERS = 16_384;
+/** A pod that proved itself is in our own watch within this time, or it is gone. */
+const UNSEEN_MILLISECONDS = 30_000;
+
+const review = z.object({
+  status: z.object({
+    authenticated: z.boolean().default(false),
+    audiences: z.array(z.string()).default([]),
+    user: z
+      .object({ username: z.string().default(""), extra: z.record(z.string(), z.array(z.string())).default({}) })
+      .default({ username: "", extra: {} }),
+  }),
+});
+
+/** The pod whose token it was, and its node. */
+type Proof = { readonly node: string; readonly podUid: string };
+type Remembered = { readonly proof: Proof | null; readonly until: number };
+
+export function createReviews({ api, view, namespace, now = () => performance.now() }: ReviewOptions): Callers {
+  const username = `system:serviceaccount:${namespace}:${kubernetes.daemon}`;
+  const remembered = new Map<string, Remembered>();
+  const underWay = new Map<string, Promise<Proof | null>>();
+  const gate = createGate();
+  /** The proof that each node's streams rest on. */
+  const proven = new Map<string, Proof & { readonly since: number }>();
+
+  async function ask(token: string): Promise<Proof | null> {
+    const body = {
+      apiVersion: "authentication.k8s.io/v1",
+      kind: "TokenReview",
+      spec: { token, audiences: [kubernetes.tokenAudience] },
+    };
+    const { status } = review.parse(await api.call({ method: "POST", path: "/apis/authentication.k8s.io/v1/tokenreviews", body }));
+    if (!status.authenticated || !status.audiences.includes(kubernetes.tokenAudience) || status.user.username !== username) return null;
+    const extra = (name: string): string => status.user.extra[`authentication.kubernetes.io/${name}`]?.[0] ?? "";
+    const podUid = extra("pod-uid");
+    // A token that is bound to no pod proves no node: anybody who may create tokens of the ServiceAccount could have it.
+    if (podUid === "") return null;
+    // Servers before 1.32 do not name the node; then our own watch says where that very pod runs.
+    const node = extra("node-name") || (view.pod(podUid)?.nodeName ?? "");
+    return node === "" ? null : { node, podUid };
+  }
+
+  function remember(key: string, proof: Proof | null): void {
+    remembered.delete(key);
+    if (remembered.size >= REMEMBERED) remembered.delete(remembered.keys().next().value ?? "");
+    remembered.set(key, { proof, until: now() + (proof === null ? REFUSED_MILLISECONDS : ACCEPTED_MILLISECONDS) });
+  }
+
+  async function proofOf(token: string): Promise<Proof | null> {
+    const key = createHash("sha256").update(token).digest("base64");
+    const known = remembered.get(key);
+    if (known !== undefined && now() < known.until) return known.proof;
+    const asked = underWay.get(key) ?? gate(() => ask(token)).finally(() => underWay.delete(key));
+    underWay.set(key, asked);
+    const proof = await asked;
+    remember(key, proof);
+    return proof;
+  }
+
+  async function nodeOf(token: string): Promise<string | null> {
+    if (token.length > TOKEN_CHARACTERS) return null;
+    const proof = await proofOf(token);
+    // The review may be a minute old, and a node that was deleted is not trusted on the word of its token.
+    if (proof === null || view.node(proof.node) === undefined || isOver(proof.podUid)) return null;
+    if (proven.get(proof.node)?.podUid !== proof.podUid) proven.set(proof.node, { ...proof, since: now() });
+    return proof.node;
+  }
+
+  const isOver = (uid: string): boolean => {
+    const phase = view.pod(uid)?.phase;
+    return phase === "Succeeded" || phase === "Failed";
+  };
+
+  async function refresh(nodes: Iterable<string>): Promise<readonly string[]> {
+    const named = new Set(nodes);
+    const ended: string[] = [];
+    for (const [node, { podUid, since }] of proven) {
+      const unseen = view.pod(podUid) === undefined && now() - since > UNSEEN_MILLISECONDS;
+      if (named.has(node) && !unseen && !isOver(podUid)) continue;
+      proven.delete(node);
+      ended.push(node);
+    }
+    return ended;
+  }
+
+  return { nodeOf, refresh };
+}
+
+/** Lets so many through at once; the others wait in line, and beyond that line are refused. */
+function createGate(): <T>(work: () => Promise<T>) => Promise<T> {
+  const waiting: (() => void)[] = [];
+  let free = REVIEWS_AT_ONCE;
+  return async (work) => {
+    if (free > 0) free--;
+    else if (waiting.length >= REVIEWS_WAITING) throw new Error(`${REVIEWS_WAITING} token reviews wait already`);
+    else await new Promise<void>((resolve) => waiting.push(resolve));
+    try {
+      return await work();
+    } finally {
+      const next = waiting.shift();
+      if (next === undefined) free++;
+      else next();
+    }
+  };
+}

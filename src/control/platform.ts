@@ -1,0 +1,45 @@
+// What control stands on: where documents come from, who its callers are, where its keys lie, and who is told what became of things.
+// A directory with files and a Kubernetes API server are the two there are.
+import type { ServingAuthority } from "#ca/signing.ts";
+import type { NodeUpdate } from "#compile/compiler.ts";
+import type { Change, Fault, Source } from "#source/source.ts";
+import type { BelievedReport } from "./nodes.ts";
+
+export type Callers = {
+  /** The node that this token proves, null when it proves none; rejects when that cannot be found out now. */
+  nodeOf(token: string): Promise<string | null>;
+  /** Takes the nodes that there are; returns those whose streams must end, because they are gone or their proof is not valid any more. */
+  refresh(nodes: Iterable<string>): Promise<readonly string[]>;
+};
+
+/** Hears what became of things and writes it where people look. */
+export type Herald = {
+  /** A batch of the source is in force; `faults` are all there are now. */
+  changed(change: Change, faults: readonly Fault[]): void;
+  /** What a node said, null when its stream ended. */
+  reported(node: string, report: BelievedReport | null): void;
+};
+
+export type Platform = {
+  readonly source: Source;
+  readonly authority: ServingAuthority;
+  readonly callers: Callers;
+  /** Names besides its addresses by which daemons call control. */
+  readonly serverNames: readonly string[];
+  readonly herald: Herald | null;
+  /** For the log: what this control stands on. */
+  readonly described: string;
+  /** Called every few seconds, one call at a time: renew what ends, notice what changed under us. */
+  maintain(): Promise<void>;
+  /** Brings metrics up to the moment. */
+  observe(): void;
+  close(): Promise<void>;
+};
+
+/** What a platform may ask of the control that it carries. */
+export type Carried = {
+  /** The node's own stream ends here. */
+  isAttached(node: string): boolean;
+  /** What is known of a node by another way than its own stream. */
+  report(update: NodeUpdate): void;
+};
