@@ -13,7 +13,7 @@ use rustix::{
     rand::{GetRandomFlags, getrandom},
 };
 use tokio::{io::Interest, net::UdpSocket};
-use trackbed_netns::{Netns, SocketError, socket};
+use trackbed_netns::{Netns, SocketError, socket, socket::Peer};
 
 use crate::question;
 
@@ -37,7 +37,7 @@ impl Dial for Netns {
         socket::connect_udp_marked(self, server).map_err(cause)
     }
     fn tcp(&self, server: SocketAddr) -> io::Result<net::TcpStream> {
-        socket::connect_marked(self, server).map_err(cause)
+        socket::connect_marked(self, server, Peer::Network).map_err(cause)
     }
 }
 

@@ -107,7 +107,7 @@ impl<N: Names, D: Dial> Resolver<N, D> {
                 Some(()) = connections.next() => continue,
             };
             match accepted {
-                Ok((stream, _)) if connections.len() < CONNECTIONS => connections.push(self.connection(stream)),
+                Ok((stream, from)) if connections.len() < CONNECTIONS => connections.push(self.connection(stream, from)),
                 Ok((stream, _over_the_bound)) => {
                     count(&self.counters.limited);
                     // The reset tells the resolver at once; when it fails the connection ends all the same.

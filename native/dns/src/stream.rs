@@ -43,8 +43,8 @@ struct Upstream {
 impl<N: Names, D: Dial> Resolver<N, D> {
     /// Serves one captured connection until either side is done. Several queries may be under way; their order is not kept, as RFC 7766
     /// allows. Zone transfers pass: what the server sends is passed on as it comes.
-    pub(crate) async fn connection(&self, client: TcpStream) {
-        match socket::original_destination(&client) {
+    pub(crate) async fn connection(&self, client: TcpStream, from: SocketAddr) {
+        match socket::original_destination(&client, from) {
             // Straight to our own port, not captured: relaying it would ask ourselves.
             Ok(server) if server.port() != ports::DNS => {
                 // What ends it early (reset, silence) ends this connection alone, and each of its queries was counted.

@@ -129,7 +129,7 @@ fn server(outside: &Netns, address: SocketAddr) -> Arc<Seen> {
 async fn serving(pod: &Arc<Netns>, body: impl AsyncFnOnce(&Resolver<Mesh, Arc<Netns>>)) {
     let resolver = Resolver::new(Mesh, Arc::clone(pod));
     let [udp4, udp6] = any(15053).map(|address| socket::listen_dns_udp(pod, address).unwrap());
-    let [tcp4, tcp6] = any(15053).map(|address| socket::listen_tcp(pod, address).unwrap());
+    let [tcp4, tcp6] = any(15053).map(|address| socket::listen_tcp(pod, address, socket::Peer::Application).unwrap());
     tokio::select! {
         error = resolver.serve_udp(udp4) => panic!("{error}"),
         error = resolver.serve_udp(udp6) => panic!("{error}"),

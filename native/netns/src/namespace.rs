@@ -1,10 +1,13 @@
 //! A network namespace as a value: what it is, how to work inside it, which addresses it holds.
 
 use std::{
+    cell::RefCell,
     io,
     net::IpAddr,
     os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd},
-    process, thread,
+    process,
+    sync::Arc,
+    thread,
 };
 
 use rustix::{
@@ -51,9 +54,9 @@ pub struct InterfaceAddress {
 }
 
 /// An open network namespace. It stays alive while this value does, so drop it when its pod is gone.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Netns {
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
     cookie: u64,
 }
 
@@ -61,7 +64,7 @@ impl Netns {
     /// Takes a namespace descriptor, checks that it is one, and reads its cookie.
     pub fn from_fd(fd: OwnedFd) -> Result<Self, NetnsError> {
         require_network_namespace(fd.as_fd())?;
-        let mut netns = Self { fd, cookie: 0 };
+        let mut netns = Self { fd: Arc::new(fd), cookie: 0 };
         let probe = netns.enter(|| socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None))?;
         let probe = probe.map_err(|error| NetnsError::Inside { step: "make a socket", source: error.into() })?;
         netns.cookie = sys::netns_cookie(probe.as_fd()).map_err(|source| NetnsError::Inside { step: "read SO_NETNS_COOKIE", source })?;
@@ -99,11 +102,10 @@ impl Netns {
     /// the thread is back when this returns or unwinds. It cannot stay: a thread that cannot return ends the process, because
     /// everything it made afterwards would belong to the wrong pod.
     pub fn enter<T>(&self, work: impl FnOnce() -> T) -> Result<T, NetnsError> {
-        let home = Home(open_own()?);
-        move_into_link_name_space(self.fd.as_fd(), Some(LinkNameSpaceType::Network))
-            .map_err(|error| NetnsError::Enter { step: "enter the network namespace", source: error.into() })?;
+        let back = Back(move_to(Arc::clone(&self.fd))?);
+        set_namespace(self.fd.as_fd()).map_err(|error| NetnsError::Enter { step: "enter the network namespace", source: error.into() })?;
         let result = work();
-        drop(home);
+        drop(back);
         Ok(result)
     }
 
@@ -118,10 +120,6 @@ impl Netns {
     pub fn holds(&self, address: IpAddr) -> Result<bool, NetnsError> {
         Ok(self.addresses()?.iter().any(|held| held.address == address && held.usable))
     }
-
-    pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { fd: self.fd.try_clone()?, cookie: self.cookie })
-    }
 }
 
 impl AsFd for Netns {
@@ -130,16 +128,41 @@ impl AsFd for Netns {
     }
 }
 
-/// The namespace to go back to; going back is its drop, so that a panic inside goes back too.
-struct Home(OwnedFd);
+thread_local! {
+    /// Where this thread is. Its own namespace is opened once: opening a file of /proc costs more than everything else about making a
+    /// socket in a pod. Threads change their namespace by `enter` only.
+    static HERE: RefCell<Option<Arc<OwnedFd>>> = const { RefCell::new(None) };
+}
 
-impl Drop for Home {
+/// Says that the thread is there now, and gives where it was.
+fn move_to(there: Arc<OwnedFd>) -> Result<Arc<OwnedFd>, NetnsError> {
+    match HERE.take() {
+        Some(here) => {
+            HERE.set(Some(there));
+            Ok(here)
+        }
+        None => open_own().map(|own| {
+            HERE.set(Some(there));
+            Arc::new(own)
+        }),
+    }
+}
+
+/// The namespace to go back to; going back is its drop, so that a panic inside goes back too.
+struct Back(Arc<OwnedFd>);
+
+impl Drop for Back {
     fn drop(&mut self) {
-        if let Err(error) = move_into_link_name_space(self.0.as_fd(), Some(LinkNameSpaceType::Network)) {
+        HERE.set(Some(Arc::clone(&self.0)));
+        if let Err(error) = set_namespace(self.0.as_fd()) {
             eprintln!("trackbed: cannot return from a pod's network namespace: {error}; this process ends, or it would mix pods up");
             process::abort();
         }
     }
+}
+
+fn set_namespace(fd: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    move_into_link_name_space(fd, Some(LinkNameSpaceType::Network))
 }
 
 fn open_own() -> Result<OwnedFd, NetnsError> {

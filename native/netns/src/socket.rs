@@ -39,15 +39,27 @@ pub struct SocketError {
     pub source: io::Error,
 }
 
+/// Who is at the other end of a TCP connection: what can happen to them unseen decides its options.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    /// The pod's own application, over `lo`. The kernel tells when it dies, and it may stop reading for as long as it likes.
+    Application,
+    /// Anybody across the network. May stop reading too, so only silence of an idle connection ends it.
+    Network,
+    /// Another engine, which always reads: bytes that are not acknowledged mean that it is gone.
+    Engine,
+}
+
 /// A TCP listener. Not marked: accepted sockets inherit a mark, and a marked answer to the app over `lo` would give the app's own
-/// connection the connection mark of spoofed ones. They inherit no-delay, keepalive and congestion control too.
-pub fn listen_tcp(netns: &Netns, address: SocketAddr) -> Result<TcpListener, SocketError> {
+/// connection the connection mark of spoofed ones. They inherit no-delay, keepalive and congestion control too, which so cost nothing per
+/// connection.
+pub fn listen_tcp(netns: &Netns, address: SocketAddr, peer: Peer) -> Result<TcpListener, SocketError> {
     let socket = make(netns, address, Type::STREAM)?;
     steps(
         address,
         &[
             ("set SO_REUSEADDR", &|| socket.set_reuse_address(true)),
-            ("set TCP options", &|| tune(&socket)),
+            ("set TCP options", &|| tune(&socket, peer)),
             ("bind the listener", &|| socket.bind(&address.into())),
             ("listen", &|| socket.listen(BACKLOG)),
         ],
@@ -77,9 +89,9 @@ pub fn listen_dns_udp(netns: &Netns, address: SocketAddr) -> Result<UdpSocket, S
 }
 
 /// A TCP connection of the engine's own to anywhere: never captured. The handshake is under way; await it with `established`.
-pub fn connect_marked(netns: &Netns, destination: SocketAddr) -> Result<TcpStream, SocketError> {
+pub fn connect_marked(netns: &Netns, destination: SocketAddr, peer: Peer) -> Result<TcpStream, SocketError> {
     let socket = make(netns, destination, Type::STREAM)?;
-    steps(destination, &[("set SO_MARK", &|| socket.set_mark(marks::ENGINE)), ("set TCP options", &|| tune(&socket))])?;
+    steps(destination, &[("set SO_MARK", &|| socket.set_mark(marks::ENGINE)), ("set TCP options", &|| tune(&socket, peer))])?;
     start(socket, destination)
 }
 
@@ -99,11 +111,11 @@ pub fn connect_spoofed(netns: &Netns, source: IpAddr, destination: SocketAddr) -
         destination,
         &[
             ("set SO_MARK", &|| socket.set_mark(marks::ENGINE)),
-            ("set TCP options", &|| tune(&socket)),
+            ("set TCP options", &|| tune(&socket, Peer::Application)),
             ("set IP_TRANSPARENT", &|| set_transparent(&socket, destination)),
             // Level IP for both families.
             ("set IP_BIND_ADDRESS_NO_PORT", &|| sys::set_int(socket.as_fd(), libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)),
-            ("bind to lo", &|| socket.bind_device(device)),
+            ("bind to lo", &|| device.map_or(Ok(()), |lo| socket.bind_device(Some(lo)))),
             ("bind the client's address", &|| socket.bind(&client.into())),
         ],
     )?;
@@ -122,7 +134,7 @@ pub fn connect_spoofed(netns: &Netns, source: IpAddr, destination: SocketAddr) -
 pub fn connect_own(netns: &Netns, destination: SocketAddr) -> Result<TcpStream, SocketError> {
     let fail = |source| SocketError { step: "find the address in the namespace", address: destination, source };
     if netns.holds(destination.ip()).map_err(|error| fail(enter_cause(error)))? {
-        connect_marked(netns, destination)
+        connect_marked(netns, destination, Peer::Application)
     } else {
         Err(fail(io::ErrorKind::AddrNotAvailable.into()))
     }
@@ -142,7 +154,12 @@ pub fn connect_udp_marked(netns: &Netns, destination: SocketAddr) -> Result<UdpS
 
 /// Waits until a connection of this module is open. Bound it with a timeout; dropping it closes the socket. Needs a tokio runtime.
 pub async fn established(stream: TcpStream) -> io::Result<tokio::net::TcpStream> {
+    // Over `lo` the whole handshake ran inside `connect`: a socket that has a peer needs no wait for the next turn of the loop.
+    let open = stream.peer_addr().is_ok();
     let stream = tokio::net::TcpStream::from_std(stream)?;
+    if open {
+        return Ok(stream);
+    }
     stream.writable().await?;
     match stream.take_error()? {
         None => Ok(stream),
@@ -152,10 +169,11 @@ pub async fn established(stream: TcpStream) -> io::Result<tokio::net::TcpStream>
 
 /// Where a redirected connection was going (SO_ORIGINAL_DST). A connection made straight to a listener shows the listener itself or fails
 /// with ENOENT: refuse destinations that are our own ports, or the engine calls itself.
-pub fn original_destination(socket: &impl AsFd) -> io::Result<SocketAddr> {
+///
+/// `client` is the address it was accepted from.
+pub fn original_destination(socket: &impl AsFd, client: SocketAddr) -> io::Result<SocketAddr> {
     let socket = SockRef::from(socket);
-    let local = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::Unsupported)?;
-    let original = match local.ip().to_canonical() {
+    let original = match client.ip().to_canonical() {
         IpAddr::V4(_) => socket.original_dst_v4(),
         IpAddr::V6(_) => socket.original_dst_v6(),
     }?;
@@ -175,12 +193,17 @@ pub fn reset(socket: impl AsFd) -> io::Result<()> {
     SockRef::from(&socket).set_linger(Some(Duration::ZERO))
 }
 
-/// The options of every TCP connection that carries application bytes.
-fn tune(socket: &Socket) -> io::Result<()> {
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_PROBES);
+/// The options of every TCP connection. No buffer sizes: the kernel's own adapt.
+fn tune(socket: &Socket, peer: Peer) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    if peer != Peer::Application {
+        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_PROBES);
+        socket.set_tcp_keepalive(&keepalive)?;
+    }
+    if peer == Peer::Engine {
+        // It would also end a connection whose peer is alive but has not read for so long (tcp_probe_timer of the kernel).
+        socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    }
     match socket.set_tcp_congestion(CONGESTION_CONTROL) {
         // A kernel without cubic keeps its default, which is correct, only slower.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -191,13 +214,12 @@ fn tune(socket: &Socket) -> io::Result<()> {
 fn make(netns: &Netns, address: SocketAddr, kind: Type) -> Result<Socket, SocketError> {
     let fail = |step, source| SocketError { step, address, source };
     let protocol = if kind == Type::STREAM { Protocol::TCP } else { Protocol::UDP };
-    // Socket::new sets close-on-exec with the same call.
-    let made = netns.enter(|| Socket::new(Domain::for_address(address), kind, Some(protocol)));
+    // Close-on-exec and non-blocking come with the same call.
+    let made = netns.enter(|| Socket::new(Domain::for_address(address), kind.nonblocking(), Some(protocol)));
     let socket = match made {
         Ok(made) => made.map_err(|source| fail("make a socket", source))?,
         Err(error) => return Err(fail("enter the pod's network namespace", enter_cause(error))),
     };
-    socket.set_nonblocking(true).map_err(|source| fail("set O_NONBLOCK", source))?;
     if address.is_ipv6() {
         socket.set_only_v6(true).map_err(|source| fail("set IPV6_V6ONLY", source))?;
     }

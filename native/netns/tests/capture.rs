@@ -9,13 +9,16 @@ use std::{
 
 use net::{OUTSIDE_V4, OUTSIDE_V6, POD_V4, POD_V6, accept, any, app_connect, app_listener, at, captured_pod, connected, exchange, nobody};
 use socket2::SockRef;
-use trackbed_netns::{Netns, socket};
+use trackbed_netns::{
+    Netns,
+    socket::{self, Peer},
+};
 
 const FAMILIES: [(&str, &str); 2] = [(POD_V4, OUTSIDE_V4), (POD_V6, OUTSIDE_V6)];
 const APP_PORT: u16 = 8000;
 
 fn engine_listeners(pod: &Netns, port: u16) -> [TcpListener; 2] {
-    any(port).map(|address| socket::listen_tcp(pod, address).expect("listen"))
+    any(port).map(|address| socket::listen_tcp(pod, address, Peer::Network).expect("listen"))
 }
 
 fn of(listeners: &[TcpListener; 2], address: SocketAddr) -> &TcpListener {
@@ -31,7 +34,7 @@ fn an_app_s_connection_is_captured_and_its_destination_known() {
     for destination in [at(OUTSIDE_V4, 80), at(OUTSIDE_V6, 80), at("10.1.2.3", 443), at("fd00:1::5", 443)] {
         let app = app_connect(&pair.pod, destination).expect("captured");
         let (captured, from) = accept(of(&outbound, destination));
-        assert_eq!(socket::original_destination(&captured).expect("original"), destination);
+        assert_eq!(socket::original_destination(&captured, from).expect("original"), destination);
         assert_eq!(from, app.local_addr().expect("address"), "and the source is the app's, never mapped");
         exchange(&app, &captured);
     }
@@ -45,7 +48,7 @@ fn a_connection_from_outside_is_captured_and_its_destination_known() {
         let _app = app_listener(&pair.pod, at(pod, APP_PORT));
         let client = app_connect(&pair.outside, at(pod, APP_PORT)).expect("captured");
         let (captured, from) = accept(of(&inbound, at(pod, 0)));
-        assert_eq!(socket::original_destination(&captured).expect("original"), at(pod, APP_PORT));
+        assert_eq!(socket::original_destination(&captured, from).expect("original"), at(pod, APP_PORT));
         assert_eq!(from.ip(), at(outside, 0).ip());
         exchange(&client, &captured);
     }
@@ -57,8 +60,8 @@ fn a_straight_connection_shows_our_own_port_or_nothing() {
     let outbound = engine_listeners(&pair.pod, 15001);
     for (pod, _) in FAMILIES {
         let _app = app_connect(&pair.pod, at(pod, 15001)).expect("direct");
-        let (accepted, _) = accept(of(&outbound, at(pod, 0)));
-        match socket::original_destination(&accepted) {
+        let (accepted, from) = accept(of(&outbound, at(pod, 0)));
+        match socket::original_destination(&accepted, from) {
             Ok(destination) => assert_eq!(destination.port(), 15001),
             Err(error) => assert_eq!(error.kind(), ErrorKind::NotFound),
         }
@@ -72,7 +75,7 @@ fn marked_connections_pass_and_unmarked_ones_are_captured() {
     for (pod, outside) in FAMILIES {
         let destination = at(outside, APP_PORT);
         let server = app_listener(&pair.outside, destination);
-        let marked = connected(socket::connect_marked(&pair.pod, destination).expect("socket")).expect("connects");
+        let marked = connected(socket::connect_marked(&pair.pod, destination, Peer::Network).expect("socket")).expect("connects");
         let (accepted, from) = accept(&server);
         assert_eq!(from.ip(), at(pod, 0).ip());
         exchange(&marked, &accepted);
@@ -115,7 +118,7 @@ fn a_foreign_source_does_not_leave_the_pod() {
     let attempt = socket::connect_spoofed(&pair.pod, at("10.200.0.7", 0).ip(), at(OUTSIDE_V4, APP_PORT));
     // What follows on the same link arrives after it.
     let _server = app_listener(&pair.outside, at(OUTSIDE_V4, 8001));
-    let _after = connected(socket::connect_marked(&pair.pod, at(OUTSIDE_V4, 8001)).expect("socket")).expect("connects");
+    let _after = connected(socket::connect_marked(&pair.pod, at(OUTSIDE_V4, 8001), Peer::Network).expect("socket")).expect("connects");
     assert!(net::output(&pair.outside, "nft list counter inet seen syn").contains("packets 0"));
     drop(attempt);
 }
@@ -193,21 +196,26 @@ fn a_reset_arrives_as_a_reset() {
 }
 
 #[test]
-fn accepted_and_dialled_sockets_carry_their_options() {
+fn a_socket_waits_for_its_peer_as_long_as_that_peer_may_take() {
     let Some(pair) = captured_pod() else { return };
-    let outbound = engine_listeners(&pair.pod, 15001);
-    let _app = app_connect(&pair.pod, at("10.1.2.3", 443)).expect("captured");
-    let (accepted, _) = accept(of(&outbound, at("10.1.2.3", 443)));
-    let dialled = socket::connect_marked(&pair.pod, at(OUTSIDE_V4, 9)).expect("socket");
-    for stream in [&accepted, &dialled] {
-        let options = SockRef::from(stream);
-        assert!(options.tcp_nodelay().expect("option"));
-        assert!(options.keepalive().expect("option"));
-        assert_eq!(options.tcp_keepalive_time().expect("option"), socket::KEEPALIVE_IDLE);
-        assert_eq!(options.tcp_user_timeout().expect("option"), Some(socket::USER_TIMEOUT));
-        let congestion = options.tcp_congestion().expect("option");
-        assert!(congestion.starts_with(b"cubic"), "{}", String::from_utf8_lossy(&congestion));
+    for (port, peer) in [(8001, Peer::Application), (8002, Peer::Network), (8003, Peer::Engine)] {
+        let listener = socket::listen_tcp(&pair.pod, at("127.0.0.1", port), peer).expect("listen");
+        let _app = app_connect(&pair.pod, at("127.0.0.1", port)).expect("connects");
+        let (accepted, _) = accept(&listener);
+        let dialled = socket::connect_marked(&pair.pod, at(OUTSIDE_V4, 9), peer).expect("socket");
+        for stream in [&accepted, &dialled] {
+            let options = SockRef::from(stream);
+            assert!(options.tcp_nodelay().expect("option"));
+            assert_eq!(options.keepalive().expect("option"), peer != Peer::Application, "{peer:?}");
+            if peer != Peer::Application {
+                assert_eq!(options.tcp_keepalive_time().expect("option"), socket::KEEPALIVE_IDLE);
+            }
+            let timeout = options.tcp_user_timeout().expect("option");
+            assert_eq!(timeout, (peer == Peer::Engine).then_some(socket::USER_TIMEOUT), "{peer:?} may stop reading");
+            let congestion = options.tcp_congestion().expect("option");
+            assert!(congestion.starts_with(b"cubic"), "{}", String::from_utf8_lossy(&congestion));
+        }
+        assert_eq!(SockRef::from(&accepted).mark().expect("mark"), 0, "an accepted socket is not marked");
+        assert_eq!(SockRef::from(&dialled).mark().expect("mark"), 0x539);
     }
-    assert_eq!(SockRef::from(&accepted).mark().expect("mark"), 0, "an accepted socket is not marked");
-    assert_eq!(SockRef::from(&dialled).mark().expect("mark"), 0x539);
 }

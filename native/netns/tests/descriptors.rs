@@ -22,7 +22,7 @@ fn nothing_leaks_over_many_rounds() {
     let _context = runtime.enter();
     let round = || {
         let Some(netns) = net::namespace() else { return };
-        let listener = socket::listen_tcp(&netns, net::at("127.0.0.1", 0)).expect("listen");
+        let listener = socket::listen_tcp(&netns, net::at("127.0.0.1", 0), socket::Peer::Application).expect("listen");
         let address = listener.local_addr().expect("address");
         let _dns = socket::listen_dns_udp(&netns, net::at("::", 15053)).expect("dns");
         let _watch = Watch::new(&netns).expect("watch");

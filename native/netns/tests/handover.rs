@@ -83,7 +83,7 @@ async fn a_namespace_arrives_and_its_cookie_goes_back() {
     let Some(netns) = net::namespace() else { return };
     let directory = Directory::new();
     let listener = HandoverListener::bind(&directory.socket()).expect("bind");
-    let (path, copy) = (directory.socket(), netns.try_clone().expect("dup"));
+    let (path, copy) = (directory.socket(), netns.clone());
     let sender = tokio::task::spawn_blocking(move || handover::send(&path, "pod-1", &copy, net::PATIENCE));
     let arrived = next(&listener).await.expect("accepted");
     assert_eq!((arrived.uid.as_str(), arrived.netns.cookie()), ("pod-1", netns.cookie()));
@@ -96,7 +96,7 @@ async fn the_sender_program_hands_over_and_prints_the_receipt() {
     let Some(netns) = net::namespace() else { return };
     let directory = Directory::new();
     let listener = HandoverListener::bind(&directory.socket()).expect("bind");
-    let (path, copy) = (directory.socket().display().to_string(), netns.try_clone().expect("dup"));
+    let (path, copy) = (directory.socket().display().to_string(), netns.clone());
     let sender = tokio::task::spawn_blocking(move || program(&["send", "--socket", &path, "--uid", "pod-2"], Some(&copy)));
     let arrived = next(&listener).await.expect("accepted");
     assert_eq!(arrived.uid, "pod-2");

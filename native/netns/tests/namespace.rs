@@ -9,7 +9,10 @@ use std::{
 };
 
 use net::{app_connect, at, namespace, pod};
-use trackbed_netns::{Netns, NetnsError, socket};
+use trackbed_netns::{
+    Netns, NetnsError,
+    socket::{self, Peer},
+};
 
 #[test]
 fn two_namespaces_have_two_cookies_that_stay() {
@@ -71,7 +74,7 @@ fn addresses_are_those_of_the_namespace_and_unusable_ones_do_not_count() {
 fn a_listener_is_reachable_inside_only() {
     let (Some(one), Some(other)) = (namespace(), namespace()) else { return };
     for ip in ["127.0.0.1", "::1"] {
-        let listener = socket::listen_tcp(&one, at(ip, 0)).expect("listen");
+        let listener = socket::listen_tcp(&one, at(ip, 0), Peer::Application).expect("listen");
         let address = listener.local_addr().expect("address");
         let inside = app_connect(&one, address).expect("inside");
         net::exchange(&inside, &net::accept(&listener).0);
@@ -85,8 +88,8 @@ fn a_listener_is_reachable_inside_only() {
 fn a_listener_on_a_taken_port_names_step_and_address() {
     let Some(netns) = namespace() else { return };
     let _app = net::app_listener(&netns, at("0.0.0.0", 15001));
-    let error = socket::listen_tcp(&netns, at("0.0.0.0", 15001)).expect_err("taken");
+    let error = socket::listen_tcp(&netns, at("0.0.0.0", 15001), Peer::Network).expect_err("taken");
     assert_eq!(error.source.kind(), std::io::ErrorKind::AddrInUse);
     assert!(error.to_string().contains("0.0.0.0:15001"), "{error}");
-    socket::listen_tcp(&netns, at("::", 15001)).expect("the other family is free, since IPv6 sockets are IPv6 only");
+    socket::listen_tcp(&netns, at("::", 15001), Peer::Network).expect("the other family is free, since IPv6 sockets are IPv6 only");
 }

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use trackbed_contract::engine::AddPod;
 use trackbed_contract::tables::ports;
 use trackbed_netns::Netns;
-use trackbed_netns::socket::{SocketError, listen_dns_udp, listen_tcp};
+use trackbed_netns::socket::{Peer, SocketError, listen_dns_udp, listen_tcp};
 
 use crate::data::Listeners;
 use crate::worker::heritage::Safe;
@@ -19,6 +19,7 @@ struct Wanted {
     port: u16,
     /// Captured outbound connections come over `lo`: nobody outside the pod has business there. Inbound ones come to the pod's addresses.
     loopback: bool,
+    peer: Peer,
     kind: Kind,
 }
 
@@ -29,18 +30,18 @@ enum Kind {
 
 /// What `spec` asks for and `bound` did not.
 fn wanted(spec: &AddPod, bound: Option<&AddPod>) -> Vec<Wanted> {
-    let tcp = |name, port, loopback, list| Wanted { name, port, loopback, kind: Kind::Tcp(list) };
+    let tcp = |name, port, peer, list| Wanted { name, port, loopback: peer == Peer::Application, peer, kind: Kind::Tcp(list) };
     let mut wanted = Vec::new();
     if bound.is_none() {
-        wanted.push(tcp("outbound", ports::OUTBOUND, true, |l| &mut l.outbound));
-        wanted.push(tcp("hbone", ports::HBONE, false, |l| &mut l.hbone));
+        wanted.push(tcp("outbound", ports::OUTBOUND, Peer::Application, |l| &mut l.outbound));
+        wanted.push(tcp("hbone", ports::HBONE, Peer::Engine, |l| &mut l.hbone));
     }
     if spec.capture_inbound && !bound.is_some_and(|bound| bound.capture_inbound) {
-        wanted.push(tcp("inbound", ports::INBOUND_PLAIN, false, |l| &mut l.inbound_plain));
+        wanted.push(tcp("inbound", ports::INBOUND_PLAIN, Peer::Network, |l| &mut l.inbound_plain));
     }
     if spec.capture_dns && !bound.is_some_and(|bound| bound.capture_dns) {
-        wanted.push(tcp("dns", ports::DNS, true, |l| &mut l.dns_tcp));
-        wanted.push(Wanted { name: "dns-udp", port: ports::DNS, loopback: false, kind: Kind::Dns });
+        wanted.push(tcp("dns", ports::DNS, Peer::Application, |l| &mut l.dns_tcp));
+        wanted.push(Wanted { name: "dns-udp", port: ports::DNS, loopback: false, peer: Peer::Application, kind: Kind::Dns });
     }
     wanted
 }
@@ -89,7 +90,7 @@ fn listener(wanted: &Wanted, v4: bool, netns: &Netns, kept: Option<OwnedFd>, lis
     };
     match wanted.kind {
         Kind::Tcp(list) => {
-            let listener = kept.map_or_else(|| listen_tcp(netns, address), |kept| Ok(kept.into()))?;
+            let listener = kept.map_or_else(|| listen_tcp(netns, address, wanted.peer), |kept| Ok(kept.into()))?;
             let copied = copy(&listener)?;
             list(listeners).push(listener);
             Ok(copied)

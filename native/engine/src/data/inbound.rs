@@ -160,7 +160,7 @@ impl Thread {
         from: SocketAddr,
         account: &mut Account,
     ) -> Result<(Admitted, Registered), Refusal> {
-        let destination = socket::original_destination(client)
+        let destination = socket::original_destination(client, from)
             .map_err(|error| missing(errors::DESTINATION_REFUSED, format!("it was not redirected: {error}")))?;
         account.destination(destination, None, None);
         let ready = hold(&self.shared, || station.pod()).await?;

@@ -23,7 +23,7 @@ use trackbed_balance::Load;
 use trackbed_contract::tables::{bounds, errors};
 use trackbed_hbone::limits::Limits;
 use trackbed_hbone::{Connector, Pool, Target};
-use trackbed_netns::socket;
+use trackbed_netns::socket::{self, Peer};
 
 use crate::worker::shared::{Pod, Shared};
 use live::Live;
@@ -219,13 +219,13 @@ impl Connector for FromPod {
     async fn connect(&self, target: &Target) -> io::Result<TcpStream> {
         let pod = self.0.pods.load().get(&target.source_uid).cloned();
         let pod = pod.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the source pod has left the mesh"))?;
-        dial(&pod, target.destination).await
+        dial(&pod, target.destination, Peer::Engine).await
     }
 }
 
 /// A connection of the engine's own, inside a pod's network namespace.
-async fn dial(pod: &Pod, destination: SocketAddr) -> io::Result<TcpStream> {
-    let started = socket::connect_marked(&pod.netns, destination).map_err(cause)?;
+async fn dial(pod: &Pod, destination: SocketAddr, peer: Peer) -> io::Result<TcpStream> {
+    let started = socket::connect_marked(&pod.netns, destination, peer).map_err(cause)?;
     within_limit(socket::established(started)).await
 }
 

@@ -11,7 +11,7 @@ use trackbed_contract::tables::errors;
 use trackbed_decide::{Chooser, Outbound, Plain, Refusal, Tunnel, Workload, outbound, recheck_outbound};
 use trackbed_hbone::headers::{Baggage, Forwarded, TraceParent};
 use trackbed_hbone::{ConnectRequest, Target, TunnelError, TunnelStream, pump};
-use trackbed_netns::socket;
+use trackbed_netns::socket::{self, Peer};
 
 use super::hold::{self, Ready, hold_for, missing};
 use super::live::{Facts, Registered};
@@ -52,7 +52,7 @@ enum Carrier {
 
 impl Thread {
     pub(super) async fn outbound(self: Rc<Self>, station: Rc<Station>, client: TcpStream, from: SocketAddr) {
-        let Ok(destination) = socket::original_destination(&client) else {
+        let Ok(destination) = socket::original_destination(&client, from) else {
             // Nothing redirected it: it was made straight to the listener.
             return pump::reset(client);
         };
@@ -74,9 +74,6 @@ impl Thread {
 
     /// Carries the connection to its end. The error is that of a connection that was never opened.
     async fn carry(self: &Rc<Self>, station: &Station, captured: &mut Captured, client: &ClientCell) -> Result<(), Refusal> {
-        if client.local_address() == Some(captured.destination) {
-            return Err(missing(errors::DESTINATION_OWN_PORT, "the engine's own listener was asked for".into()));
-        }
         let mut failed: Vec<Arc<str>> = Vec::new();
         let mut first: Option<Refusal> = None;
         loop {
@@ -159,7 +156,7 @@ impl Thread {
         let endpoint = plain.endpoint.as_ref().map(|endpoint| Arc::clone(&endpoint.uid));
         let registered = self.register(&captured.pod, Facts::Outbound(Outbound::Plain(plain)));
         let started = Instant::now();
-        let server = dial(&captured.pod, address).await.map_err(|error| upstream_failed(address, &error))?;
+        let server = dial(&captured.pod, address, Peer::Network).await.map_err(|error| upstream_failed(address, &error))?;
         captured.account.timing(started.elapsed(), Duration::ZERO);
         self.pump(captured, registered, client, Carrier::Socket(server), endpoint)
     }
@@ -217,10 +214,6 @@ impl ClientCell {
         if let Some(client) = self.0.borrow_mut().take() {
             pump::reset(client);
         }
-    }
-
-    fn local_address(&self) -> Option<SocketAddr> {
-        self.0.borrow().as_ref().and_then(|client| client.local_addr().ok()).map(socket::canonical)
     }
 }
 

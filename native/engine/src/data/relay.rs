@@ -13,7 +13,7 @@ use trackbed_contract::engine::{Direction, Path};
 use trackbed_contract::tables::{errors, ports};
 use trackbed_decide::{Outbound, Relay, relay_inbound};
 use trackbed_hbone::pump;
-use trackbed_netns::socket;
+use trackbed_netns::socket::{self, Peer};
 
 use super::hold::{Ready, missing, ready};
 use super::live::Facts;
@@ -59,7 +59,7 @@ impl Reachable {
 }
 
 async fn probe(pod: &Pod, address: IpAddr) -> bool {
-    let Ok(started) = socket::connect_marked(&pod.netns, SocketAddr::new(address, ports::HBONE)) else { return false };
+    let Ok(started) = socket::connect_marked(&pod.netns, SocketAddr::new(address, ports::HBONE), Peer::Network) else { return false };
     let Ok(Ok(stream)) = tokio::time::timeout(PROBE_LIMIT, socket::established(started)).await else { return false };
     // Nothing was said and nothing will be: no TIME_WAIT for a probe.
     pump::reset(stream);
