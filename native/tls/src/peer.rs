@@ -1,4 +1,5 @@
 //! What a finished handshake says about the other side.
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls::CommonState;
@@ -12,7 +13,7 @@ use crate::{TlsError, san};
 pub struct PeerInfo {
     pub identity: Identity,
     /// Serial number of the leaf, lower-case hexadecimal without separators.
-    pub serial: String,
+    pub serial: Arc<str>,
     /// End of the leaf: a connection must not outlive it.
     pub not_after: SystemTime,
     /// "TLSv1.3"
@@ -30,7 +31,7 @@ impl PeerInfo {
         let parsed = san::parse(leaf)?;
         Ok(Self {
             identity: san::identity_of(leaf)?,
-            serial: crate::certified::serial(&parsed),
+            serial: crate::certified::serial(&parsed).into(),
             not_after: validity(&parsed).1,
             version: "TLSv1.3",
             cipher: connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or(""),

@@ -38,7 +38,7 @@ impl Thread {
         let ready = match hold(&self.shared, || station.pod()).await {
             Ok(ready) => ready,
             Err(refusal) => {
-                let mut account = Account::new(&self.shared, Direction::Inbound, &station.pod());
+                let mut account = Account::new(&self.ledger, Direction::Inbound, &station.pod());
                 account.source(peer, None, None);
                 account.path(Path::Tunnel);
                 account.refused(&refusal);
@@ -66,7 +66,7 @@ impl Thread {
     async fn connect(self: Rc<Self>, station: Rc<Station>, mut request: Request) {
         let pod = station.pod();
         let (identity, from) = (request.peer.identity.clone(), request.peer_address);
-        let mut account = Account::new(&self.shared, Direction::Inbound, &pod);
+        let mut account = Account::new(&self.ledger, Direction::Inbound, &pod);
         account.path(Path::Tunnel);
         account.peer(&request.peer);
         account.source(from, None, Some(&identity));
@@ -104,7 +104,7 @@ impl Thread {
         account.timing(started.elapsed(), std::time::Duration::ZERO);
         match request.accept(Some(&baggage(&admitted.workload))) {
             Ok(client) => {
-                registered.opened(vec![account]);
+                registered.opened(account, None);
                 // A task of its own: what is idle holds its pump and nothing of its set-up.
                 tokio::task::spawn_local(async move {
                     let outcome = pump::inbound(client, server, registered.meter()).await;
@@ -123,7 +123,7 @@ impl Thread {
     pub(super) async fn inbound_plain(self: Rc<Self>, station: Rc<Station>, client: TcpStream, from: SocketAddr) {
         pump::guard(&client);
         let pod = station.pod();
-        let mut account = Account::new(&self.shared, Direction::Inbound, &pod);
+        let mut account = Account::new(&self.ledger, Direction::Inbound, &pod);
         account.path(Path::Plain);
         account.source(from, None, None);
         let decided = self.decide_plain(&station, &client, from, &mut account).await;
@@ -140,7 +140,7 @@ impl Thread {
         match server.map_err(|failed| failed.refusal).and_then(|server| registered.check().map(|()| server)) {
             Ok(server) => {
                 account.timing(started.elapsed(), std::time::Duration::ZERO);
-                registered.opened(vec![account]);
+                registered.opened(account, None);
                 tokio::task::spawn_local(async move {
                     let outcome = pump::relay(client, server, registered.meter()).await;
                     registered.closed(&outcome);
@@ -175,7 +175,7 @@ impl Thread {
     /// Puts the connection into the table, with no await after the decision.
     fn admit(self: &Rc<Self>, station: &Station, account: &mut Account, admitted: &Admitted) -> Registered {
         account.destination(admitted.target, Some(&admitted.workload), admitted.source.as_ref().map(|_| &admitted.workload.identity));
-        account.service(admitted.service.as_deref());
+        account.service(admitted.service.as_ref());
         account.policy(admitted.policy.as_ref());
         self.register(&station.pod(), Facts::Inbound(admitted.clone()))
     }
@@ -185,7 +185,7 @@ impl Thread {
 fn name_ends(account: &mut Account, ready: &Ready, from: SocketAddr, identity: Option<&Identity>, port: u16) {
     let source = ready.world().map(|world| world.workloads_at(from.ip())).unwrap_or_default();
     let source = source.iter().find(|workload| identity.is_none_or(|identity| workload.identity == *identity));
-    account.source(from, source.map(AsRef::as_ref), identity);
+    account.source(from, source, identity);
     let pod = SocketAddr::new(ready.local.workload.address_like(from.ip()).unwrap_or(from.ip()), port);
     account.destination(pod, Some(&ready.local.workload), identity.map(|_| ready.local.identity()));
 }

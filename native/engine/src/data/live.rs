@@ -10,7 +10,7 @@ use trackbed_hbone::{Meter, Outcome};
 
 use super::Thread;
 use super::hold::missing;
-use crate::report::account::Account;
+use crate::report::account::{Account, OpenAccount};
 use crate::worker::shared::{OpenOne, Pod, Shared};
 
 /// Connections decided again before bytes move on: about 0.3 ms.
@@ -37,9 +37,10 @@ pub(crate) struct Connection {
     pod: Arc<Pod>,
     facts: RefCell<Facts>,
     pub(crate) meter: Rc<Meter>,
-    accounts: RefCell<Vec<Account>>,
-    cut: RefCell<Option<Refusal>>,
-    _open: RefCell<Vec<OpenOne>>,
+    /// The second one is the destination's, of a relay.
+    accounts: RefCell<[Option<OpenAccount>; 2]>,
+    cut: RefCell<Option<Box<Refusal>>>,
+    _open: (OpenOne, Option<OpenOne>),
 }
 
 /// A connection in the table; it leaves the table when this is dropped.
@@ -75,7 +76,7 @@ impl Live {
     /// Metrics of long connections, and the ends of certificates that no tunnel watches.
     pub(crate) fn tick(&self, shared: &Shared) {
         for connection in self.snapshot() {
-            connection.accounts.borrow_mut().iter_mut().for_each(|account| account.count_meter(&connection.meter));
+            connection.accounts.borrow_mut().iter_mut().flatten().for_each(|account| account.count_meter(&connection.meter));
             if let Err(refusal) = connection.certificates(shared) {
                 connection.cut(refusal);
             }
@@ -93,17 +94,14 @@ impl Thread {
         let live = &self.live;
         let key = live.next.get();
         live.next.set(key + 1);
-        let mut open = vec![pod.open.one(true)];
-        if let Facts::Relay(_, _, destination) = &facts {
-            open.push(destination.open.one(false));
-        }
+        let destination = if let Facts::Relay(_, _, destination) = &facts { Some(destination.open.one(false)) } else { None };
         let connection = Rc::new(Connection {
             pod: Arc::clone(pod),
             facts: RefCell::new(facts),
             meter: Meter::new(),
             accounts: RefCell::default(),
             cut: RefCell::default(),
-            _open: RefCell::new(open),
+            _open: (pod.open.one(true), destination),
         });
         live.connections.borrow_mut().insert(key, Rc::clone(&connection));
         Registered { thread: Rc::clone(self), key, connection }
@@ -148,7 +146,7 @@ impl Connection {
 
     fn cut(&self, refusal: Refusal) {
         // The first reason is the one that counts.
-        self.cut.borrow_mut().get_or_insert(refusal);
+        self.cut.borrow_mut().get_or_insert_with(|| Box::new(refusal));
         self.meter.cut();
     }
 }
@@ -160,20 +158,19 @@ impl Registered {
 
     /// Why it was cut while it was being set up.
     pub(crate) fn check(&self) -> Result<(), Refusal> {
-        self.connection.cut.borrow().clone().map_or(Ok(()), Err)
+        self.connection.cut.borrow().as_deref().cloned().map_or(Ok(()), Err)
     }
 
     /// The application is connected: bytes may move.
-    pub(crate) fn opened(&self, mut accounts: Vec<Account>) {
-        accounts.iter_mut().for_each(Account::opened);
-        *self.connection.accounts.borrow_mut() = accounts;
+    pub(crate) fn opened(&self, account: Account, destination: Option<Account>) {
+        *self.connection.accounts.borrow_mut() = [Some(account.opened()), destination.map(Account::opened)];
     }
 
     /// The pump has ended.
     pub(crate) fn closed(self, outcome: &Outcome) {
         let cut = self.connection.cut.borrow_mut().take();
-        for account in self.connection.accounts.take() {
-            account.closed(outcome, cut.as_ref());
+        for account in self.connection.accounts.take().into_iter().flatten() {
+            account.closed(outcome, cut.as_deref());
         }
     }
 }

@@ -25,6 +25,7 @@ use trackbed_hbone::limits::Limits;
 use trackbed_hbone::{Connector, Pool, Target};
 use trackbed_netns::socket::{self, Peer};
 
+use crate::report::ledger::Ledger;
 use crate::worker::shared::{Pod, Shared};
 use live::Live;
 use proof::Proofs;
@@ -79,6 +80,7 @@ pub(crate) struct Thread {
     shared: Arc<Shared>,
     stations: RefCell<HashMap<Arc<str>, Rc<Station>>>,
     live: Live,
+    ledger: Rc<Ledger>,
     load: RefCell<Load>,
     pool: Pool<FromPod>,
     proofs: Proofs,
@@ -107,6 +109,7 @@ fn run(shared: Arc<Shared>, mut queue: mpsc::Receiver<Order>) -> io::Result<()> 
     runtime.block_on(async move {
         let connector = FromPod(Arc::clone(&shared));
         let thread = Rc::new(Thread {
+            ledger: Rc::new(Ledger::new(Arc::clone(&shared))),
             shared,
             stations: RefCell::default(),
             live: Live::default(),

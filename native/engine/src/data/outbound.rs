@@ -61,7 +61,7 @@ impl Thread {
         }
         pump::guard(&client);
         let pod = station.pod();
-        let account = Account::new(&self.shared, Direction::Outbound, &pod);
+        let account = Account::new(&self.ledger, Direction::Outbound, &pod);
         let mut captured = Captured { pod, client: from, destination, account };
         captured.account.source(from, None, None);
         captured.account.destination(destination, None, None);
@@ -188,7 +188,7 @@ impl Thread {
         registered.check()?;
         let client = client.take()?;
         let counted = endpoint.map(|uid| Counted::open(self, uid));
-        registered.opened(vec![captured.account.take()]);
+        registered.opened(captured.account.take(), None);
         tokio::task::spawn_local(async move {
             let outcome = match carrier {
                 Carrier::Tunnel(stream) => pump::outbound(client, stream, registered.meter()).await,
@@ -255,8 +255,8 @@ fn name_ends(captured: &mut Captured, decision: &Outbound) -> Option<Arc<str>> {
         Outbound::Plain(plain) => (plain.endpoint.as_ref(), plain.service.as_ref()),
         Outbound::Refuse(_) => return None,
     };
-    captured.account.destination(captured.destination, endpoint.map(AsRef::as_ref), None);
-    captured.account.service(service.map(AsRef::as_ref));
+    captured.account.destination(captured.destination, endpoint, None);
+    captured.account.service(service);
     endpoint.map(|endpoint| Arc::clone(&endpoint.uid))
 }
 

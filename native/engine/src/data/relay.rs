@@ -93,11 +93,11 @@ impl Thread {
         drop(source);
         let endpoint = Arc::clone(&relay.tunnel.endpoint);
 
-        let mut inbound = Account::new(&self.shared, Direction::Inbound, destination);
+        let mut inbound = Account::new(&self.ledger, Direction::Inbound, destination);
         inbound.path(Path::Relay);
         inbound.source(from, Some(&client_workload), Some(&identity));
         inbound.destination(to, Some(&endpoint), Some(&endpoint.identity));
-        inbound.service(relay.tunnel.service.as_deref());
+        inbound.service(relay.tunnel.service.as_ref());
         captured.account.destination(captured.destination, Some(&endpoint), Some(&endpoint.identity));
 
         let admitted = match relay_inbound(world, &destination.local, &identity, from.ip(), to) {
@@ -129,7 +129,7 @@ impl Thread {
         let mut outbound = captured.account.take();
         outbound.timing(started.elapsed(), Duration::ZERO);
         inbound.timing(started.elapsed(), Duration::ZERO);
-        registered.opened(vec![outbound, inbound]);
+        registered.opened(outbound, Some(inbound));
         tokio::task::spawn_local(async move {
             let outcome = pump::relay(client, server, registered.meter()).await;
             registered.closed(&outcome);

@@ -1,5 +1,8 @@
 //! What the engine tells about itself: flows and events to its director, Prometheus text to whoever asks, lines to its log.
+mod access;
 pub(crate) mod account;
+pub(crate) mod flow;
+pub(crate) mod ledger;
 pub(crate) mod queue;
 pub(crate) mod scrape;
 pub(crate) mod series;

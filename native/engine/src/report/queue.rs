@@ -3,16 +3,18 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
-use trackbed_contract::engine::{Event, Flow, ReportBatch};
+use trackbed_contract::engine::{Event, ReportBatch};
 use trackbed_contract::tables::bounds;
+
+use super::flow::Record;
 
 const CAPACITY: usize = bounds::FLOW_QUEUE as usize;
 /// Records of one batch: a whole full queue in a few batches, about 0.5 MiB on the wire, below the message limit.
 const BATCH_RECORDS: usize = 1024;
 
 #[derive(Debug)]
-pub(crate) enum Record {
-    Flow(Box<Flow>),
+enum Report {
+    Flow(Record),
     Event(Event),
 }
 
@@ -28,15 +30,15 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    records: VecDeque<Record>,
+    records: VecDeque<Report>,
     /// Since the last batch.
     dropped: u64,
     dropped_total: u64,
 }
 
 impl ReportQueue {
-    pub(crate) fn flow(&self, flow: Flow) {
-        self.push(Record::Flow(Box::new(flow)));
+    pub(crate) fn record(&self, record: Record) {
+        self.push(Report::Flow(record));
     }
 
     pub(crate) fn event(&self, level: &str, code: &str, pod_uid: &str, message: String) {
@@ -48,19 +50,23 @@ impl ReportQueue {
             pod_uid: pod_uid.to_owned(),
             message,
         };
-        self.push(Record::Event(event));
+        self.push(Report::Event(event));
     }
 
-    fn push(&self, record: Record) {
+    fn push(&self, record: Report) {
         let mut waiting = self.lock();
         if waiting.records.len() == CAPACITY {
             waiting.records.pop_front();
             waiting.dropped += 1;
             waiting.dropped_total += 1;
         }
+        let first = waiting.records.is_empty();
         waiting.records.push_back(record);
         drop(waiting);
-        self.0.filled.notify_one();
+        // Whoever empties the queue looks again by itself: waking it costs more than a record.
+        if first {
+            self.0.filled.notify_one();
+        }
     }
 
     /// Waits until there is something to send.
@@ -78,10 +84,13 @@ impl ReportQueue {
         }
         let mut batch = ReportBatch { dropped: std::mem::take(&mut waiting.dropped), ..ReportBatch::default() };
         let count = waiting.records.len().min(BATCH_RECORDS);
-        for record in waiting.records.drain(..count) {
-            match record {
-                Record::Flow(flow) => batch.flows.push(*flow),
-                Record::Event(event) => batch.events.push(event),
+        let taken: Vec<_> = waiting.records.drain(..count).collect();
+        // No data thread waits while texts are made.
+        drop(waiting);
+        for report in taken {
+            match report {
+                Report::Flow(record) => batch.flows.push(record.to_wire()),
+                Report::Event(event) => batch.events.push(event),
             }
         }
         Some(batch)
@@ -99,13 +108,16 @@ impl ReportQueue {
 
 #[cfg(test)]
 mod tests {
+    use trackbed_contract::engine::Direction;
+
     use super::*;
+    use crate::report::flow::Known;
 
     #[test]
     fn a_full_queue_drops_the_oldest_and_says_how_many() {
         let queue = ReportQueue::default();
         for id in 0..CAPACITY as u64 + 3 {
-            queue.flow(Flow { id, ..Flow::default() });
+            queue.record(Record::Opened(Arc::new(Known::new(id, Direction::Outbound, "pod".into()))));
         }
         let batch = queue.batch().expect("a batch");
         assert_eq!((batch.dropped, batch.flows[0].id, batch.flows.len()), (3, 3, BATCH_RECORDS));

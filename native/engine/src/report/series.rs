@@ -1,6 +1,5 @@
-//! Istio's TCP metrics: one series per pair of workloads, counted without a lock while a connection lives.
+//! Istio's TCP metrics: one series per pair of workloads and data thread, counted without a lock and summed when somebody asks.
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,54 +37,110 @@ pub(crate) const NAMES: [&str; 21] = [
     "connection_security_policy",
 ];
 
-/// Counters of one label set. `sent` is what the server sent to the client, for both reporters (istio#32399).
-#[derive(Debug, Default)]
-pub(crate) struct Series {
-    pub(crate) labels: Box<Labels>,
-    pub(crate) opened: AtomicU64,
-    pub(crate) closed: AtomicU64,
-    pub(crate) sent: AtomicU64,
-    pub(crate) received: AtomicU64,
+/// Istio's `response_flags` of connections that were denied or failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Failure {
+    Denied,
+    Handshake,
+    Identity,
+    Connect,
 }
 
-type Value = fn(&Series) -> &AtomicU64;
+const FLAGS: [&str; 4] = ["DENY", "TLS_FAILURE", "IDENTITY_ERROR", "CONNECT"];
+
+/// Written by one thread only, so that counting needs no locked instruction; anybody may read.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, more: u64) {
+        self.0.store(self.get() + more, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What one data thread counted of one label set. `sent` is what the server sent to the client, for both reporters (istio#32399).
+#[derive(Debug, Default)]
+pub(crate) struct Series {
+    pub(crate) opened: Counter,
+    pub(crate) closed: Counter,
+    pub(crate) sent: Counter,
+    pub(crate) received: Counter,
+    failed: [Counter; FLAGS.len()],
+}
+
+impl Series {
+    pub(crate) fn failed(&self, why: Failure) -> &Counter {
+        &self.failed[why as usize]
+    }
+}
+
+/// The sum over threads: opened, closed, sent, received, then failed by flag.
+type Totals = [u64; VALUES + FLAGS.len()];
+
+const VALUES: usize = 4;
+
+/// Each thread's counters of one label set, and what is left of those that no thread has any more.
+#[derive(Debug, Default)]
+struct Shares {
+    live: Vec<Arc<Series>>,
+    past: Totals,
+}
+
+impl Shares {
+    /// Nobody else has these any more: they cannot change.
+    fn settle(&mut self) {
+        let past = &mut self.past;
+        self.live.retain(|series| {
+            let held = Arc::strong_count(series) > 1;
+            if !held {
+                add(past, series);
+            }
+            held
+        });
+    }
+
+    fn totals(&self) -> Totals {
+        let mut totals = self.past;
+        self.live.iter().for_each(|series| add(&mut totals, series));
+        totals
+    }
+}
+
+fn add(totals: &mut Totals, series: &Series) {
+    let counters = [&series.opened, &series.closed, &series.sent, &series.received].into_iter().chain(&series.failed);
+    totals.iter_mut().zip(counters).for_each(|(total, counter)| *total += counter.get());
+}
 
 #[derive(Debug, Default)]
 pub(crate) struct AllSeries {
-    series: Mutex<HashMap<Box<Labels>, Arc<Series>>>,
-    /// Failures carry their response flag as one more label and have no live connection.
-    failed: Mutex<HashMap<(Box<Labels>, &'static str), u64>>,
+    sets: Mutex<HashMap<Box<Labels>, Shares>>,
     /// Series that found no room.
     overflowed: AtomicU64,
 }
 
 impl AllSeries {
-    /// The series of these labels; beyond the bound a nameless one that is not exported.
+    /// Counters of these labels for the calling thread alone; beyond the bound nameless ones that are not exported.
     pub(crate) fn of(&self, labels: Box<Labels>) -> Arc<Series> {
-        let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = series.get(&labels) {
-            return Arc::clone(known);
-        }
-        if series.len() >= MOST_SERIES {
-            series.retain(|_, live| Arc::strong_count(live) > 1);
-            if series.len() >= MOST_SERIES {
+        let series = Arc::new(Series::default());
+        let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
+        if sets.len() >= MOST_SERIES && !sets.contains_key(&labels) {
+            sets.retain(|_, shares| {
+                shares.settle();
+                !shares.live.is_empty()
+            });
+            if sets.len() >= MOST_SERIES {
                 self.overflowed.fetch_add(1, Ordering::Relaxed);
-                return Arc::new(Series { labels, ..Series::default() });
+                return series;
             }
         }
-        let new = Arc::new(Series { labels: labels.clone(), ..Series::default() });
-        series.insert(labels, Arc::clone(&new));
-        new
-    }
-
-    pub(crate) fn failure(&self, labels: Box<Labels>, flag: &'static str) {
-        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-        let full = failed.len() >= MOST_SERIES;
-        match failed.entry((labels, flag)) {
-            Entry::Occupied(known) => *known.into_mut() += 1,
-            Entry::Vacant(new) if !full => drop(new.insert(1)),
-            Entry::Vacant(_) => drop(self.overflowed.fetch_add(1, Ordering::Relaxed)),
-        }
+        let shares = sets.entry(labels).or_default();
+        shares.settle();
+        shares.live.push(Arc::clone(&series));
+        series
     }
 
     pub(crate) fn overflowed(&self) -> u64 {
@@ -94,23 +149,26 @@ impl AllSeries {
 
     /// Prometheus text of everything counted so far.
     pub(crate) fn write(&self, text: &mut String) {
-        let series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
-        let counters: [(&str, &str, Value); 4] = [
-            (metrics::ISTIO_TCP_CONNECTIONS_OPENED_TOTAL, "connections opened", |s| &s.opened),
-            (metrics::ISTIO_TCP_CONNECTIONS_CLOSED_TOTAL, "connections closed", |s| &s.closed),
-            (metrics::ISTIO_TCP_SENT_BYTES_TOTAL, "payload bytes from server to client", |s| &s.sent),
-            (metrics::ISTIO_TCP_RECEIVED_BYTES_TOTAL, "payload bytes from client to server", |s| &s.received),
+        let sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
+        let sums: Vec<_> = sets.iter().map(|(labels, shares)| (labels, shares.totals())).collect();
+        let names: [(&str, &str); VALUES] = [
+            (metrics::ISTIO_TCP_CONNECTIONS_OPENED_TOTAL, "connections opened"),
+            (metrics::ISTIO_TCP_CONNECTIONS_CLOSED_TOTAL, "connections closed"),
+            (metrics::ISTIO_TCP_SENT_BYTES_TOTAL, "payload bytes from server to client"),
+            (metrics::ISTIO_TCP_RECEIVED_BYTES_TOTAL, "payload bytes from client to server"),
         ];
-        for (name, help, value) in counters {
+        for (index, (name, help)) in names.into_iter().enumerate() {
             header(text, name, "counter", help);
-            for (labels, counted) in series.iter() {
-                sample(text, name, labels, "-", value(counted).load(Ordering::Relaxed));
+            // A set that has only failed connections has nothing to say here.
+            for (labels, totals) in sums.iter().filter(|(_, totals)| totals[0] > 0) {
+                sample(text, name, labels, "-", totals[index]);
             }
         }
-        drop(series);
         header(text, metrics::ISTIO_TCP_CONNECTIONS_FAILED_TOTAL, "counter", "connections denied or failed");
-        for ((labels, flag), count) in self.failed.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            sample(text, metrics::ISTIO_TCP_CONNECTIONS_FAILED_TOTAL, labels, flag, *count);
+        for (labels, totals) in &sums {
+            for (flag, count) in FLAGS.into_iter().zip(&totals[VALUES..]).filter(|(_, count)| **count > 0) {
+                sample(text, metrics::ISTIO_TCP_CONNECTIONS_FAILED_TOTAL, labels, flag, *count);
+            }
         }
     }
 }
@@ -153,12 +211,14 @@ mod tests {
         let all = AllSeries::default();
         let mut labels = Box::<Labels>::default();
         labels[0] = "a\"b\\c\nd".into();
-        all.of(labels).opened.fetch_add(2, Ordering::Relaxed);
+        all.of(labels.clone()).opened.add(2);
+        // Another thread's.
+        all.of(labels).opened.add(1);
         let mut text = String::new();
         all.write(&mut text);
         let line = text.lines().find(|line| line.starts_with("istio_tcp_connections_opened_total{")).expect("a sample");
         assert!(line.contains(r#"reporter="a\"b\\c\nd",source_workload="unknown""#), "{line}");
-        assert!(line.ends_with("} 2"), "{line}");
+        assert!(line.ends_with("} 3"), "{line}");
     }
 
     #[test]
@@ -169,6 +229,20 @@ mod tests {
             labels[1] = i.to_string();
             all.of(labels);
         }
-        assert!(all.series.lock().expect("lock").len() <= MOST_SERIES);
+        assert!(all.sets.lock().expect("lock").len() <= MOST_SERIES);
+    }
+
+    #[test]
+    fn what_a_thread_counted_outlives_its_series() {
+        let all = AllSeries::default();
+        for _ in 0..1000 {
+            let series = all.of(Box::default());
+            series.opened.add(1);
+            series.failed(Failure::Denied).add(2);
+        }
+        let sets = all.sets.lock().expect("lock");
+        let shares = sets.values().next().expect("one set");
+        assert!(shares.live.len() <= 1, "{} are kept", shares.live.len());
+        assert_eq!((shares.totals()[0], shares.totals()[VALUES]), (1000, 2000));
     }
 }

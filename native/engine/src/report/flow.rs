@@ -1,0 +1,189 @@
+//! A flow record before it is sent: shared with the connection it is about, put into words only for a director that takes it.
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use trackbed_contract::Identity;
+use trackbed_contract::engine::{CloseBy, Direction, Flow, FlowEnd, FlowPhase, Path, Verdict};
+use trackbed_decide::{Refusal, Service, Workload};
+use trackbed_policy::PolicyRef;
+
+use crate::clock;
+
+/// What there is to say about a connection, by phase.
+#[derive(Debug)]
+pub(crate) enum Record {
+    Opened(Arc<Known>),
+    Closed(Arc<Known>, Box<Closing>),
+}
+
+/// What is known of a connection when bytes begin to move.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(super) id: u64,
+    pub(super) direction: Direction,
+    pub(super) path: Path,
+    /// Wall clock.
+    pub(super) start: i64,
+    pub(super) started: Instant,
+    pub(super) pod_uid: Arc<str>,
+    pub(super) source: End,
+    pub(super) destination: End,
+    pub(super) service: Option<Arc<Service>>,
+    pub(super) policy: Option<PolicyRef>,
+    pub(super) tls: Option<Tls>,
+    pub(super) connect: Duration,
+    pub(super) handshake: Duration,
+}
+
+/// One end of a connection.
+#[derive(Debug, Default)]
+pub(crate) struct End {
+    address: Option<SocketAddr>,
+    pub(super) workload: Option<Arc<Workload>>,
+    pub(super) proven: Option<Identity>,
+}
+
+#[derive(Debug)]
+pub(super) struct Tls {
+    pub(super) version: &'static str,
+    pub(super) cipher: &'static str,
+    pub(super) group: &'static str,
+    pub(super) serial: Arc<str>,
+}
+
+/// How it ended.
+#[derive(Debug)]
+pub(crate) struct Closing {
+    pub(super) verdict: Verdict,
+    pub(super) closed_by: CloseBy,
+    pub(super) reset: bool,
+    pub(super) sent: u64,
+    pub(super) received: u64,
+    pub(super) duration: Duration,
+    pub(super) first_byte: Option<Duration>,
+    pub(super) code: &'static str,
+    /// Why we ended or refused it; its policy takes the place of the one that admitted the connection.
+    pub(super) refusal: Option<Box<Refusal>>,
+}
+
+impl End {
+    pub(super) fn new(address: SocketAddr, workload: Option<&Arc<Workload>>, proven: Option<&Identity>) -> Self {
+        Self { address: Some(address), workload: workload.cloned(), proven: proven.cloned() }
+    }
+
+    pub(super) fn address(&self) -> String {
+        self.address.map(|address| address.to_string()).unwrap_or_default()
+    }
+
+    pub(super) fn of<'a>(&'a self, part: impl Fn(&'a Workload) -> &'a str) -> &'a str {
+        self.workload.as_deref().map_or("", part)
+    }
+
+    pub(super) fn identity(&self) -> &str {
+        self.proven.as_ref().map_or("", Identity::as_str)
+    }
+
+    fn to_wire(&self) -> FlowEnd {
+        FlowEnd {
+            address: match self.address.map(|address| address.ip()) {
+                Some(IpAddr::V4(ip)) => ip.octets().to_vec(),
+                Some(IpAddr::V6(ip)) => ip.octets().to_vec(),
+                None => Vec::new(),
+            },
+            port: self.address.map_or(0, |address| address.port()).into(),
+            workload: self.of(|workload| &workload.name).to_owned(),
+            namespace: self.of(|workload| &workload.namespace).to_owned(),
+            identity: self.identity().to_owned(),
+            node: self.of(|workload| &workload.node).to_owned(),
+        }
+    }
+}
+
+impl Known {
+    pub(super) fn new(id: u64, direction: Direction, pod_uid: Arc<str>) -> Self {
+        Self {
+            id,
+            direction,
+            path: Path::Unspecified,
+            start: clock::unix_nanoseconds(),
+            started: Instant::now(),
+            pod_uid,
+            source: End::default(),
+            destination: End::default(),
+            service: None,
+            policy: None,
+            tls: None,
+            connect: Duration::ZERO,
+            handshake: Duration::ZERO,
+        }
+    }
+
+    fn to_wire(&self, phase: FlowPhase, verdict: Verdict, policy: Option<&PolicyRef>) -> Flow {
+        let mut flow = Flow {
+            id: self.id,
+            phase: phase.into(),
+            direction: self.direction.into(),
+            path: self.path.into(),
+            verdict: verdict.into(),
+            start: self.start,
+            source: Some(self.source.to_wire()),
+            destination: Some(self.destination.to_wire()),
+            service: self.service.as_ref().map(|service| service.key.to_string()).unwrap_or_default(),
+            connect_microseconds: clock::microseconds(self.connect),
+            handshake_microseconds: clock::microseconds(self.handshake),
+            pod_uid: self.pod_uid.to_string(),
+            ..Flow::default()
+        };
+        if let Some(tls) = &self.tls {
+            (flow.tls_version, flow.tls_cipher, flow.tls_group) = (tls.version.into(), tls.cipher.into(), tls.group.into());
+            flow.peer_serial = tls.serial.to_string();
+        }
+        if let Some(policy) = policy {
+            flow.policy = policy.name.to_string();
+            flow.rule = policy.rule.and_then(|rule| u32::try_from(rule).ok()).unwrap_or_default();
+        }
+        flow
+    }
+}
+
+impl Closing {
+    /// The policy that had the last word.
+    pub(super) fn policy<'a>(&'a self, known: &'a Known) -> Option<&'a PolicyRef> {
+        self.refusal.as_ref().map_or(known.policy.as_ref(), |refusal| refusal.policy.as_ref())
+    }
+
+    pub(super) fn reason(&self) -> &str {
+        self.refusal.as_ref().map_or("", |refusal| &refusal.reason)
+    }
+}
+
+impl Record {
+    pub(super) fn to_wire(&self) -> Flow {
+        match self {
+            Self::Opened(known) => known.to_wire(FlowPhase::Opened, Verdict::Allowed, known.policy.as_ref()),
+            Self::Closed(known, closing) => Flow {
+                code: closing.code.to_owned(),
+                reason: closing.reason().to_owned(),
+                bytes_sent: closing.sent,
+                bytes_received: closing.received,
+                first_byte_microseconds: closing.first_byte.map(clock::microseconds).unwrap_or_default(),
+                duration_microseconds: clock::microseconds(closing.duration),
+                closed_by: closing.closed_by.into(),
+                reset: closing.reset,
+                ..known.to_wire(FlowPhase::Closed, closing.verdict, closing.policy(known))
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each holds an idle connection's memory: more than this shows in the bench.
+    #[test]
+    fn what_is_known_of_an_idle_connection_is_small() {
+        assert!(size_of::<Known>() <= 400, "{}", size_of::<Known>());
+    }
+}
