@@ -75,6 +75,6 @@ test("what is not in the profile does not work: the confinement confines", () =>
   const run = (...command: string[]) => spawnSync(RUN, [PROFILE, capabilities.join(","), ...command], { encoding: "utf8" });
   // a program so small that it starts with the engine's calls; mount(2) is not among them
   const mount = run("/bin/mount", "-t", "tmpfs", "none", "/mnt");
-  assert.notEqual(mount.status, 0);
+  assert.match(mount.stderr, /not implemented/i);
   assert.equal(run("/bin/true").status, 0, "while a program that needs nothing else runs");
 });

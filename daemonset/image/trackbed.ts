@@ -7,8 +7,8 @@ import { type Layer, newLayer } from "./layer.ts";
 
 const ROOT = resolve(import.meta.dirname, "../..");
 const TARGET = join(ROOT, "native/target");
-/** The daemon runs these in pods' and the host's namespaces. */
-const TOOLS = ["/usr/sbin/nft", "/usr/bin/nsenter", "/sbin/ip", "/usr/bin/ss", "/usr/bin/grep", "/sbin/sysctl"];
+/** The daemon runs these in pods' and the host's namespaces; unshare makes the one in which a node is checked. */
+const TOOLS = ["/usr/sbin/nft", "/usr/bin/nsenter", "/usr/bin/unshare", "/sbin/ip", "/usr/bin/ss", "/usr/bin/grep", "/sbin/sysctl"];
 const NATIVE = ["trackbed-engine", "trackbed-netns", "trackbed-cni"];
 /** Bundle in /app ← the process's sources. */
 const BUNDLES = { "control.js": "src/control/main.ts", "daemon.js": "src/daemon/main.ts", "trackbed.js": "src/cli/main.ts" };

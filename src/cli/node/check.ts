@@ -75,7 +75,7 @@ function writable(directory: string): NodeFacts["cniBin"] {
 
 /** The very rules of a pod, in a namespace that ends with this function. */
 async function tryRules(): Promise<Pick<NodeFacts, "netns" | "rules">> {
-  const holder = spawn("unshare", ["--net", "--", "cat"], { stdio: ["pipe", "ignore", "pipe"] });
+  const holder = spawn("unshare", ["--net", "--", process.execPath, "-e", "process.stdin.resume()"], { stdio: ["pipe", "ignore", "pipe"] });
   let said = "";
   holder.stderr.setEncoding("utf8").on("data", (text: string) => {
     said += text;
