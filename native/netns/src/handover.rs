@@ -100,7 +100,7 @@ impl HandoverListener {
     /// Serves one sender at a time, each at most 1 s. Cancelling it mid-way drops that sender, who sees no receipt.
     pub async fn next(&self) -> Result<Handover, HandoverError> {
         let connection = self.accept().await.map_err(HandoverError::Accept)?;
-        let sender = sockopt::socket_peercred(&connection).map_err(|error| HandoverError::Accept(error.into()))?.uid.as_raw();
+        let sender = sys::peer_uid(connection.as_fd()).map_err(HandoverError::Accept)?;
         let refused = |reason: String| HandoverError::Refused { sender, reason };
         if sender != 0 && sender != geteuid().as_raw() {
             return Err(refused("only root and the engine's own user may hand namespaces over".to_owned()));

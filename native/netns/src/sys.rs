@@ -34,6 +34,17 @@ pub(crate) fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
     if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }
 
+/// The user that connected. Asked for by ourselves, because a peer in another process-id namespace has process 0, which the safe libraries
+/// cannot express: on a node daemon and engine are two pods.
+pub(crate) fn peer_uid(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut peer = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+    let mut size = libc::socklen_t::try_from(size_of::<libc::ucred>()).map_err(io::Error::other)?;
+    // SAFETY: the kernel writes at most `size` bytes to `peer`, which has that size, and the written length to `size`; both outlive the call.
+    let result =
+        unsafe { libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut peer).cast(), &raw mut size) };
+    if result == 0 { Ok(peer.uid) } else { Err(io::Error::last_os_error()) }
+}
+
 /// The CLONE_NEW* value of a namespace descriptor; ENOTTY for anything else.
 pub(crate) fn namespace_type(fd: BorrowedFd<'_>) -> io::Result<libc::c_int> {
     // SAFETY: this request takes no argument and touches no memory of ours. A file that is not of nsfs may know the same number as a

@@ -106,6 +106,41 @@ async fn the_sender_program_hands_over_and_prints_the_receipt() {
     assert_eq!(json(&output), serde_json::json!({ "uid": "pod-2", "netns_cookie": cookie, "code": "", "reason": "" }));
 }
 
+/// The directory of the engine that `an_engine_in_a_process_id_namespace_of_its_own` starts.
+const ENGINE_DIRECTORY: &str = "TRACKBED_TEST_ENGINE_DIRECTORY";
+
+/// On a node daemon and engine are two pods: the engine cannot see the daemon's process id, only its user.
+#[test]
+fn a_namespace_arrives_from_a_process_that_the_engine_cannot_see() {
+    let Some(netns) = net::namespace() else { return };
+    let directory = Directory::new();
+    let mut engine = Command::new("unshare")
+        .args(["--pid", "--fork", "--kill-child=SIGKILL"])
+        .arg(std::env::current_exe().expect("this test"))
+        .args(["--exact", "--ignored", "an_engine_in_a_process_id_namespace_of_its_own"])
+        .env(ENGINE_DIRECTORY, &directory.0)
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("engine");
+    let ended = std::time::Instant::now() + net::PATIENCE;
+    while !directory.socket().exists() {
+        assert!(std::time::Instant::now() < ended && engine.try_wait().expect("engine").is_none(), "the engine does not listen");
+        std::thread::yield_now();
+    }
+    let path = directory.socket().display().to_string();
+    let output = program(&["send", "--socket", &path, "--uid", "pod-9"], Some(&netns));
+    assert_eq!(json(&output)["code"], "", "{output:?}");
+    assert!(engine.wait().expect("engine").success());
+}
+
+#[tokio::test]
+#[ignore = "started by the test above"]
+async fn an_engine_in_a_process_id_namespace_of_its_own() {
+    let directory = PathBuf::from(std::env::var_os(ENGINE_DIRECTORY).expect("started by the test above"));
+    let listener = HandoverListener::bind(&directory.join("netns.sock")).expect("bind");
+    assert_eq!(next(&listener).await.expect("accepted").uid, "pod-9");
+}
+
 #[tokio::test]
 async fn anything_but_one_network_namespace_is_refused() {
     let Some(netns) = net::namespace() else { return };
