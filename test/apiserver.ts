@@ -287,10 +287,13 @@ function matches(object: ApiObject, { query, namespace }: Asked): boolean {
   );
 }
 
+/** What a field manager of ours owns: server-side apply takes away what it owns and does not name. */
+const OWN = "trackbed.dev/";
+
 /** As server-side apply does it for the lists that we write: conditions are merged by type. Null removes. */
 function merge(before: unknown, patch: unknown, apply: boolean, field = ""): unknown {
   if (apply && field === "conditions" && Array.isArray(patch)) {
-    const kept = (Array.isArray(before) ? before : []).filter(({ type }) => !patch.some((one: { type: string }) => one.type === type));
+    const kept = (Array.isArray(before) ? before : []).filter(({ type }: { type: string }) => !type.startsWith(OWN));
     return [...kept, ...patch];
   }
   if (typeof patch !== "object" || patch === null || Array.isArray(patch)) return patch;

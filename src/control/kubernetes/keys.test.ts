@@ -1,0 +1,113 @@
+import assert from "node:assert/strict";
+import { generateKeyPairSync, X509Certificate } from "node:crypto";
+import { type TestContext, test } from "node:test";
+import { type Bundle, FILES, writeBundle } from "#ca/bundle.ts";
+import { mintIssuer, mintRoot } from "#ca/mint.ts";
+import { isMeshError } from "#mesh/error.ts";
+import { createApi } from "#source/kubernetes/api.ts";
+import { fakeApi } from "../../../test/apiserver.ts";
+import { openSecretAuthority, publishRoots } from "./keys.ts";
+
+const NAMESPACE = "trackbed-system";
+const SECRETS = "/api/v1/secrets";
+const YEAR = 365 * 86_400_000;
+const identity = { trustDomain: "cluster.local", namespace: "shop", serviceAccount: "cart" };
+const newKey = () => generateKeyPairSync("ec", { namedCurve: "prime256v1" }).publicKey;
+const invalid = (pattern: RegExp) => (error: unknown) =>
+  isMeshError(error) && error.code === "E_AUTHORITY_INVALID" && pattern.test(error.message);
+
+async function cluster(t: TestContext) {
+  const server = await fakeApi();
+  t.after(() => server.close());
+  let now = new Date();
+  const api = createApi(server.credentials);
+  const put = (name: string, bundle: Bundle) =>
+    server.put(SECRETS, {
+      metadata: { name, namespace: NAMESPACE },
+      data: Object.fromEntries(Object.entries(bundle).map(([file, text]) => [file, Buffer.from(text).toString("base64")])),
+    });
+  const open = () => openSecretAuthority({ api, namespace: NAMESPACE, now: () => now });
+  return { server, api, put, open, later: (milliseconds: number) => (now = new Date(now.getTime() + milliseconds)) };
+}
+
+test("replicas that start at once have one root between them, and a restart keeps it", async (t) => {
+  const c = await cluster(t);
+  const authorities = await Promise.all(Array.from({ length: 5 }, c.open));
+  const roots = new Set([...authorities, await c.open()].map((one) => one.roots()));
+  assert.deepEqual([roots.size, c.server.all(SECRETS).map(({ metadata }) => metadata.name)], [1, ["trackbed-ca"]]);
+  const { chain } = (await authorities[0]?.issue({ identity, publicKey: newKey(), seconds: 3600 })) ?? { chain: [] };
+  const [leaf, issuer] = chain.map((pem) => new X509Certificate(pem));
+  assert.ok(leaf && issuer && leaf.verify(issuer.publicKey) && issuer.verify(new X509Certificate([...roots][0] ?? "").publicKey));
+  const stored = c.server.get(SECRETS, NAMESPACE, "trackbed-ca")?.["data"] as Record<string, string>;
+  assert.deepEqual(Object.keys(stored).sort(), Object.values(FILES).sort());
+});
+
+test("an operator's cacerts is used instead, and nothing of ours is made", async (t) => {
+  const c = await cluster(t);
+  const root = mintRoot(new Date());
+  c.put("cacerts", writeBundle(root, mintIssuer(root, new Date())));
+  const authority = await c.open();
+  assert.deepEqual([authority.secret, authority.roots()], ["cacerts", root.certificate.toString()]);
+  assert.equal(c.server.all(SECRETS).length, 1);
+});
+
+test("a Secret that cannot sign stops control, with what is wrong with it, and is never replaced", async (t) => {
+  const c = await cluster(t);
+  const root = mintRoot(new Date());
+  const other = mintRoot(new Date());
+  c.put("trackbed-ca", { ...writeBundle(root, mintIssuer(root, new Date())), [FILES.root]: other.certificate.toString() });
+  await assert.rejects(c.open(), invalid(/^Secret trackbed-system\/trackbed-ca: .* do not lead to/));
+  assert.equal(
+    c.server.requests.some(({ method }) => method !== "GET"),
+    false,
+  );
+});
+
+test("the issuer is renewed months before its end by one replica, and the other takes it up", async (t) => {
+  const c = await cluster(t);
+  const [a, b] = [await c.open(), await c.open()];
+  assert.deepEqual([await a.refresh(), await b.refresh()], [null, null]);
+  const before = a.expiry().issuer;
+  c.later(0.75 * YEAR);
+  assert.match((await a.refresh()) ?? "", /issuer replaced/);
+  assert.match((await b.refresh()) ?? "", /issuer replaced/);
+  assert.ok(a.expiry().issuer > before);
+  assert.deepEqual([a.expiry(), a.roots()], [b.expiry(), b.roots()]);
+  assert.equal(await a.refresh(), null);
+});
+
+test("replicas that renew at once end with the same issuer", async (t) => {
+  const c = await cluster(t);
+  const replicas = await Promise.all(Array.from({ length: 4 }, c.open));
+  c.later(0.75 * YEAR);
+  await Promise.all(replicas.map((one) => one.refresh()));
+  await Promise.all(replicas.map((one) => one.refresh()));
+  assert.equal(new Set(replicas.map((one) => one.expiry().issuer.getTime())).size, 1);
+});
+
+test("a new issuer of a plugged authority is taken up while running; other roots are not, and control goes on", async (t) => {
+  const c = await cluster(t);
+  const root = mintRoot(new Date());
+  c.put("cacerts", writeBundle(root, mintIssuer(root, new Date())));
+  const authority = await c.open();
+  c.put("cacerts", writeBundle(root, mintIssuer(root, new Date())));
+  assert.match((await authority.refresh()) ?? "", /issuer replaced/);
+  const other = mintRoot(new Date());
+  c.put("cacerts", writeBundle(other, mintIssuer(other, new Date())));
+  await assert.rejects(authority.refresh(), invalid(/its roots changed/));
+  c.server.delete(SECRETS, NAMESPACE, "cacerts");
+  await assert.rejects(authority.refresh(), invalid(/is gone/));
+  assert.equal(authority.roots(), root.certificate.toString());
+  await authority.issue({ identity, publicKey: newKey(), seconds: 3600 });
+});
+
+test("roots are published where daemons mount them, and again when somebody takes them away", async (t) => {
+  const c = await cluster(t);
+  c.server.put("/api/v1/configmaps", { metadata: { name: "trackbed-root", namespace: NAMESPACE, labels: { kept: "yes" } } });
+  assert.equal(await publishRoots(c.api, NAMESPACE, "PEM"), true);
+  assert.equal(await publishRoots(c.api, NAMESPACE, "PEM"), false);
+  const get = () => c.server.get("/api/v1/configmaps", NAMESPACE, "trackbed-root");
+  assert.deepEqual([get()?.["data"], get()?.metadata["labels"]], [{ "root-cert.pem": "PEM" }, { kept: "yes" }]);
+  c.server.delete("/api/v1/configmaps", NAMESPACE, "trackbed-root");
+  assert.equal(await publishRoots(c.api, NAMESPACE, "PEM"), true);
+});
