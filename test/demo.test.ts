@@ -11,6 +11,7 @@ import { until } from "../src/lab/until.ts";
 
 const TRACKBED = join(import.meta.dirname, "../bin/trackbed");
 const DEMO_DEADLINE_MS = 180_000;
+const skip = canCapture() ? false : "the demo needs root";
 const directory = mkdtempSync(join(tmpdir(), "trackbed-demo-"));
 after(() => rmSync(directory, { recursive: true }));
 
@@ -41,10 +42,7 @@ const left = (mesh: string): string[] =>
     }
   });
 
-test("every check of the demo passes and nothing is left, twice in a row", {
-  skip: canCapture() ? false : "tcpdump needs root",
-  timeout: 2 * DEMO_DEADLINE_MS,
-}, async () => {
+test("every check of the demo passes and nothing is left, twice in a row", { skip, timeout: 2 * DEMO_DEADLINE_MS }, async () => {
   const mesh = join(directory, "twice");
   for (const time of ["first", "second"]) {
     const run = demo(mesh, "--once", "-o", "json");
@@ -62,7 +60,7 @@ test("every check of the demo passes and nothing is left, twice in a row", {
 });
 
 for (const moment of ["as it starts", "while the nodes come up"]) {
-  test(`Ctrl-C ${moment} ends the demo at once and leaves no process`, async () => {
+  test(`Ctrl-C ${moment} ends the demo at once and leaves no process`, { skip }, async () => {
     const mesh = join(directory, moment.replaceAll(" ", "-"));
     const run = demo(mesh, "--once");
     const begun = (): boolean => (moment === "as it starts" ? run.stdout.includes("Trackbed demo") : left(mesh).length > 3);
@@ -79,7 +77,7 @@ for (const moment of ["as it starts", "while the nodes come up"]) {
   });
 }
 
-test("a directory with somebody's files is refused and not touched", async () => {
+test("a directory with somebody's files is refused and not touched", { skip }, async () => {
   const mesh = join(directory, "mine");
   mkdirSync(mesh);
   writeFileSync(join(mesh, "thesis.yaml"), "kind: Thesis\n");
