@@ -3,9 +3,11 @@ import assert from "node:assert/strict";
 import { createInterface } from "node:readline";
 import { after, before, test } from "node:test";
 import { fileURLToPath } from "node:url";
+import type { Lab } from "../src/lab/api.ts";
 import { until } from "../src/lab/until.ts";
 import { address, hold, SERVER_PORT, SERVICE, startTestMesh, type TestMesh, tryConnect } from "./mesh.ts";
 import type { Knock } from "./programs/knock.ts";
+import { countQueued } from "./queued.ts";
 import { watchWire } from "./wire.ts";
 
 const LIVE = 200;
@@ -66,16 +68,19 @@ test("a killed engine worker refuses no new connection, serves it within 0.3 s a
   const lines: string[] = [];
   createInterface(knocker.stdout).on("line", (line) => lines.push(line));
   await until("the knocker is ready", () => lines.shift());
+  const queued = countQueued(() => [knocker.pid ?? 0, ...enginesOf(lab)]);
   lab.node("node-a").kill("worker");
   knocker.stdin.write("\n");
   const knocks = JSON.parse(await until("every knock is answered", () => lines.shift(), 15_000)) as Knock[];
+  const busy = queued();
+  knocker.stdin.end();
   assert.equal(knocks.length, KNOCKS);
   assert.deepEqual(
     knocks.filter(({ error }) => error !== null),
     [],
   );
   const slowest = Math.max(...knocks.map(({ ms }) => ms));
-  assert.ok(slowest < WORKER_BACK_MS, `the slowest took ${slowest.toFixed(0)} ms`);
+  assert.ok(slowest < WORKER_BACK_MS + busy, `the slowest took ${slowest.toFixed(0)} ms, the machine ${busy.toFixed(0)} ms of it`);
   assert.equal(await held.alive(), 0, "connections of the dead worker cannot have survived");
   held.close();
   await lab.ready();
@@ -86,15 +91,19 @@ test("a killed keeper stops traffic without bypass and is back within 2 s", asyn
   const { lab } = mesh;
   const client = lab.pod("app/client");
   const leaked = await watchWire(lab.node("node-a"), SERVER_PORT);
+  const target = `${address(lab.pod("app/server"))}:${SERVER_PORT}`;
+  // Starting the program that tries takes its time too: the try that just failed and the one that succeeds are not the engine's.
+  const tried = performance.now();
+  assert.ok((await tryConnect(client, target)).ok);
+  const attempt = performance.now() - tried;
+  const queued = countQueued(() => [...lab.node("node-a").pidsOf("launcher"), ...enginesOf(lab)]);
   const killed = performance.now();
   lab.node("node-a").kill("engine");
   // Every attempt, from the very first: refused or served through the mesh, never around it.
-  await until(
-    "connections are served again",
-    async () => (await tryConnect(client, `${address(lab.pod("app/server"))}:${SERVER_PORT}`)).ok,
-  );
+  await until("connections are served again", async () => (await tryConnect(client, target)).ok);
   const back = performance.now() - killed;
-  assert.ok(back < KEEPER_BACK_MS, `it took ${back.toFixed(0)} ms`);
+  const busy = queued() + 2 * attempt;
+  assert.ok(back < KEEPER_BACK_MS + busy, `it took ${back.toFixed(0)} ms, the machine ${busy.toFixed(0)} ms of it`);
   assert.equal(await leaked(), 0, "the application's port must never be seen between the nodes");
   await lab.ready();
 });
@@ -114,3 +123,7 @@ test("a namespace whose engine is stopped lets nothing pass", async () => {
   await lab.ready();
   assert.equal(await leaked(), 0);
 });
+
+/** Keepers and workers of both nodes. */
+const enginesOf = (lab: Lab): number[] =>
+  ["node-a", "node-b"].flatMap((name) => (["engine", "worker"] as const).flatMap((role) => lab.node(name).pidsOf(role)));

@@ -1,5 +1,6 @@
 // Runs inside a pod: says "ready", and on a line of input opens connections to a sink at once. Prints how long each took from connect to
-// its echo, in milliseconds, or how it failed: measured here, so that starting a process does not count. Arguments: host, port, connections.
+// its echo, in milliseconds, or how it failed: measured here, so that starting a process does not count. Ends with its input.
+// Arguments: host, port, connections.
 import { connect } from "node:net";
 import { createInterface } from "node:readline";
 
@@ -25,6 +26,6 @@ function knock(): Promise<Knock> {
 
 createInterface(process.stdin).once("line", async () => {
   const knocks = await Promise.all(Array.from({ length: Number(connections) }, knock));
-  process.stdout.write(`${JSON.stringify(knocks)}\n`, () => process.exit());
+  process.stdout.write(`${JSON.stringify(knocks)}\n`);
 });
 process.stdout.write("ready\n");
