@@ -12,15 +12,18 @@ import { listenOn } from "#engine/socket.ts";
 import { type Enrolment, enrolment } from "#mesh/enrolment.ts";
 import { explainError, meshError } from "#mesh/error.ts";
 import type { Namespace, Pod } from "#mesh/objects.ts";
+import { hostRules } from "#redirect/host.ts";
 import type { Api } from "#source/kubernetes/api.ts";
 import { readObject } from "#source/kubernetes/read.ts";
 import { NAMESPACES, PODS } from "#source/kubernetes/resources.ts";
 import { backoff } from "#xds/backoff.ts";
 import { admission, type Facts } from "./admission.ts";
 import type { DesiredPods, PodSpec } from "./desired.ts";
+import { kubeletCgroup } from "./kubelet.ts";
 import type { Metrics } from "./metrics.ts";
 import type { KubernetesOptions } from "./options.ts";
 import type { Farewell } from "./pod.ts";
+import { type Probes, probeRules } from "./probes.ts";
 import type { Quarters } from "./quarters.ts";
 import type { Reconciler } from "./reconciler.ts";
 import { createSandboxes } from "./sandboxes.ts";
@@ -79,6 +82,7 @@ export function createCluster(parts: ClusterParts): Cluster {
   const leaveBy = Date.now() + options.drainMilliseconds;
   let node: ClusterNode;
   let installation: Installation | null = null;
+  let probes: Probes | null = null;
   let searched = false;
   let seeking: Promise<void> | null = null;
   let seekTimer: NodeJS.Timeout | undefined;
@@ -201,6 +205,7 @@ export function createCluster(parts: ClusterParts): Cluster {
       server.closeAllConnections();
       server.close();
     };
+    probes = keepProbes();
     if (options.leave) await clearNode();
     else installation = keepInstalled();
     void installation?.mend();
@@ -225,6 +230,25 @@ export function createCluster(parts: ClusterParts): Cluster {
     });
   }
 
+  function keepProbes(): Probes {
+    let weak = false;
+    return probeRules({
+      rules: hostRules(),
+      kubelet: kubeletCgroup,
+      records: () => node.pods.records.values(),
+      placed: (by, ports) => {
+        log.debug({ by, ports }, "the host's rules for kubelet probes");
+        if (by === "root" && !weak)
+          log.warn("the kubelet's cgroup cannot be matched: any process of root on this node passes on declared probe ports");
+        weak = by === "root";
+      },
+      trouble: (error) => {
+        if (error === null) log.info("the host's rules for kubelet probes stand again");
+        else log.error({ error: explainError(error) }, "kubelet probes of pods under STRICT fail");
+      },
+    });
+  }
+
   async function clearNode(): Promise<void> {
     await removeConflist(options.cniConf);
     await decisions.remove();
@@ -234,13 +258,15 @@ export function createCluster(parts: ClusterParts): Cluster {
 
   function notReady(): string[] {
     if (!options.leave) {
-      const problem = installation?.problem ?? null;
-      return problem === null ? [] : [explainError(problem)];
+      return [installation?.problem, probes?.problem].filter((problem) => problem !== null && problem !== undefined).map(explainError);
     }
-    const left = [...node.pods.records.values()].filter(({ observed }) => observed.rules !== "none" || observed.routing);
-    return left
-      .filter(({ observed }) => observed.namespace !== null)
-      .map(({ spec }) => `pod ${spec.namespace}/${spec.name} still has rules of the mesh`);
+    const left = [...node.pods.records.values()].filter(
+      ({ observed }) => observed.namespace !== null && (observed.rules !== "none" || observed.routing),
+    );
+    return [
+      ...left.map(({ spec }) => `pod ${spec.namespace}/${spec.name} still has rules of the mesh`),
+      probes?.standing === true ? "the host still has rules for kubelet probes" : "",
+    ].filter(Boolean);
   }
 
   return {
@@ -259,6 +285,7 @@ export function createCluster(parts: ClusterParts): Cluster {
     strayed,
     settled: () => {
       for (const call of [...calls]) call();
+      probes?.settled();
     },
     followed,
     began: () => started.resolve(),
@@ -267,6 +294,7 @@ export function createCluster(parts: ClusterParts): Cluster {
     stop: () => {
       stopped = true;
       installation?.stop();
+      probes?.stop();
       clearTimeout(seekTimer);
       clearTimeout(bypassTimer);
       close();

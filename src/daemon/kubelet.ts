@@ -1,0 +1,55 @@
+// Finds the kubelet's cgroup, by which its probes are told from everybody else's connections.
+import { spawnSync } from "node:child_process";
+import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { join } from "node:path";
+
+export type KubeletCgroup = {
+  /** A path to the directory that this process can follow. */
+  readonly path: string;
+  /** Its depth below the root of the hierarchy. */
+  readonly level: number;
+  /** Rules hold this number, not the path: a unit that is started again has another. */
+  readonly inode: bigint;
+};
+
+/** The kubelet, or the single process of a distribution that contains it. */
+const NAMES: readonly string[] = ["kubelet", "kubelite", "k3s-server", "k3s-agent", "k3s", "rke2", "hyperkube"];
+
+/** Null where there is no cgroup v2 hierarchy, or the kubelet is in its root, which cannot be matched. */
+export function kubeletCgroup(proc = "/proc", root = "/proc/1/root"): KubeletCgroup | null {
+  const hierarchy = ["sys/fs/cgroup", "sys/fs/cgroup/unified"]
+    .map((one) => join(root, one))
+    .find((one) => existsSync(join(one, "cgroup.controllers")));
+  if (hierarchy === undefined) return null;
+  const group = groupOf(proc);
+  if (group === null || group === "/" || group.includes("/..")) return null;
+  const path = join(hierarchy, group);
+  const found = statSync(path, { bigint: true, throwIfNoEntry: false });
+  return found === undefined ? null : { path, level: group.split("/").length - 1, inode: found.ino };
+}
+
+/** As the node's first process sees it: our own view may begin further down. */
+function groupOf(proc: string): string | null {
+  for (const pid of readdirSync(proc)) {
+    if (!/^[0-9]+$/.test(pid) || !NAMES.includes(nameOf(join(proc, pid)))) continue;
+    const { stdout, status } = spawnSync(
+      "nsenter",
+      [`--cgroup=${join(proc, "1/ns/cgroup")}`, "--", "grep", "^0::", join(proc, pid, "cgroup")],
+      {
+        encoding: "utf8",
+        timeout: 2000,
+      },
+    );
+    if (status === 0) return stdout.trim().slice("0::".length);
+  }
+  return null;
+}
+
+/** A process that has ended meanwhile has no name. */
+function nameOf(process: string): string {
+  try {
+    return readFileSync(join(process, "comm"), "utf8").trim();
+  } catch {
+    return "";
+  }
+}

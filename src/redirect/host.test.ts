@@ -1,0 +1,130 @@
+// Claims about the host's rules for kubelet probes, tried with a host and a pod as two network namespaces.
+import assert from "node:assert/strict";
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { existsSync, mkdirSync, readlinkSync, rmdirSync } from "node:fs";
+import { join } from "node:path";
+import { after, test } from "node:test";
+import { addresses } from "#contract/tables.ts";
+import { run } from "./command.ts";
+import { hostRules, renderHost } from "./host.ts";
+
+const DEADLINE_MILLISECONDS = 5000;
+const NOBODY = 65534;
+
+/** Why this machine cannot run the tests, false when it can. */
+const skip = ((): string | false => {
+  const tried = spawnSync("unshare", ["-n", "--", "nft", "list", "ruleset"], { encoding: "utf8" });
+  return tried.status === 0 ? false : `network namespaces with nftables are not permitted here: ${tried.stderr || tried.error?.message}`;
+})();
+const hierarchy = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].find((path) => existsSync(join(path, "cgroup.controllers")));
+
+const children: ChildProcess[] = [];
+after(() => {
+  for (const child of children) child.kill("SIGKILL");
+});
+
+async function namespace(): Promise<string> {
+  const child = spawn("unshare", ["-n", "--", "cat"], { stdio: ["pipe", "ignore", "inherit"] });
+  children.push(child);
+  const path = `/proc/${child.pid}/ns/net`;
+  for (const deadline = Date.now() + DEADLINE_MILLISECONDS; readlinkSync(path) === readlinkSync("/proc/self/ns/net"); ) {
+    assert.ok(Date.now() < deadline, "no network namespace came up");
+    await new Promise(setImmediate);
+  }
+  await run(path, ["ip", "link", "set", "lo", "up"]);
+  return path;
+}
+
+const SERVER = `for (const port of [8080, 9090]) require("net").createServer((s) => s.on("error", () => {}).end(s.remoteAddress)).listen(port, "::", () => console.log(port));`;
+const ASK = `const [address, port, uid, group] = process.argv.slice(1);
+if (group !== "") require("fs").writeFileSync(group + "/cgroup.procs", String(process.pid));
+if (uid !== "0") process.setuid(Number(uid));
+require("net").connect(Number(port), address).on("data", (d) => process.stdout.write(d)).on("error", (e) => process.stdout.write(e.code));`;
+
+/** A host at .1 with a pod at .2, in both families; the pod answers with the source it sees. */
+async function pair() {
+  const [host, pod] = [await namespace(), await namespace()];
+  const pid = pod.split("/")[2] ?? "";
+  await run(host, ["ip", "link", "add", "veth0", "type", "veth", "peer", "name", "eth0", "netns", pid]);
+  for (const [netns, device, last] of [
+    [host, "veth0", 1],
+    [pod, "eth0", 2],
+  ] as const) {
+    await run(netns, ["ip", "addr", "add", `10.77.9.${last}/24`, "dev", device]);
+    await run(netns, ["ip", "addr", "add", `fd77:9::${last}/64`, "dev", device, "nodad"]);
+    await run(netns, ["ip", "link", "set", device, "up"]);
+  }
+  await run(pod, ["ip", "-4", "route", "add", "default", "via", "10.77.9.1"]);
+  await run(pod, ["ip", "-6", "route", "add", "default", "via", "fd77:9::1"]);
+  const server = spawn("nsenter", [`--net=${pod}`, "--", process.execPath, "-e", SERVER], { stdio: ["ignore", "pipe", "inherit"] });
+  children.push(server);
+  let said = "";
+  for await (const chunk of server.stdout ?? []) {
+    said += String(chunk);
+    if (said.split("\n").length > 2) break;
+  }
+  const ask = (address: string, port: number, more: { readonly uid?: number; readonly group?: string } = {}): Promise<string> =>
+    run(host, [process.execPath, "-e", ASK, address, String(port), String(more.uid ?? 0), more.group ?? ""]).then((source) =>
+      source.replace("::ffff:", ""),
+    );
+  return { host, ask };
+}
+
+const probed = [
+  { address: "10.77.9.2", port: 8080 },
+  { address: "fd77:9::2", port: 8080 },
+];
+
+test("only root's connections to probe ports get the probe address where no cgroup can be matched, in both families", {
+  skip,
+}, async () => {
+  const { host, ask } = await pair();
+  const rules = hostRules(host);
+  assert.equal(await rules.list(), null);
+  const listing = await rules.apply({ cgroup: null }, probed);
+  assert.equal(await rules.list(), listing, "the listing tells changes, so it must not change by itself");
+  assert.equal(await ask("10.77.9.2", 8080), addresses.probeV4);
+  assert.equal(await ask("fd77:9::2", 8080), addresses.probeV6);
+  assert.equal(await ask("10.77.9.2", 9090), "10.77.9.1");
+  assert.equal(await ask("10.77.9.2", 8080, { uid: NOBODY }), "10.77.9.1");
+  assert.equal(await rules.list(), listing, "traffic is no change");
+  await rules.apply({ cgroup: null }, [{ address: "10.77.9.2", port: 9090 }]);
+  assert.equal(await ask("10.77.9.2", 8080), "10.77.9.1");
+  assert.notEqual(await rules.list(), listing);
+  await rules.remove();
+  await rules.remove();
+  assert.equal(await rules.list(), null);
+  assert.equal(await ask("10.77.9.2", 9090), "10.77.9.1");
+});
+
+test("with the kubelet's cgroup only what it makes counts, and a group of the same name later does not", {
+  skip: skip || (hierarchy === undefined ? "there is no cgroup v2 hierarchy" : false),
+}, async (t) => {
+  const group = join(hierarchy ?? "", `trackbed-host-test-${process.pid}`);
+  try {
+    mkdirSync(group);
+  } catch (error) {
+    return t.skip(`no cgroup can be made here: ${String(error)}`);
+  }
+  const { host, ask } = await pair();
+  const rules = hostRules(host);
+  const prober = { cgroup: { path: group, level: group.slice((hierarchy ?? "").length).split("/").length - 1 } };
+  try {
+    await rules.apply(prober, probed);
+    assert.equal(await ask("10.77.9.2", 8080, { group }), addresses.probeV4);
+    assert.equal(await ask("fd77:9::2", 8080, { group }), addresses.probeV6);
+    assert.equal(await ask("10.77.9.2", 8080), "10.77.9.1", "root outside of the group is no kubelet");
+    assert.equal(await ask("10.77.9.2", 9090, { group }), "10.77.9.1");
+    // The same directory by another path: containers do not see the node's own.
+    await rules.apply({ cgroup: { ...prober.cgroup, path: join("/proc/self/root", group) } }, probed);
+    assert.equal(await ask("10.77.9.2", 8080, { group }), addresses.probeV4);
+  } finally {
+    await rules.remove();
+    rmdirSync(group);
+  }
+});
+
+test("marks of others stay, and a path that is not a path is never written into a rule", () => {
+  assert.match(renderHost({ cgroup: null }, probed), /meta mark set meta mark & 0xfffff000 \| 0x53a/);
+  assert.throws(() => renderHost({ cgroup: { path: '/sys/fs/cgroup/a" accept', level: 1 } }, probed), /cannot be written in a rule/);
+});
