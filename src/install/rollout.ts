@@ -4,6 +4,9 @@ import type { V1DaemonSet, V1Deployment, V1Pod } from "@kubernetes/client-node";
 import { type Finding, finding } from "./finding.ts";
 import { parseReport, reportFindings } from "./node-report.ts";
 
+/** Of one reason; the whole text is in the pod's status. */
+const SHOWN_CHARACTERS = 160;
+
 export type Rollout = {
   readonly name: string;
   readonly ready: number;
@@ -77,5 +80,5 @@ export function whyNotReady(pod: V1Pod): string | null {
 function textOf(message: string | undefined): string {
   if (message === undefined || message === "") return "";
   const report = parseReport(message);
-  return `: ${report === null ? message.trim() : report.found.map(({ code, message }) => `${message} (${code})`).join("; ")}`;
+  return `: ${report === null ? message.trim() : report.found.map(({ code, message }) => `${message.slice(0, SHOWN_CHARACTERS)} (${code})`).join("; ")}`;
 }

@@ -145,7 +145,7 @@ export function enteredOf(pods: readonly V1Pod[], wanted: ReadonlySet<string>): 
       ? []
       : [`${pod.metadata?.name}: ${condition.message ?? ""} (${condition.reason})`];
   });
-  return { done: ready.length === here.length, text: [`${ready.length} of ${here.length} pods are in the mesh`, ...why].join("; ") };
+  return { done: ready.length === here.length, text: `${ready.length} of ${here.length} pods are in the mesh`, stuck: why };
 }
 
 export function leftOf(pods: readonly V1Pod[], stay: ReadonlySet<string>): Look {

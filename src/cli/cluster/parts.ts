@@ -39,7 +39,7 @@ export function lookAt(rollouts: readonly Rollout[], pods: readonly V1Pod[]): Lo
       const why = whyNotReady(pod);
       return why === null ? [] : [`${nameOf(pod)} on ${pod.spec?.nodeName ?? "no node"}: ${why}`];
     });
-  return { done: rollouts.every(({ done }) => done), text: [counts.join(", "), ...stuck].join("; ") };
+  return { done: rollouts.every(({ done }) => done), text: counts.join(", "), stuck };
 }
 
 /** TAG of REGISTRY/trackbed:TAG. */

@@ -1,7 +1,13 @@
 // Waits for the cluster to become what was asked for, and says each time something has moved.
 import { setTimeout as pause } from "node:timers/promises";
 
-export type Look = { readonly done: boolean /** How far it is, one line. */; readonly text: string };
+export type Look = {
+  readonly done: boolean;
+  /** How far it is, one line. */
+  readonly text: string;
+  /** What holds it up, each told once. */
+  readonly stuck?: readonly string[];
+};
 
 export type Say = (line: string) => void;
 
@@ -11,13 +17,19 @@ const LOOK_MS = 1000;
 /** Rejects after `deadlineMs` with what was seen last. */
 export async function waitFor(look: () => Promise<Look>, deadlineMs: number, say: Say): Promise<void> {
   const started = performance.now();
-  let told = "";
+  const told = new Set<string>();
+  let last = "";
   for (;;) {
-    const { done, text } = await look();
-    if (text !== told) say(text);
-    told = text;
+    const { done, text, stuck = [] } = await look();
+    if (text !== last) say(text);
+    last = text;
+    for (const one of stuck.filter((line) => !told.has(line))) {
+      say(`  ${one}`);
+      told.add(one);
+    }
     if (done) return;
-    if (performance.now() - started > deadlineMs) throw new Error(`not within ${Math.round(deadlineMs / 1000)} s: ${text}`);
+    if (performance.now() - started > deadlineMs)
+      throw new Error([`not within ${Math.round(deadlineMs / 1000)} s: ${text}`, ...stuck].join("\n  "));
     await pause(LOOK_MS);
   }
 }
