@@ -165,7 +165,8 @@ export async function fakeApi(tls?: { readonly key: string; readonly cert: strin
     const before = of(collection).get(keyOf(namespace, asked.name));
     if (before === undefined && !(apply && subresource === "")) return status(404, "NotFound", `${asked.name} not found`);
     const { uid, resourceVersion } = body.metadata;
-    if (before !== undefined && uid !== undefined && uid !== before.metadata.uid) return status(409, "Conflict", "the UID differs");
+    if (before !== undefined && uid !== undefined && uid !== before.metadata.uid)
+      return status(422, "Invalid", "metadata.uid: field is immutable");
     if (before !== undefined && resourceVersion !== undefined && resourceVersion !== before.metadata.resourceVersion)
       return status(409, "Conflict", "the object has been modified");
     if (method === "PUT") return { status: 200, body: put(collection, { ...body, metadata: { ...body.metadata, namespace } }) };

@@ -156,6 +156,7 @@ test("a pod whose name another one has now is not written to", async (t) => {
   const a = c.replica("a");
   await a.read();
   c.put("cart", "uid-successor");
+  await until("the successor is read", () => a.view.pod("uid-cart") === undefined);
   a.say(true, report("cart", PodPhase.READY), report("gone", PodPhase.READY));
   await a.status.idle();
   assert.deepEqual([c.captured("cart"), a.errors, a.status.pending()], [undefined, [], 0]);

@@ -93,8 +93,9 @@ export function createPodStatus({ api, view, instance, onWritten, onError, times
       await patch(uid, one, before);
       onWritten("condition", "ok");
     } catch (error) {
-      // The pod is gone, or another one has its name: nobody is left to be told.
-      if (isStatus(error, 404) || isStatus(error, 409)) return forget(uid);
+      // The pod is gone, or another one has its name (which servers call Invalid or Conflict): nobody is left to be told.
+      const refused = isStatus(error, 409) || isStatus(error, 422);
+      if (isStatus(error, 404) || (refused && view.pod(uid) === undefined)) return forget(uid);
       onWritten("condition", "failed");
       throw error;
     }

@@ -50,9 +50,11 @@ async function callers(t: TestContext) {
     });
   for (const name of ["node-a", "node-b"]) node(name);
   pod("uid-a", "node-a");
+  /** Known to the server, not yet to our watch. */
+  const unseen = (uid: string) => api.put("/api/v1/pods", { metadata: { name: "daemon-x", namespace: "trackbed-system", uid } });
   let now = 0;
   const reviewed = createReviews({ api: createApi(api.credentials), view, namespace: "trackbed-system", now: () => now });
-  return { api, claims, view, pod, reviewed, count: () => reviews, advance: (milliseconds: number) => (now += milliseconds) };
+  return { api, claims, view, pod, unseen, reviewed, count: () => reviews, advance: (milliseconds: number) => (now += milliseconds) };
 }
 
 test("a daemon's pod-bound token proves its node, and is reviewed once a minute however often it calls", async (t) => {
@@ -96,6 +98,17 @@ test("a server that does not name the node in the token: our own watch says wher
   assert.equal(await c.reviewed.nodeOf("unseen"), null);
 });
 
+test("a token that outlives its pod proves nothing, though the server still accepts it; one whose pod we have not seen yet does", async (t) => {
+  const c = await callers(t);
+  c.claims.set("new", good(bound("node-b", "uid-b")));
+  assert.equal(await c.reviewed.nodeOf("new"), null, "neither the watch nor the server has the pod");
+  c.unseen("uid-b");
+  assert.equal(await c.reviewed.nodeOf("new"), "node-b");
+  c.view.apply({ reset: false, put: [], remove: ["Pod/trackbed-system/uid-a"] });
+  c.claims.set("a", good());
+  assert.equal(await c.reviewed.nodeOf("a"), null);
+});
+
 test("while the API server does not answer nobody is let in and nobody is called a stranger", async (t) => {
   const c = await callers(t);
   c.claims.set("t", good());
@@ -108,7 +121,8 @@ test("while the API server does not answer nobody is let in and nobody is called
 test("streams end when the node is gone, or the daemon's pod that proved it is", async (t) => {
   const c = await callers(t);
   c.claims.set("a", good());
-  c.claims.set("b", good(bound("node-b", "uid-b"))); // its pod is not in our watch yet
+  c.claims.set("b", good(bound("node-b", "uid-b")));
+  c.unseen("uid-b");
   await c.reviewed.nodeOf("a");
   await c.reviewed.nodeOf("b");
   assert.deepEqual(await c.reviewed.refresh(["node-a", "node-b"]), []);

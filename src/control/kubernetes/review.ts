@@ -38,8 +38,10 @@ const review = z.object({
   }),
 });
 
+const podList = z.object({ items: z.array(z.object({ metadata: z.object({ uid: z.string() }) })) });
+
 /** The pod whose token it was, and its node. */
-type Proof = { readonly node: string; readonly podUid: string };
+type Proof = { readonly node: string; readonly podUid: string; readonly podName: string };
 type Remembered = { readonly proof: Proof | null; readonly until: number };
 
 export function createReviews({ api, view, namespace, now = () => performance.now() }: ReviewOptions): Callers {
@@ -60,11 +62,21 @@ export function createReviews({ api, view, namespace, now = () => performance.no
     if (!status.authenticated || !status.audiences.includes(kubernetes.tokenAudience) || status.user.username !== username) return null;
     const extra = (name: string): string => status.user.extra[`authentication.kubernetes.io/${name}`]?.[0] ?? "";
     const podUid = extra("pod-uid");
+    const podName = extra("pod-name");
     // A token that is bound to no pod proves no node: anybody who may create tokens of the ServiceAccount could have it.
     if (podUid === "") return null;
     // Servers before 1.32 do not name the node; then our own watch says where that very pod runs.
     const node = extra("node-name") || (view.pod(podUid)?.nodeName ?? "");
-    return node === "" ? null : { node, podUid };
+    return node === "" ? null : { node, podUid, podName };
+  }
+
+  /** API servers remember reviews: the token of a pod that is gone is good for seconds more. Our watch knows better, or the server itself. */
+  async function isLive({ podUid, podName }: Proof): Promise<boolean> {
+    const seen = view.pod(podUid);
+    if (seen !== undefined) return seen.phase !== "Succeeded" && seen.phase !== "Failed";
+    const query = { fieldSelector: `metadata.name=${podName}` };
+    const { items } = podList.parse(await api.call({ method: "GET", path: `/api/v1/namespaces/${namespace}/pods`, query }));
+    return items.some(({ metadata }) => metadata.uid === podUid);
   }
 
   function remember(key: string, proof: Proof | null): void {
@@ -88,7 +100,7 @@ export function createReviews({ api, view, namespace, now = () => performance.no
     if (token.length > TOKEN_CHARACTERS) return null;
     const proof = await proofOf(token);
     // The review may be a minute old, and a node that was deleted is not trusted on the word of its token.
-    if (proof === null || view.node(proof.node) === undefined || isOver(proof.podUid)) return null;
+    if (proof === null || view.node(proof.node) === undefined || !(await isLive(proof))) return null;
     if (proven.get(proof.node)?.podUid !== proof.podUid) proven.set(proof.node, { ...proof, since: now() });
     return proof.node;
   }
