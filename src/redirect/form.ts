@@ -76,6 +76,13 @@ function spell(element: unknown): unknown {
   return { prefix: { ...element["prefix"], addr: spell(element["prefix"]["addr"]) } };
 }
 
+/** nft names protocols by /etc/protocols, which an image may not have. */
+const PROTOCOLS: ReadonlyMap<unknown, string> = new Map([
+  [6, "tcp"],
+  [17, "udp"],
+]);
+const isProtocol = (left: unknown): boolean => isFields(left) && isFields(left["meta"]) && left["meta"]["key"] === "l4proto";
+
 /** JSON with sorted keys; counters without their values; one spelling for what nft versions write differently. */
 function canonical(value: unknown): string {
   return JSON.stringify(value, (key, inner: unknown) => {
@@ -83,6 +90,7 @@ function canonical(value: unknown): string {
     if (key === "flags" && typeof inner === "string") return [inner];
     if (!isFields(inner)) return inner;
     if (Array.isArray(inner["|"])) return inner["|"].flat(Infinity);
-    return Object.fromEntries(Object.entries(inner).sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0)));
+    const named = isProtocol(inner["left"]) ? { ...inner, right: PROTOCOLS.get(inner["right"]) ?? inner["right"] } : inner;
+    return Object.fromEntries(Object.entries(named).sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0)));
   });
 }
