@@ -4,10 +4,10 @@ import { createInterface } from "node:readline";
 import { after, before, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import type { Lab } from "../src/lab/api.ts";
+import { countQueued } from "../src/lab/queued.ts";
 import { until } from "../src/lab/until.ts";
 import { address, hold, SERVER_PORT, SERVICE, startTestMesh, type TestMesh, tryConnect } from "./mesh.ts";
 import type { Knock } from "./programs/knock.ts";
-import { countQueued } from "./queued.ts";
 import { watchWire } from "./wire.ts";
 
 const LIVE = 200;

@@ -121,10 +121,14 @@ async function withDocument(text: string, body: (written: number) => Promise<voi
 
 /** A restarted control is found again by each daemon at its own time. */
 const nodesConnected = (): Promise<unknown> =>
-  until("both nodes are connected to control", async () => {
-    const nodes = await Promise.all(["node-a", "node-b"].map((name) => mesh.lab.status(name)));
-    return nodes.every(({ control }) => control.connected);
-  });
+  until(
+    "both nodes are connected to control",
+    async () => {
+      const nodes = await Promise.all(["node-a", "node-b"].map((name) => mesh.lab.status(name)));
+      return nodes.every(({ control }) => control.connected);
+    },
+    30_000, // the pause before a daemon tries again grows while control starts on a busy machine
+  );
 
 test("a DENY cuts live connections of whom it denies within a second, names policy and rule, and touches nobody else", async () => {
   const held = await holdEach(EVERY);

@@ -1,4 +1,4 @@
-// How long the kernel kept threads waiting for a processor: what a busy machine adds to a time that a test measures.
+// How long the kernel kept threads waiting for a processor: what a busy machine adds to a measured time.
 import { readdirSync, readFileSync } from "node:fs";
 
 /** Milliseconds that the living threads of these processes have waited on run queues since they began. */
@@ -11,7 +11,7 @@ function waited(pids: readonly number[]): Map<string, number> {
         all.set(`${pid}/${thread}`, Number(nanoseconds) / 1e6);
       }
     } catch {
-      // it ended while we looked: what it waited is not counted, which makes the test stricter
+      // it ended while we looked: what it waited is not counted, which is the strict side
     }
   return all;
 }
