@@ -104,6 +104,8 @@ export const kubernetes = {
   fieldManager: "trackbed",
   /** pod condition: True while the pod is in the mesh */
   capturedCondition: "trackbed.dev/Captured",
+  /** condition of a policy: True while it is in force as written */
+  acceptedCondition: "trackbed.dev/Accepted",
 } as const;
 
 export const labels = {

@@ -104,6 +104,8 @@ pub mod kubernetes {
     pub const FIELD_MANAGER: &str = "trackbed";
     /// pod condition: True while the pod is in the mesh
     pub const CAPTURED_CONDITION: &str = "trackbed.dev/Captured";
+    /// condition of a policy: True while it is in force as written
+    pub const ACCEPTED_CONDITION: &str = "trackbed.dev/Accepted";
 }
 
 pub mod labels {

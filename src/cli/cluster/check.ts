@@ -1,24 +1,19 @@
 // `trackbed check`: everything that stands against the mesh, or is wrong with it, each with a stable code and the next step.
 import { kubernetes, annotations as names } from "#contract/tables.ts";
+import { conditionFindings } from "#install/check/policies.ts";
 import { checks, type Finding, finding } from "#install/finding.ts";
 import { isReady, nodeReports, partOf, whyNotReady } from "#install/rollout.ts";
 import { tell } from "../findings.ts";
 import type { Exit, Format } from "../outcome.ts";
 import { connect, type Target } from "./client.ts";
 import { capturedCondition, clusterFindings, type Facts, isWanted, linuxNodes, readFacts } from "./facts.ts";
-import { controlFaults } from "./faults.ts";
 import { controlRollout, imageOf, type Parts, readParts, tagOf } from "./parts.ts";
 
 export async function runCheck(target: Target, format: Format): Promise<Exit> {
   const cluster = await connect(target);
   try {
     const [facts, parts] = await Promise.all([readFacts(cluster), readParts(cluster)]);
-    const faults = parts.control === null ? [] : await controlFaults(cluster, parts);
-    return tell(
-      [...clusterFindings(facts), ...installedFindings(facts, parts), ...faults],
-      format,
-      "nothing stands against the mesh in this cluster",
-    );
+    return tell([...clusterFindings(facts), ...installedFindings(facts, parts)], format, "nothing stands against the mesh in this cluster");
   } finally {
     await cluster.close();
   }
@@ -66,6 +61,7 @@ export function installedFindings(facts: Facts, parts: Parts): Finding[] {
         ]),
     ...(engine === null ? [] : [...perNode(facts, parts, kubernetes.engine, "ENGINE_NOT_READY"), ...olderEngines(parts)]),
     ...facts.pods.flatMap((pod) => podFinding(facts, pod)),
+    ...conditionFindings(facts.policies),
     ...facts.namespaces.flatMap(({ metadata }) => bypass(metadata?.name ?? "", metadata?.annotations ?? {})),
   ];
 }

@@ -1,7 +1,7 @@
 // `trackbed install`: puts the mesh into a cluster, or brings it to this version, and waits until it works.
 import { baseFiles, crdFiles } from "#install/files.ts";
 import { hasErrors } from "#install/finding.ts";
-import { stagesOf } from "#install/plan.ts";
+import { isOurs, stagesOf } from "#install/plan.ts";
 import { type Manifest, objectsOf, renderFiles } from "#install/render.ts";
 import type { Values } from "#install/values.ts";
 import { findingPage } from "../findings.ts";
@@ -68,9 +68,9 @@ export async function install(
     if (result !== "unchanged" && result !== "kept") say(`${nameOf(manifest)} ${result}`);
   };
   for (const crd of crds) {
-    // One that is there belongs to whoever brought it, as long as it lives.
-    const there = await cluster.get("CustomResourceDefinition", crd.metadata.name);
-    record(crd, there === null ? await cluster.apply(crd) : "kept");
+    // Another mesh's belongs to that mesh, as long as it lives.
+    const there = await cluster.get<Manifest>("CustomResourceDefinition", crd.metadata.name);
+    record(crd, there === null || isOurs(there) ? await cluster.apply(crd) : "kept");
   }
   const { control, nodes } = stagesOf(manifests);
   for (const manifest of control) record(manifest, await cluster.apply(manifest));

@@ -8,7 +8,6 @@ import { paint, table } from "../table.ts";
 import { installedFindings } from "./check.ts";
 import { connect, type Target } from "./client.ts";
 import { capturedCondition, type Facts, isWanted, linuxNodes, readFacts } from "./facts.ts";
-import { controlFaults } from "./faults.ts";
 import { controlRollout, imageOf, type Parts, readParts, tagOf } from "./parts.ts";
 
 export type ClusterStatus = {
@@ -36,7 +35,7 @@ export async function runClusterStatus(target: Target, format: Format): Promise<
   const cluster = await connect(target);
   try {
     const [facts, parts] = await Promise.all([readFacts(cluster), readParts(cluster)]);
-    const findings = [...installedFindings(facts, parts), ...(parts.control === null ? [] : await controlFaults(cluster, parts))];
+    const findings = installedFindings(facts, parts);
     const status = statusOf(facts, parts);
     const healthy = !hasErrors(findings) && parts.control !== null;
     if (format === "json") console.log(JSON.stringify({ healthy, ...status, findings: sorted(findings) }, null, 2));

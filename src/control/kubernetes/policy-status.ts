@@ -1,6 +1,6 @@
 // Says on each policy whether it is in force as written, and what is wrong when it is not. Written by the replica that holds the Lease.
 import { z } from "zod";
-import { errors } from "#contract/tables.ts";
+import { errors, kubernetes } from "#contract/tables.ts";
 import type { ObjectKey } from "#mesh/objects.ts";
 import type { Api } from "#source/kubernetes/api.ts";
 import { isStatus } from "#source/kubernetes/failure.ts";
@@ -26,7 +26,7 @@ export type PolicyStatus = {
 };
 
 /** Istio's API: status.conditions of its own policies have these fields. */
-export const ACCEPTED = "trackbed.dev/Accepted";
+export const ACCEPTED = kubernetes.acceptedCondition;
 const KINDS = ["AuthorizationPolicy", "PeerAuthentication"];
 const MESSAGE_CHARACTERS = 2_048;
 
