@@ -85,7 +85,7 @@ export async function fakeApi(tls?: { readonly key: string; readonly cert: strin
     return found;
   };
   for (const known of ["namespaces", "nodes", "pods", "services", "secrets", "configmaps", "events"]) of(`/api/v1/${known}`);
-  of("/apis/coordination.k8s.io/v1/leases");
+  for (const known of ["coordination.k8s.io/v1/leases", "discovery.k8s.io/v1/endpointslices"]) of(`/apis/${known}`);
 
   function tell(event: Event): void {
     log.push(event);

@@ -13,6 +13,8 @@ export type Claims = {
   delete(object: MeshObject): void;
   /** Every object of the same kind that claims an address of this one, itself included when it was added. */
   rivals(object: Claimant): Iterable<Claimant>;
+  /** Whose pod has the address, as `settle` decides it. */
+  podAt(address: string): Pod | undefined;
   /** The object with the addresses that are its own, and a fault for each that is another's. */
   settle<T extends Claimant>(object: T): { readonly object: T; readonly faults: readonly ObjectFault[] };
 };
@@ -40,7 +42,13 @@ export function createClaims(): Claims {
     return { object: { ...object, ...(object.kind === "Pod" ? { podIPs: left } : { clusterIPs: left }) }, faults };
   }
 
+  function podAt(address: string): Pod | undefined {
+    const rivals = [...(claimants.get(slotOf("Pod", address)) ?? [])].sort(compareAge);
+    return rivals[0]?.kind === "Pod" ? rivals[0] : undefined;
+  }
+
   return {
+    podAt,
     add: (object) => {
       for (const key of slots(object)) claimants.set(key, (claimants.get(key) ?? new Set()).add(object as Claimant));
     },
@@ -64,7 +72,9 @@ function addressesOf(object: Claimant): readonly string[] {
 }
 
 /** One spelling for each address; pods and services are asked for apart. */
-const slot = ({ kind }: Claimant, address: string): string => `${kind} ${formatAddress(parseAddress(address) ?? new Uint8Array())}`;
+const slot = ({ kind }: Claimant, address: string): string => slotOf(kind, address);
+
+const slotOf = (kind: Claimant["kind"], address: string): string => `${kind} ${formatAddress(parseAddress(address) ?? new Uint8Array())}`;
 
 function fault(object: Claimant, address: string, owner: Claimant): ObjectFault {
   const nameOf = ({ kind, metadata }: Claimant): string => `${kind} ${metadata.namespace}/${metadata.name}`;

@@ -13,6 +13,7 @@ import {
 } from "#mesh/objects.ts";
 import { type Claims, createClaims } from "./claim.ts";
 import type { NodeUpdate } from "./compiler.ts";
+import { type SliceIndex, sliceIndex } from "./endpoint.ts";
 import { type LabelIndex, labelIndex, type SelectorIndex, selectorIndex } from "./label-index.ts";
 import { type Governing, oldest } from "./peer-authentication.ts";
 
@@ -23,6 +24,7 @@ export type Cluster = {
   readonly policies: SelectorIndex<AuthorizationPolicy>;
   readonly peers: SelectorIndex<PeerAuthentication>;
   readonly claims: Claims;
+  readonly slices: SliceIndex;
   put(object: MeshObject): void;
   remove(object: MeshObject): void;
   namespace(name: string): Namespace | undefined;
@@ -44,6 +46,7 @@ export function createCluster(rootNamespace: string): Cluster {
   const policies = selectorIndex<AuthorizationPolicy>();
   const peers = selectorIndex<PeerAuthentication>();
   const claims = createClaims();
+  const slices = sliceIndex();
   const podsByNode = new Map<string, Set<Pod>>();
   const podsByUid = new Map<string, Pod>();
   const captured = new Map<string, Set<string>>();
@@ -69,6 +72,7 @@ export function createCluster(rootNamespace: string): Cluster {
       if (act === "add") podsByUid.set(object.metadata.uid, object);
       else if (podsByUid.get(object.metadata.uid) === object) podsByUid.delete(object.metadata.uid);
     } else if (object.kind === "Service") services[act](object);
+    else if (object.kind === "EndpointSlice") slices[act](object);
     else if (object.kind === "AuthorizationPolicy") policies[act](object);
     else if (object.kind === "PeerAuthentication") peers[act](object);
   }
@@ -80,6 +84,7 @@ export function createCluster(rootNamespace: string): Cluster {
     policies,
     peers,
     claims,
+    slices,
     put: (object) => {
       objects.set(keyOf(object), object);
       index(object, "add");

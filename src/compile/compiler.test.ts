@@ -4,7 +4,7 @@ import { test } from "node:test";
 import fc from "fast-check";
 import { type Compiler, createCompiler, type NodeUpdate } from "#compile/compiler.ts";
 import { keyOf, type Labels, type MeshObject } from "#mesh/objects.ts";
-import { ENABLED, held, meta, namespace, peer, pod, policy, put, remove, service, settings } from "./specimen.ts";
+import { ENABLED, held, meta, namespace, peer, pod, policy, put, remove, service, settings, slice } from "./specimen.ts";
 
 test("policies arrive before the workloads that name them and go after them", () => {
   const compiler = createCompiler(settings);
@@ -47,6 +47,10 @@ test("any sequence of changes gives what a compiler that starts with the result 
     fc
       .tuple(place, name, labels, fc.constantFrom("ClusterIP" as const, "ExternalName" as const))
       .map(([ns, n, l, type]) => service(ns, n, l, { type })),
+    fc
+      .tuple(place, name, name, place, name, fc.boolean())
+      // Addresses of pods that may be there, and one that is nobody's.
+      .map(([ns, n, of, podNs, podName, ready]) => slice(ns, n, of, [...pod(podNs, podName).podIPs, "192.0.2.1"], ready)),
     fc
       .tuple(place, name, labels, fc.constantFrom([], ["spec.rules[0].to"]))
       .map(([ns, n, selector, unenforceable]) => policy(ns, n, { selector, unenforceable, action: "DENY" })),

@@ -7,6 +7,7 @@ import { closedPolicy, isTooLarge, tooLarge, UNTOLD_POLICY } from "./bound.ts";
 import { createCluster } from "./cluster.ts";
 import { affected, type Dirty, noneDirty } from "./dirty.ts";
 import { encodeAuthorization, encodeService, encodeWorkload } from "./encode.ts";
+import { compileEndpoints } from "./endpoint.ts";
 import { convert, convertedName, peerFaults, peerPolicyName, staticStrict } from "./peer-authentication.ts";
 import { ADDRESS_TYPE, AUTHORIZATION_TYPE, type Compiled, type Delta, type ObjectFault, type Resource, type TypeUrl } from "./resource.ts";
 import { compileService, hostnameOf } from "./service.ts";
@@ -66,6 +67,8 @@ export function createCompiler(settings: CompilerSettings): Compiler {
   const { rootNamespace } = settings;
   const cluster = createCluster(rootNamespace);
   const faults = new Map<ObjectKey, readonly ObjectFault[]>();
+  /** Names of the resources that each EndpointSlice became. */
+  const endpoints = new Map<ObjectKey, ReadonlySet<string>>();
   const addresses: Output = { held: new Map(), upsert: new Map(), remove: new Set() };
   const authorizations: Output = { held: new Map(), upsert: new Map(), remove: new Set() };
   const strict = encodeAuthorization(staticStrict(rootNamespace));
@@ -115,6 +118,21 @@ export function createCompiler(settings: CompilerSettings): Compiler {
     if (!isTooLarge(resource)) return { output: addresses, name: resourceName, resource, faults };
     const fault = tooLarge(key, "E_SOURCE_INVALID", resource, "the service is without ports");
     return { output: addresses, name: resourceName, resource: encodeService({ ...service, ports: [] }), faults: [...faults, fault] };
+  }
+
+  /** An endpoint is a resource of its own, so a slice becomes as many as it has, and those that it no longer has go. */
+  function slice(key: ObjectKey): void {
+    const object = cluster.objects.get(key);
+    const before = endpoints.get(key) ?? new Set();
+    const compiled =
+      object?.kind === "EndpointSlice"
+        ? compileEndpoints(object, cluster.objects.get(`Service/${object.metadata.namespace}/${object.service}`), cluster, settings)
+        : [];
+    const now = new Set(compiled.map(({ uid }) => uid));
+    for (const uid of before.difference(now)) set(addresses, uid, null);
+    for (const one of compiled) set(addresses, one.uid, encodeWorkload(one, false));
+    if (now.size === 0) endpoints.delete(key);
+    else endpoints.set(key, now);
   }
 
   function policy(key: ObjectKey): Outcome {
@@ -179,7 +197,13 @@ export function createCompiler(settings: CompilerSettings): Compiler {
       recompile(dirty.peers, peer);
       recompile(dirty.services, service);
       recompile(dirty.pods, workload);
-      const recompiled = dirty.policies.size + dirty.peers.size + dirty.services.size + dirty.pods.size;
+      for (const key of dirty.pods) {
+        const pod = cluster.objects.get(key);
+        if (pod?.kind === "Pod") for (const one of cluster.slices.naming(pod.podIPs)) dirty.slices.add(keyOf(one));
+      }
+      for (const key of dirty.slices) slice(key);
+      const { policies, peers, services, pods, slices } = dirty;
+      const recompiled = policies.size + peers.size + services.size + pods.size + slices.size;
       return { deltas: flush(authorizations, addresses), recompiled };
     },
     resources: (typeUrl) => (typeUrl === ADDRESS_TYPE ? addresses : authorizations).held.values(),

@@ -6,11 +6,12 @@ import type { Cluster } from "./cluster.ts";
 export type Dirty = {
   readonly pods: Set<ObjectKey>;
   readonly services: Set<ObjectKey>;
+  readonly slices: Set<ObjectKey>;
   readonly policies: Set<ObjectKey>;
   readonly peers: Set<ObjectKey>;
 };
 
-export const noneDirty = (): Dirty => ({ pods: new Set(), services: new Set(), policies: new Set(), peers: new Set() });
+export const noneDirty = (): Dirty => ({ pods: new Set(), services: new Set(), slices: new Set(), policies: new Set(), peers: new Set() });
 
 /** "" asks for every namespace. */
 const reach = (namespace: string, rootNamespace: string): string => (namespace === rootNamespace ? "" : namespace);
@@ -24,6 +25,7 @@ export function affected(object: MeshObject, cluster: Cluster, rootNamespace: st
     case "Pod":
       dirty.pods.add(keyOf(object));
       for (const rival of cluster.claims.rivals(object)) dirty.pods.add(keyOf(rival));
+      for (const slice of cluster.slices.naming(object.podIPs)) dirty.slices.add(keyOf(slice));
       break;
     case "Namespace":
       markPods(cluster.pods.find(name, {}));
@@ -35,6 +37,10 @@ export function affected(object: MeshObject, cluster: Cluster, rootNamespace: st
       dirty.services.add(keyOf(object));
       for (const rival of cluster.claims.rivals(object)) dirty.services.add(keyOf(rival));
       if (!isEmptySelector(object.selector)) markPods(cluster.pods.find(namespace, object.selector));
+      for (const slice of cluster.slices.of(namespace, name)) dirty.slices.add(keyOf(slice));
+      break;
+    case "EndpointSlice":
+      dirty.slices.add(keyOf(object));
       break;
     case "AuthorizationPolicy":
       dirty.policies.add(keyOf(object));

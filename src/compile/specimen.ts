@@ -5,7 +5,17 @@ import { type Compiler, type CompilerSettings, createCompiler, type NodeUpdate }
 import { ADDRESS_TYPE, AUTHORIZATION_TYPE } from "#compile/resource.ts";
 import { type Authorization, AuthorizationSchema } from "#contract/gen/istio/security_pb.ts";
 import { AddressSchema, type Service as WireService, type Workload } from "#contract/gen/istio/workload_pb.ts";
-import type { AuthorizationPolicy, Labels, MeshObject, ObjectKey, ObjectMeta, PeerAuthentication, Pod, Service } from "#mesh/objects.ts";
+import type {
+  AuthorizationPolicy,
+  EndpointSlice,
+  Labels,
+  MeshObject,
+  ObjectKey,
+  ObjectMeta,
+  PeerAuthentication,
+  Pod,
+  Service,
+} from "#mesh/objects.ts";
 import { keyOf } from "#mesh/objects.ts";
 
 export const settings: CompilerSettings = {
@@ -56,6 +66,13 @@ export const service = (namespace: string, name: string, selector: Labels, more:
   trafficDistribution: "",
   publishNotReadyAddresses: false,
   ...more,
+});
+export const slice = (namespace: string, name: string, service: string, addresses: readonly string[], ready = true): EndpointSlice => ({
+  kind: "EndpointSlice",
+  metadata: meta(namespace, name),
+  service,
+  endpoints: addresses.map((address) => ({ addresses: [address], ready, nodeName: "" })),
+  ports: [{ name: "http", port: 6443 }],
 });
 export const policy = (namespace: string, name: string, more: Partial<AuthorizationPolicy> = {}): AuthorizationPolicy => ({
   kind: "AuthorizationPolicy",
@@ -117,6 +134,10 @@ export function held(compiler: Compiler = createCompiler(settings)) {
     apply,
     workload: (namespace: string, name: string): Workload | undefined => {
       const found = address(`Kubernetes//Pod/${namespace}/${name}`);
+      return found?.case === "workload" ? found.value : undefined;
+    },
+    endpoint: (slice: string, ip: string): Workload | undefined => {
+      const found = address(`Kubernetes/discovery.k8s.io/EndpointSlice/${slice}/${ip}`);
       return found?.case === "workload" ? found.value : undefined;
     },
     service: (name: string): WireService | undefined => {

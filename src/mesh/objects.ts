@@ -79,6 +79,23 @@ export type Service = {
   readonly publishNotReadyAddresses: boolean;
 };
 
+export type Endpoint = {
+  readonly addresses: readonly string[];
+  readonly ready: boolean;
+  readonly nodeName: string;
+};
+
+/** Endpoints that somebody named by hand, or a controller of the cluster's own: of Services without a selector. */
+export type EndpointSlice = {
+  readonly kind: "EndpointSlice";
+  readonly metadata: ObjectMeta;
+  /** Name of the Service in the same namespace. */
+  readonly service: string;
+  readonly endpoints: readonly Endpoint[];
+  /** TCP ports, by the name that the Service's port has. */
+  readonly ports: readonly ContainerPort[];
+};
+
 export type Source = {
   readonly principals: readonly string[];
   readonly notPrincipals: readonly string[];
@@ -121,7 +138,7 @@ export type PeerAuthentication = {
   readonly portModes: Readonly<Record<number, MutualTlsMode>>;
 };
 
-export type MeshObject = Namespace | Node | Pod | Service | AuthorizationPolicy | PeerAuthentication;
+export type MeshObject = Namespace | Node | Pod | Service | EndpointSlice | AuthorizationPolicy | PeerAuthentication;
 
 export type Kind = MeshObject["kind"];
 

@@ -136,6 +136,7 @@ test("a pod of the API server becomes the same object as its document in a direc
       status: "False",
       reason: "E_CAPTURE_NETNS_GONE",
       message: "network namespace b/7: gone",
+      lastTransitionTime: "2026-01-01T00:00:00Z",
     };
     api.put(PODS_PATH, pod("told", { status: { conditions: [{ type: "Ready", status: "False" }, captured] } }));
     api.put(PODS_PATH, pod("probed", { spec: { containers: [{ livenessProbe: { tcpSocket: { port: "nowhere" } } }] } }));
@@ -257,6 +258,28 @@ test("a cluster without the policy kinds is a mesh without policies", async (t) 
   await until("read", () => s.changes.length === 1);
   s.api.put(POLICIES_PATH, policy("p", "DENY"));
   await until("the policy, once its kind is there", () => s.held.has("AuthorizationPolicy/shop/p"));
+});
+
+test("of the endpoints only those are asked for that no controller made of a selector", async (t) => {
+  const path = "/apis/discovery.k8s.io/v1/endpointslices";
+  const s = await read(t, (api) => {
+    const labels = { "kubernetes.io/service-name": "kubernetes" };
+    api.put(path, {
+      metadata: { name: "kubernetes", namespace: "default", labels },
+      addressType: "IPv4",
+      endpoints: [{ addresses: ["192.0.2.1"] }],
+      ports: [{ name: "https", port: 6443, protocol: "TCP" }],
+    });
+  });
+  await until("read", () => s.held.size === 1);
+  const found = s.held.get("EndpointSlice/default/kubernetes");
+  assert.ok(found?.kind === "EndpointSlice");
+  assert.deepEqual(
+    [found.service, found.endpoints[0]?.addresses, found.ports],
+    ["kubernetes", ["192.0.2.1"], [{ name: "https", port: 6443 }]],
+  );
+  const asked = s.api.requests.filter(({ collection }) => collection === path).map(({ query }) => query.get("labelSelector"));
+  assert.deepEqual([...new Set(asked)], ["endpointslice.kubernetes.io/managed-by!=endpointslice-controller.k8s.io"]);
 });
 
 test("a node's daemon asks for its own pods and for nothing but namespaces besides", async (t) => {

@@ -12,13 +12,15 @@ const MARKS: ReadonlySet<string> = new Set(FOREIGN_MARKS.map(([mark]) => mark));
 
 export function reduce(resource: Resource, raw: Raw): Fields {
   const { kind, apiVersion } = resource;
-  const { spec, status } = raw as Raw & { readonly spec?: unknown; readonly status?: unknown };
+  const { spec, status, ...top } = raw as Raw & Fields;
   const head = { apiVersion, kind, metadata: reduceMetadata(fields(raw.metadata)) };
   switch (kind) {
     case "Namespace":
       return head;
     case "Pod":
       return { ...head, spec: podSpec(fields(spec)), status: podStatus(fields(status), fields(raw.metadata)) };
+    case "EndpointSlice":
+      return { ...head, addressType: top["addressType"], endpoints: top["endpoints"] ?? undefined, ports: top["ports"] ?? undefined };
     case "AuthorizationPolicy":
     case "PeerAuthentication":
       return { ...head, ...(spec === undefined ? {} : { spec }) };

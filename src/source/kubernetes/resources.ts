@@ -35,11 +35,22 @@ const security = (kind: Kind, plural: string): Resource => ({
 export const NAMESPACES = core("Namespace", "namespaces");
 export const PODS = core("Pod", "pods");
 
+/** The mesh makes the endpoints of a selector itself: what the cluster makes of selectors is most of all slices, and is not even sent. */
+const SLICES: Resource = {
+  kind: "EndpointSlice",
+  apiVersion: "discovery.k8s.io/v1",
+  root: "/apis/discovery.k8s.io/v1",
+  plural: "endpointslices",
+  query: { labelSelector: "endpointslice.kubernetes.io/managed-by!=endpointslice-controller.k8s.io" },
+  definition: null,
+};
+
 /** All that control compiles. Pods that are over are nobody's peer and may be thousands, but certificates are refused to them by name. */
 export const controlResources = (): readonly Resource[] => [
   NAMESPACES,
   core("Node", "nodes"),
   core("Service", "services"),
+  SLICES,
   PODS,
   security("AuthorizationPolicy", "authorizationpolicies"),
   security("PeerAuthentication", "peerauthentications"),

@@ -204,3 +204,36 @@ test("no document makes the projection throw", () => {
     ),
   );
 });
+
+test("a slice names the endpoints of a service; what a controller made of a selector is not read, host names are refused", () => {
+  const slice = (more: object) =>
+    projectDocument({ apiVersion: "discovery.k8s.io/v1", kind: "EndpointSlice", addressType: "IPv4", ...more });
+  const labels = { "kubernetes.io/service-name": "kubernetes" };
+  const endpoints = [
+    { addresses: ["192.0.2.1"], conditions: { ready: true } },
+    { addresses: ["192.0.2.2"], conditions: { ready: false } },
+    { addresses: ["192.0.2.3"] },
+  ];
+  const ports = [
+    { name: "https", port: 6443, protocol: "TCP" },
+    { name: "udp", port: 53, protocol: "UDP" },
+    { name: "any", port: null },
+  ];
+  const { object, problems } = slice({ metadata: { name: "s", namespace: "default", labels }, endpoints, ports });
+  assert.deepEqual(problems, []);
+  assert.ok(object?.kind === "EndpointSlice");
+  assert.deepEqual(
+    [object.service, object.endpoints.map(({ ready }) => ready), object.ports],
+    ["kubernetes", [true, false, true], [{ name: "https", port: 6443 }]],
+  );
+  const managed = { ...labels, "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io" };
+  assert.deepEqual(
+    [slice({ metadata: { name: "s", labels: managed }, endpoints }).object, slice({ metadata: { name: "s" } }).object],
+    [null, null],
+  );
+  assert.match(slice({ metadata: { name: "s", labels }, addressType: "FQDN", endpoints: [] }).problems[0]?.reason ?? "", /host names/);
+  assert.match(
+    slice({ metadata: { name: "s", labels }, endpoints: [{ addresses: ["nowhere"] }] }).problems[0]?.reason ?? "",
+    /not an endpoint/,
+  );
+});

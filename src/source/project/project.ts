@@ -4,6 +4,7 @@ import { z } from "zod";
 import type { Kind, MeshObject, ObjectKey } from "#mesh/objects.ts";
 import { projectAuthorizationPolicy } from "./authorization.ts";
 import { projectNamespace, projectNode } from "./cluster.ts";
+import { projectEndpointSlice } from "./endpoint-slice.ts";
 import { metadata, namespaceOf, objectMeta } from "./fields.ts";
 import { projectPeerAuthentication } from "./peer-authentication.ts";
 import { projectPod } from "./pod.ts";
@@ -33,6 +34,7 @@ const KNOWN: Readonly<Record<Kind, { readonly apiVersions: readonly string[]; re
   Node: { apiVersions: CORE, projector: erase(projectNode) },
   Pod: { apiVersions: CORE, projector: erase(projectPod) },
   Service: { apiVersions: CORE, projector: erase(projectService) },
+  EndpointSlice: { apiVersions: ["discovery.k8s.io/v1"], projector: erase(projectEndpointSlice) },
   AuthorizationPolicy: { apiVersions: SECURITY, projector: erase(projectAuthorizationPolicy) },
   PeerAuthentication: { apiVersions: SECURITY, projector: erase(projectPeerAuthentication) },
 };
@@ -46,7 +48,6 @@ const IRRELEVANT: ReadonlySet<string> = new Set([
   "DaemonSet",
   "Deployment",
   "Endpoints",
-  "EndpointSlice",
   "HorizontalPodAutoscaler",
   "Job",
   "Kustomization",
