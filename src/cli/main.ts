@@ -26,8 +26,8 @@ function parse(act: (result: Promise<number>) => void): Command {
     .addHelpText(
       "after",
       `
-Daemons are looked for in --run DIR, then TRACKBED_RUN, then /run/trackbed, then every lab that runs on this machine; status then asks the
-cluster of --kubeconfig, KUBECONFIG or ~/.kube/config.
+Daemons are looked for in --run DIR, then TRACKBED_RUN, then /run/trackbed, then every lab that runs on this machine. status asks the cluster
+that --kubeconfig, --context or KUBECONFIG names, and without daemon or lab that of ~/.kube/config.
 
 Exit codes: 0 fine · 1 not healthy, or it did not work · 64 wrong command line · 69 no daemon or no API server can be reached`,
     );

@@ -1,7 +1,10 @@
 // `trackbed status` asks whoever is at hand: the daemons of this machine, or the API server of a cluster.
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { paths } from "#contract/tables.ts";
 import { defaultKubeconfig } from "./cluster/client.ts";
 import { runClusterStatus } from "./cluster/status.ts";
-import { type Daemon, findDaemons } from "./daemons.ts";
+import { findDaemons } from "./daemons.ts";
 import { type Exit, type Format, isDaemonAway, isUsage } from "./outcome.ts";
 import { runStatus } from "./status.ts";
 
@@ -13,21 +16,24 @@ export type StatusOptions = {
 };
 
 export function runStatusSomewhere({ run, output, kubeconfig, context }: StatusOptions): Promise<Exit> {
-  const target = { kubeconfig, context };
-  if (kubeconfig !== undefined || context !== undefined) return runClusterStatus(target, output);
+  const askCluster = (): Promise<Exit> => runClusterStatus({ kubeconfig, context }, output);
+  if (kubeconfig !== undefined || context !== undefined || namesClusterOnly(run, process.env)) return askCluster();
   try {
-    const daemons: readonly Daemon[] = findDaemons(run);
     return runStatus(
-      daemons.map((daemon) => daemon.run),
+      findDaemons(run).map((daemon) => daemon.run),
       output,
     );
   } catch (error) {
-    if (!isDaemonAway(error) || !hasCluster()) throw error;
-    return runClusterStatus(target, output);
+    if (isDaemonAway(error) && hasKubeconfig()) return askCluster();
+    throw error;
   }
 }
 
-function hasCluster(): boolean {
+/** Somebody who sets KUBECONFIG means that cluster, whatever labs run on the machine; on a node its own daemon comes first. */
+const namesClusterOnly = (run: readonly string[], env: NodeJS.ProcessEnv): boolean =>
+  run.length === 0 && !env["TRACKBED_RUN"] && Boolean(env["KUBECONFIG"]) && !existsSync(join(paths.run, paths.adminSocket));
+
+function hasKubeconfig(): boolean {
   try {
     defaultKubeconfig();
     return true;
