@@ -13,10 +13,13 @@ const NATIVE = ["trackbed-engine", "trackbed-netns", "trackbed-cni"];
 /** Bundle in /app ← the process's sources. */
 const BUNDLES = { "control.js": "src/control/main.ts", "daemon.js": "src/daemon/main.ts", "trackbed.js": "src/cli/main.ts" };
 
+/** A debug build is what `cargo build` makes: quicker to have while the engine is worked on. */
+export type Profile = "release" | "debug";
+
 export const version = (): string => (JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8")) as { version: string }).version;
 export const imageName = (registry = "docker.io/trackbed"): string => `${registry}/trackbed:${version()}`;
 
-export async function trackbedImage(name = imageName()): Promise<Image> {
+export async function trackbedImage(name = imageName(), profile: Profile = "release"): Promise<Image> {
   const base = newLayer(); // Node and Debian's tools: 140 MB that change with neither commit
   base.directory("/tmp", 0o1777);
   base.text("/etc/passwd", "root:x:0:0:root:/:/usr/sbin/nologin\nnonroot:x:65532:65532:nonroot:/:/usr/sbin/nologin\n");
@@ -28,7 +31,7 @@ export async function trackbedImage(name = imageName()): Promise<Image> {
   for (const tool of TOOLS) base.program(realpathSync(existing(tool, "make setup")), tool.replace(/^\/sbin/, "/usr/sbin"));
 
   const native = newLayer();
-  for (const program of NATIVE) native.program(existing(nativePath(program), "make engine cni"), `/usr/local/bin/${program}`);
+  for (const program of NATIVE) native.program(existing(nativePath(program, profile), "make engine cni"), `/usr/local/bin/${program}`);
 
   const environment = {
     TRACKBED_ENGINE: "/usr/local/bin/trackbed-engine",
@@ -51,9 +54,9 @@ export async function appLayer(): Promise<Layer> {
 }
 
 /** The CNI plugin is static, built for a target named in full. */
-function nativePath(program: string): string {
-  const [found] = globSync([`static/*/release/${program}`, `release/${program}`], { cwd: TARGET });
-  return join(TARGET, found ?? `release/${program}`);
+function nativePath(program: string, profile: Profile): string {
+  const [found] = globSync([`static/*/release/${program}`, `${profile}/${program}`], { cwd: TARGET });
+  return join(TARGET, found ?? `${profile}/${program}`);
 }
 
 function existing(path: string, remedy: string): string {
