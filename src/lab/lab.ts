@@ -20,8 +20,8 @@ export type { Capture, ExecOptions, Lab, LabOptions, NodePlace, Output, Place, P
 export const OUTSIDE_NAME = "outside.example";
 const ROLES: readonly Role[] = ["launcher", "daemon", "engine", "worker"];
 const STOP_GRACE_MS = 3000;
-// Two cores start control, two daemons and two engines at once; a debug build and a cold module cache take their time.
-const START_DEADLINE_MS = 30_000;
+// Two cores start control, two daemons and two engines at once, beside whatever else they do: at a load of 40 half a minute is not enough.
+const START_DEADLINE_MS = 90_000;
 
 export async function startLab(options: LabOptions): Promise<Lab> {
   if (!inOwnSandbox()) throw new Error("a lab lives in its own sandbox: call enterSandbox() first");

@@ -8,7 +8,7 @@ const LONGEST_PAUSE_MS = 50;
 export async function until<T>(
   what: string,
   condition: () => T | Promise<T>,
-  deadlineMs = 10_000,
+  deadlineMs = 30_000,
   because: () => string = () => "",
 ): Promise<NonNullable<Exclude<T, false>>> {
   const started = performance.now();
