@@ -1,7 +1,8 @@
 // How the mesh leaves a cluster, as manifests: first every daemon takes its pods out, then what is left on the nodes' disks goes.
-import { kubernetes, product } from "#contract/tables.ts";
+import { kubernetes, paths, product } from "#contract/tables.ts";
 import type { Manifest } from "./render.ts";
 
+const PLUGIN = paths.cniPlugin;
 export const CLEANER = "trackbed-clean";
 
 type Container = { readonly name: string; readonly args?: readonly string[]; readonly volumeMounts?: readonly { readonly name: string }[] };
@@ -18,6 +19,12 @@ const find = (manifests: readonly Manifest[], name: string): DaemonSet => {
   if (found === undefined) throw new Error(`the base has no DaemonSet ${name}`);
   return found as DaemonSet;
 };
+
+function hostPath({ spec, metadata }: DaemonSet, volume: string): string {
+  const path = spec.template.spec.volumes.find(({ name }) => name === volume)?.hostPath?.path;
+  if (path === undefined) throw new Error(`${metadata.name} of the base has no volume ${volume}`);
+  return path;
+}
 
 const withPods = (set: DaemonSet, change: (spec: PodSpec) => object): Manifest => {
   const { spec } = set;
@@ -48,15 +55,20 @@ export function leaving(manifests: readonly Manifest[], drainSeconds: number): M
   return [...needed, daemon];
 }
 
-/** Removes our directories and the seccomp profiles from every node's disk: what a container mounts it cannot remove, hence their parents. */
-export function cleaning(manifests: readonly Manifest[]): Manifest[] {
+/**
+ * Removes our directories and the seccomp profiles from every node's disk: what a container mounts it cannot remove, hence their parents.
+ * `withPlugin`: the CNI plugin too. Runtimes that keep the chain a pod was made with call it once more at that pod's end, and a plugin that is
+ * missing then would leave the pod Terminating for ever.
+ */
+export function cleaning(manifests: readonly Manifest[], withPlugin: boolean): Manifest[] {
   const namespace = manifests.filter(({ kind }) => kind === "Namespace");
-  const seccomp = find(manifests, kubernetes.engine).spec.template.spec.volumes.find(({ name }) => name === "seccomp")?.hostPath?.path;
-  if (seccomp === undefined) throw new Error("the base's engine has no volume seccomp");
+  const seccomp = hostPath(find(manifests, kubernetes.engine), "seccomp");
+  const plugins = hostPath(find(manifests, kubernetes.daemon), "cni-bin");
   const [first] = find(manifests, kubernetes.daemon).spec.template.spec.containers;
   const image = (first as { readonly image?: string } | undefined)?.image;
   const labels = { "app.kubernetes.io/name": CLEANER, "app.kubernetes.io/part-of": "trackbed" };
   const parents = { run: "/run", state: "/var/lib", seccomp };
+  const mounts = withPlugin ? { ...parents, plugins } : parents;
   const securityContext = {
     runAsUser: 0,
     allowPrivilegeEscalation: false,
@@ -71,9 +83,12 @@ export function cleaning(manifests: readonly Manifest[]): Manifest[] {
     image,
     imagePullPolicy: "IfNotPresent",
     command: command("clean"),
-    args: Object.keys(parents).map((name) => `--directory=/host/${name}/trackbed`),
+    args: [
+      ...Object.keys(parents).map((name) => `--directory=/host/${name}/trackbed`),
+      ...(withPlugin ? [`--file=/host/plugins/${PLUGIN}`] : []),
+    ],
     securityContext,
-    volumeMounts: Object.keys(parents).map((name) => ({ name, mountPath: `/host/${name}` })),
+    volumeMounts: Object.keys(mounts).map((name) => ({ name, mountPath: `/host/${name}` })),
   };
   const wait = {
     name: "wait",
@@ -94,7 +109,7 @@ export function cleaning(manifests: readonly Manifest[]): Manifest[] {
     hostNetwork: true, // the pod network may be what is broken
     initContainers: [clean],
     containers: [wait],
-    volumes: Object.entries(parents).map(([name, path]) => ({ name, hostPath: { path, type: "Directory" } })),
+    volumes: Object.entries(mounts).map(([name, path]) => ({ name, hostPath: { path, type: "DirectoryOrCreate" } })),
   };
   const cleaner = {
     apiVersion: "apps/v1",

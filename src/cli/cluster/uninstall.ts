@@ -1,6 +1,6 @@
 // `trackbed uninstall`: takes every pod out of the mesh, then the mesh out of the cluster. Works whatever was deleted by hand before: what the
 // daemons need to leave is put back first.
-import type { V1DaemonSet, V1Namespace, V1Pod } from "@kubernetes/client-node";
+import type { V1DaemonSet, V1Namespace, V1Node, V1Pod } from "@kubernetes/client-node";
 import { kubernetes, labels } from "#contract/tables.ts";
 import { baseFiles, crdFiles } from "#install/files.ts";
 import type { KindName } from "#install/kinds.ts";
@@ -123,13 +123,17 @@ export async function uninstall(
     timeoutMs,
     say,
   );
-  for (const manifest of cleaning(manifests)) await cluster.apply(manifest);
+  const nodes = (await cluster.list<V1Node>("Node")) ?? [];
+  for (const manifest of cleaning(manifests, nodes.every(readsChainsAnew))) await cluster.apply(manifest);
   await rolledOut(cluster, CLEANER, timeoutMs, say);
   say("names and rights go");
   for (const { kind, metadata } of clusterScoped(manifests)) await cluster.remove(kind as KindName, metadata.name);
   await cluster.remove("Namespace", ourNamespace);
   await namespaceSettled(cluster, timeoutMs, say);
 }
+
+/** containerd ends a pod with the chain that is configured then; of others that is not known. */
+const readsChainsAnew = ({ status }: V1Node): boolean => status?.nodeInfo?.containerRuntimeVersion.startsWith("containerd://") === true;
 
 /** Nothing can be made in a namespace that is being deleted: it has to be gone first. */
 async function namespaceSettled(cluster: Cluster, timeoutMs: number, say: Say): Promise<void> {

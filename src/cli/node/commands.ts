@@ -32,9 +32,12 @@ export function addNodeCommands(program: Command, act: (result: Promise<number>)
     );
   node
     .command("clean")
-    .description("remove directories named trackbed from this node")
-    .requiredOption("--directory <dir>", "a directory to remove (repeatable)", collect, [])
-    .action(({ directory }: { directory: string[] }) => act(Promise.resolve().then(() => runNodeClean(directory))));
+    .description("remove what an installation left on this node's disk")
+    .option("--directory <dir>", "a directory named trackbed (repeatable)", collect, [])
+    .option("--file <path>", "the CNI plugin (repeatable)", collect, [])
+    .action(({ directory, file }: { directory: string[]; file: string[] }) =>
+      act(Promise.resolve().then(() => runNodeClean(directory, file))),
+    );
   node
     .command("wait")
     .description("do nothing until told to end")

@@ -1,9 +1,12 @@
 // What is put on and taken from a node's disk beside the daemon: the engine's seccomp profile, and at the end everything of ours.
 import { mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { basename, dirname, join } from "node:path";
+import { paths } from "#contract/tables.ts";
 import { privateDirectory } from "#engine/socket.ts";
 import { seccompProfile } from "#install/files.ts";
 import { type Exit, exit, usage } from "../outcome.ts";
+
+const DIRECTORY = "trackbed";
 
 /** `trackbed node profile`: written whole or not at all, because the kubelet may read it at this moment. */
 export async function runNodeProfile(directory: string, profile: string, run: string): Promise<Exit> {
@@ -16,13 +19,18 @@ export async function runNodeProfile(directory: string, profile: string, run: st
   return exit.ok;
 }
 
-/** `trackbed node clean`: only directories of our name, so that a wrong mount cannot cost anybody else's files. */
-export function runNodeClean(directories: readonly string[]): Exit {
-  const foreign = directories.find((path) => !path.endsWith("/trackbed"));
-  if (foreign !== undefined) throw usage(`--directory ${foreign} is not named trackbed`);
-  for (const path of directories) rmSync(path, { recursive: true, force: true });
-  const left = directories.filter((path) => readdirSync(dirname(path)).includes("trackbed"));
-  console.log(left.length === 0 ? `gone: ${directories.join(", ")}` : `still there: ${left.join(", ")}`);
+/** `trackbed node clean`: only what has our name, so that a wrong mount cannot cost anybody else's files. */
+export function runNodeClean(directories: readonly string[], files: readonly string[]): Exit {
+  const foreign = [
+    ...directories.filter((path) => basename(path) !== DIRECTORY),
+    ...files.filter((path) => basename(path) !== paths.cniPlugin),
+  ];
+  if (foreign.length > 0)
+    throw usage(`${foreign.join(", ")}: only directories named ${DIRECTORY} and files named ${paths.cniPlugin} are removed`);
+  const all = [...directories, ...files];
+  for (const path of all) rmSync(path, { recursive: true, force: true });
+  const left = all.filter((path) => readdirSync(dirname(path)).includes(basename(path)));
+  console.log(left.length === 0 ? `gone: ${all.join(", ")}` : `still there: ${left.join(", ")}`);
   return left.length === 0 ? exit.ok : exit.failed;
 }
 
