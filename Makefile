@@ -103,8 +103,16 @@ test-cluster: images $(STAMPS)/debian-cluster ## the drills in a Kubernetes of t
 	node test/cluster/run.ts $(FILES)
 
 .PHONY: bench
-bench: setup engine $(STAMPS)/debian-bench ## direct, HAProxy and Trackbed in interleaved rounds
-	node bench/run.ts
+bench: setup engine $(STAMPS)/debian-bench ## direct, five peers and Trackbed in interleaved rounds (some 15 minutes)
+	$(call say,building the load generator and the peers)
+	$(CARGO) build $(WORKSPACE) --release -p trackbed-load -p trackbed-floor -p trackbed-library
+	node bench/run.ts $(BENCH)
+
+.PHONY: bench-gate
+bench-gate: $(STAMPS)/npm $(STAMPS)/debian-gate ## hold instruction counts of the hot functions to within 3 %
+	$(call say,building what is counted)
+	$(CARGO) build $(WORKSPACE) --release -p trackbed-gate
+	node bench/gate.ts
 
 .PHONY: clean
 clean: ## remove everything that was built or installed here
