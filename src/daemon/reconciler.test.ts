@@ -2,11 +2,11 @@
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
 import { create } from "@bufbuild/protobuf";
-import { HelloSchema, type PodState, PodStateSchema } from "#contract/gen/engine_pb.ts";
+import { HelloSchema, PodGoneSchema, type PodState, PodStateSchema } from "#contract/gen/engine_pb.ts";
 import { meshError } from "#mesh/error.ts";
 import type { PodSpec } from "./desired.ts";
 import type { Hands, PodRecord } from "./pod.ts";
-import { type Reconciler, reconciler } from "./reconciler.ts";
+import { type Reconciler, type ReconcilerOptions, reconciler } from "./reconciler.ts";
 import { specimen } from "./specimen.ts";
 
 const BOOT = "boot";
@@ -32,7 +32,7 @@ type Node = {
 
 const specs = (...list: PodSpec[]): Map<string, PodSpec> => new Map(list.map((one) => [one.uid, one]));
 
-function start(t: TestContext, sweepMilliseconds = 3_600_000): Node {
+function start(t: TestContext, sweepMilliseconds = 3_600_000, more: Partial<ReconcilerOptions> = {}): Node {
   const namespaces = new Map<string, FakeNamespace>();
   const calls: string[] = [];
   const failing = new Map<string, number>();
@@ -110,6 +110,7 @@ function start(t: TestContext, sweepMilliseconds = 3_600_000): Node {
       glance: ({ netns }) => String(namespaces.get(netns ?? "")?.cookie),
       glanceMilliseconds: 5,
       named: () => node.named++,
+      ...more,
       events: { settled: look, forgotten: look, drifted: ({ spec: { uid } }) => drifted.push(uid), repaired: look },
     }),
     until: async (what, holds) => {
@@ -330,4 +331,60 @@ test("a node that starts with a hundred pods works on a few at a time", async (t
   node.reconciler.update(specs(...all), true);
   await node.until("all are ready", () => [...node.reconciler.records.values()].every(({ state }) => state === "ready"));
   assert.ok(node.busiest > 1 && node.busiest <= 8, `${node.busiest} at once`);
+});
+
+test("a new pod whose containers wait for it gets rules before everything else, and that is no drift", async (t) => {
+  const node = start(t);
+  node.engine.silent.add("a"); // no identity, no policy, not even a listener yet
+  node.namespaces.set("/netns/a", fresh(1n));
+  node.attach("one");
+  node.reconciler.update(specs(specimen("a", { netns: null })), true);
+  await node.until("a was looked at", () => node.reconciler.records.get("a")?.problem?.code === "E_CAPTURE_NETNS_GONE");
+  node.calls.length = 0;
+  node.reconciler.update(specs(specimen("a")), true);
+  node.reconciler.promise("a", { bootId: BOOT, cookie: 1n });
+  await node.until("the engine was told", () => node.calls.includes("addPod a"));
+  const doing = node.calls.filter((call) => !call.startsWith("read"));
+  assert.deepEqual([doing, node.drifted], [["applyRules a", "handOver a", "addPod a"], []]);
+});
+
+test("nothing is promised to a pod that is none of the mesh's", async (t) => {
+  const node = start(t);
+  node.namespaces.set("/netns/a", fresh(1n));
+  node.attach("one");
+  node.reconciler.update(specs(specimen("a", { desired: "absent" })), true);
+  node.reconciler.promise("a", { bootId: BOOT, cookie: 1n });
+  await node.until("a was looked at", () => node.reconciler.lookedAtAll);
+  assert.equal(node.namespaces.get("/netns/a")?.rules, "none");
+});
+
+test("where namespaces end with their pods, a pod that is over is let go by the engine and keeps its rules to the end", async (t) => {
+  const node = start(t, 20, { over: "gone" });
+  node.namespaces.set("/netns/a", fresh(1n));
+  node.attach("one");
+  node.reconciler.update(specs(specimen("a")), true);
+  await node.until("a is ready", () => node.reconciler.records.get("a")?.state === "ready");
+  node.reconciler.update(new Map(), true);
+  await node.until("the engine was told at once", () => node.engine.removed.get("a") === 0);
+  node.engine.pods.delete("a");
+  node.reconciler.podGone(create(PodGoneSchema, { uid: "a", netnsCookie: 1n, cut: 0 }));
+  await node.until(
+    "it was read again",
+    () => node.record("a").observed.engine.facts === null && node.record("a").observed.rules === "equal",
+  );
+  assert.equal(node.namespaces.get("/netns/a")?.rules, "equal", "a container that is being killed still runs there");
+  node.namespaces.delete("/netns/a");
+  await node.until("it is forgotten", () => !node.reconciler.records.has("a"));
+  assert.ok(!node.calls.some((call) => call.startsWith("removeRules") || call.startsWith("applyHolder")));
+});
+
+test("a node that the mesh leaves is cleared also when no engine will ever say that it let go", async (t) => {
+  let alone = false;
+  const node = start(t, 20, { farewell: { drainMilliseconds: 30_000, alone: () => alone } });
+  node.namespaces.set("/netns/a", { cookie: 1n, rules: "holder", routing: true, foreign: null });
+  node.reconciler.update(specs(specimen("a", { desired: "absent" })), true);
+  await node.until("it waits for the engine", () => node.reconciler.records.get("a")?.problem?.code === "E_ENGINE_AWAY");
+  assert.equal(node.namespaces.get("/netns/a")?.rules, "holder");
+  alone = true;
+  await node.until("the rules are gone", () => node.namespaces.get("/netns/a")?.rules === "none");
 });

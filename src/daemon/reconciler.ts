@@ -366,6 +366,7 @@ export function reconciler(options: ReconcilerOptions): Reconciler {
     promise: (uid, namespace) => {
       const entry = entries.get(uid);
       if (entry === undefined || entry.record.spec.desired !== "enrolled") return;
+      entry.respecified = true; // rules that were never there are no drift
       happen(entry.record, { what: "promised", namespace });
       kick(entry);
     },
