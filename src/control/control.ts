@@ -11,6 +11,7 @@ import { createXdsServer } from "#xds/server.ts";
 import { createStore } from "#xds/store.ts";
 import { callerNode, createAccess } from "./access.ts";
 import { nodeJson, shortType, streamJson } from "./answers.ts";
+import { endingBypasses } from "./bypass.ts";
 import { certificateService } from "./certificates.ts";
 import { directoryPlatform } from "./directory.ts";
 import { createFaultBoard } from "./faults.ts";
@@ -143,7 +144,7 @@ async function start(options: ControlOptions, log: Log, stop: AbortController, s
 
   const feed = startFeed(
     {
-      source: platform.source,
+      source: endingBypasses(platform.source),
       compiler,
       store,
       view,

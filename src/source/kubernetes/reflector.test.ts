@@ -130,10 +130,21 @@ test("a selector goes with the list and with the watch", async (t) => {
 test("a watch that falls silent without closing is given up and continued from its version, without a new list", async (t) => {
   const f = await follow(t, PODS, (api) => api.put(PODS_PATH, pod("a")));
   await until("watched", () => f.api.watches(PODS_PATH).length === 1);
-  await until("given up", () => f.causes.includes("silent"));
+  await until("given up", () => f.causes.includes("quiet"));
   f.api.put(PODS_PATH, pod("b"));
   await until("the event of the next watch", () => f.held.has("b"));
   assert.equal(f.lists().length, 1);
+});
+
+test("a server that is away behind a quiet watch is found out by the next one, and asked again until it is back", async (t) => {
+  const f = await follow(t, PODS, (api) => api.put(PODS_PATH, pod("a")));
+  await until("watched", () => f.api.watches(PODS_PATH).length === 1);
+  f.api.fault = () => "silence";
+  await until("found out", () => f.causes.filter((cause) => cause === "quiet" || cause === "silent").length >= 3);
+  f.api.put(PODS_PATH, pod("b"));
+  f.api.fault = () => null;
+  await until("the event", () => f.held.has("b"));
+  assert.deepEqual([f.lists().length, f.errors.length > 0], [1, true]);
 });
 
 test("bookmarks keep a quiet watch alive and move its version on", async (t) => {

@@ -4,7 +4,7 @@ import type { Api } from "./api.ts";
 import { isApiFailure, isGone, isStatus } from "./failure.ts";
 import { list, type Raw } from "./list.ts";
 import { definitionPath, type Resource } from "./resources.ts";
-import { Unreadable, type WatchTimes, watch } from "./watch.ts";
+import { Quiet, Unreadable, type WatchTimes, watch } from "./watch.ts";
 
 /** What became of the resource; `T` is what `project` made of the objects. */
 export type Step<T> =
@@ -15,12 +15,12 @@ export type Step<T> =
   /** The cluster does not have this kind at all. */
   | { readonly kind: "absent" };
 
-export type Cause = "closed" | "gone" | "silent" | "forbidden" | "failed" | "unreadable" | "absent";
+export type Cause = "closed" | "quiet" | "gone" | "silent" | "forbidden" | "failed" | "unreadable" | "absent";
 
 export type ReflectorEvents = {
   /** Bytes came: what is held is as true as it was. */
   readonly onAlive: () => void;
-  /** A list or watch ended; `error` is null when the server closed it in good order. */
+  /** A list or watch ended; `error` is null when that is an everyday thing: closed in good order, quiet for long, a kind that is absent. */
   readonly onRestart: (cause: Cause, error: unknown) => void;
 };
 
@@ -98,7 +98,10 @@ export async function* reflect<T>({ api, resource, project, events, times = REFL
       events.onRestart("closed", null);
     } catch (error) {
       if (stop.aborted) return;
-      if (await isAbsent(error)) {
+      if (error instanceof Quiet) {
+        closed = true; // the next watch shows whether anybody is there
+        events.onRestart("quiet", null);
+      } else if (await isAbsent(error)) {
         yield { kind: "absent" } satisfies Step<T>;
         version = null;
         asked = times.absentMilliseconds;

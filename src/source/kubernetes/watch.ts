@@ -14,7 +14,7 @@ export type Batch = { readonly events: readonly WatchEvent[]; readonly version: 
 export type WatchTimes = {
   /** How long the server is asked to keep the watch open. */
   readonly watchSeconds: number;
-  /** A watch that says nothing for this long is taken for dead: bookmarks come about once a minute. */
+  /** A watch that says nothing for this long is asked for anew: bookmarks come about once a minute, but not for every kind. */
   readonly idleMilliseconds: number;
 };
 
@@ -26,6 +26,9 @@ const event = z.discriminatedUnion("type", [
     object: z.object({ code: z.number().default(0), reason: z.string().default(""), message: z.string().default("") }),
   }),
 ]);
+
+/** The server said nothing for so long that nobody knows whether it is still there. Where nothing ever happens that is an everyday thing. */
+export class Quiet extends Error {}
 
 /** What the server sends cannot be read; asking again from the same version would give the same. */
 export class Unreadable extends Error {}
@@ -39,7 +42,7 @@ export async function* watch(
 ): AsyncGenerator<Batch> {
   const path = listPath(resource);
   const idle = new AbortController();
-  const silent = (): void => idle.abort(apiFailure("WATCH", path, { status: 0, reason: "", message: `silent for ${idleMilliseconds} ms` }));
+  const silent = (): void => idle.abort(new Quiet(`${path}: silent for ${idleMilliseconds} ms`));
   let timer = setTimeout(silent, idleMilliseconds);
   const query = {
     ...resource.query,
@@ -52,6 +55,7 @@ export async function* watch(
   try {
     const body = await api.open({ method: "GET", path, query, signal: AbortSignal.any([stop, idle.signal]) });
     try {
+      yield { events: [], version }; // the server has answered: whoever counts how long a watch lives begins here
       for await (const texts of lines(body)) {
         clearTimeout(timer);
         timer = setTimeout(silent, idleMilliseconds);
