@@ -84,6 +84,7 @@ spec:
 
 export type Shop = {
   readonly namespace: string;
+  /** Those that run and are not being deleted. */
   pods(app?: string): Promise<readonly Document[]>;
   podOn(app: string, node: string): Promise<Document>;
   /** What a client on \`node\` reads from a URL; rejects when it gets no answer. */
@@ -103,7 +104,7 @@ export async function openShop(c: Cluster, namespace: string, options: Options =
     await c.kubectl("-n", namespace, "rollout", "status", workload, "--timeout=90s");
   const pods = async (app?: string): Promise<readonly Document[]> =>
     (await c.get<List>("pods", "-n", namespace, ...(app === undefined ? [] : ["-l", `app=${app}`]))).items.filter(
-      ({ metadata }) => metadata.deletionTimestamp === undefined,
+      ({ metadata, status }) => metadata.deletionTimestamp === undefined && status?.phase === "Running",
     );
   const podOn = async (app: string, node: string): Promise<Document> => {
     const found = (await pods(app)).find(({ spec }) => spec?.nodeName === node);

@@ -14,11 +14,14 @@ export type Seen = {
 const LISTEN_MS = 10_000;
 /** What drills send is kilobytes; the API server's and the kubelet's connections are left out. */
 const MOST_BYTES = 256 << 20;
+/** The head of a packet holds the answer of a drill's service; small heads make room for thousands of packets while tcpdump waits for a CPU. */
+const PACKET_BYTES = 4096;
+const BUFFER_KIB = 64 << 10;
 const FILTER = "(tcp or udp) and not port 6443 and not port 10250";
 
 /** Runs `during` while a node's cable is tapped; everything that its pods send to or get from another machine passes there. */
 export async function witness(c: Cluster, node: string, during: () => Promise<void>): Promise<Seen> {
-  const tap = ["--immediate-mode", "-U", "-n", "-i", "eth0", "-w", "-", FILTER];
+  const tap = ["--immediate-mode", "-U", "-n", "-i", "eth0", "-s", String(PACKET_BYTES), "-B", String(BUFFER_KIB), "-w", "-", FILTER];
   const tcpdump = spawn("nsenter", [`--net=${netnsPath(c.settings, node)}`, "--", "tcpdump", ...tap], {
     stdio: ["ignore", "pipe", "pipe"],
   });

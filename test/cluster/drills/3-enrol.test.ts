@@ -73,7 +73,7 @@ describe("a labelled namespace", { concurrency: false }, () => {
     await c.podExec(
       shop.namespace,
       metadata.name,
-      "timeout 5 wget -qO- --no-check-certificate https://kubernetes.default/version && nslookup web && ! nslookup example.com",
+      `timeout 5 wget -qO- --no-check-certificate https://kubernetes.default/version && nslookup web.${shop.namespace}.svc.cluster.local && ! nslookup example.com`,
     );
   });
 

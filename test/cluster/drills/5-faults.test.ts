@@ -51,7 +51,7 @@ describe("with the mesh's processes killed", { concurrency: false }, () => {
 
   test("all of control: connections go on, policy stays in force, and two replicas come back", async () => {
     const pods = async (): Promise<string[]> =>
-      (await c.get<List>("pods", "-n", SYSTEM, "-l", "app.kubernetes.io/component=control")).items.map(({ metadata }) => metadata.name);
+      (await c.get<List>("pods", "-n", SYSTEM, "-l", "app.kubernetes.io/name=trackbed-control")).items.map(({ metadata }) => metadata.name);
     await c.kubectl("-n", SYSTEM, "scale", "deployment/trackbed-control", "--replicas=0");
     await waitFor("control is gone", async () => (await pods()).length === 0);
     for (const node of c.nodes) assert.match(await shop.get(node, far), new RegExp(MARKER));

@@ -48,7 +48,7 @@ describe("a node reboots", { concurrency: false }, () => {
     await c.kubectl("-n", SYSTEM, "scale", "deployment/trackbed-control", "--replicas=0");
     await waitFor(
       "control is gone",
-      async () => (await c.get<List>("pods", "-n", SYSTEM, "-l", "app.kubernetes.io/component=control")).items.length === 0,
+      async () => (await c.get<List>("pods", "-n", SYSTEM, "-l", "app.kubernetes.io/name=trackbed-control")).items.length === 0,
     );
     const seen = await witness(c, "node1", async () => {
       await c.powerCut("node2");
