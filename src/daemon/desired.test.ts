@@ -140,3 +140,14 @@ test("of two enrolled pods with one namespace the older is captured; the other s
   const freed = desired.update(change({ remove: ["Pod/shop/web"] }));
   assert.deepEqual([freed.get("uid-api")?.netns, desired.faults], ["/netns//web", []]);
 });
+
+test("of two enrolled pods with one address the younger is closed, the older is as ever", () => {
+  const born = (name: string, creationTimestamp: string, podIPs: readonly string[]) => {
+    const one = pod(name, { podIPs });
+    return { ...one, metadata: { ...one.metadata, creationTimestamp } };
+  };
+  const young = born("young", "2026-02-01T00:00:00Z", ["fd00::0:1"]);
+  const old = born("old", "2026-01-01T00:00:00Z", ["10.0.0.2", "FD00::1"]);
+  const specs = desiredPods("a", () => "cluster.local").update(change({ reset: true, put: [shop(true), young, old] }));
+  assert.deepEqual([specs.get("uid-young")?.closed, specs.get("uid-old")?.closed], [true, false]);
+});

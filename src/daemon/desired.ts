@@ -2,7 +2,7 @@
 import { normalize } from "node:path";
 import { annotations, labels } from "#contract/tables.ts";
 import type { Desired, Fault as EnrolFault } from "#enrol/state.ts";
-import { parseAddress } from "#mesh/address.ts";
+import { formatAddress, parseAddress } from "#mesh/address.ts";
 import { compareAge } from "#mesh/age.ts";
 import { type AnnotationFault, type CaptureSpec, captureSpec } from "#mesh/capture.ts";
 import { searchList } from "#mesh/dns.ts";
@@ -22,6 +22,8 @@ export type PodSpec = {
   readonly addresses: readonly string[];
   readonly dnsSearch: readonly string[];
   readonly capture: CaptureSpec;
+  /** Rules come before identity and policy: what claims another pod's address will never have a policy, and must not stay in clear for it. */
+  readonly closed: boolean;
   /** Why labels that ask for the mesh are not followed. */
   readonly refused: EnrolFault | null;
   readonly annotationFaults: readonly AnnotationFault[];
@@ -92,18 +94,22 @@ export function desiredPods(node: string, clusterDomain: () => string, options: 
   function again(): ReadonlyMap<string, PodSpec> {
     const domain = clusterDomain();
     const owners = new Map<string, PodSpec>();
+    const addressOwners = new Map<string, PodSpec>();
     const found: Fault[] = [];
     const specs = [...pods.values()].sort(compareAge).map((pod) => {
       const namespace = namespaceOf(pod.metadata.namespace);
       const spec = podSpec(namespace, pod, domain, decide(namespace, pod), quarters);
-      if (spec.desired !== "enrolled" || spec.netns === null) return spec;
+      if (spec.desired !== "enrolled") return spec;
+      const contested = spec.addresses.filter((address) => addressOwners.has(address));
+      for (const address of spec.addresses) if (!addressOwners.has(address)) addressOwners.set(address, spec);
+      if (spec.netns === null) return spec;
       const owner = owners.get(normalize(spec.netns));
       if (owner !== undefined) {
         found.push(conflict(keyOf(pod), spec, owner));
         return withoutNetns(spec, owner);
       }
       owners.set(normalize(spec.netns), spec);
-      return spec;
+      return contested.length === 0 ? spec : { ...spec, closed: true };
     });
     conflicts = found;
     latest = specs;
@@ -192,9 +198,13 @@ export function podSpec(
     serviceAccount: pod.serviceAccountName,
     desired: enrolled && !left ? "enrolled" : over ? quarters.over : "absent",
     netns: pod.hostNetwork ? null : netns,
-    addresses: addresses.filter((ip) => parseAddress(ip) !== null),
+    addresses: addresses
+      .map(parseAddress)
+      .filter((bytes) => bytes !== null)
+      .map(formatAddress),
     dnsSearch: searchList(pod, clusterDomain),
     capture: spec,
+    closed: false,
     refused: code === null ? null : { code, reason },
     annotationFaults: [...faults, ...lost],
   };

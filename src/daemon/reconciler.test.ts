@@ -388,3 +388,14 @@ test("a node that the mesh leaves is cleared also when no engine will ever say t
   alone = true;
   await node.until("the rules are gone", () => node.namespaces.get("/netns/a")?.rules === "none");
 });
+
+test("a running pod that claims another's address is closed by rules, though it will never have a policy", async (t) => {
+  const node = start(t);
+  node.engine.silent.add("a");
+  node.namespaces.set("/netns/a", fresh(1n));
+  node.attach("one");
+  node.reconciler.update(specs(specimen("a", { closed: true })), true);
+  await node.until("the engine was told", () => node.calls.includes("addPod a"));
+  assert.equal(node.namespaces.get("/netns/a")?.rules, "equal");
+  assert.deepEqual(node.drifted, []);
+});

@@ -181,6 +181,15 @@ export function reconciler(options: ReconcilerOptions): Reconciler {
       events.drifted(record, entry.by);
     }
     entry.by = ""; // a notice of our own change must not be blamed for a later one
+    const { namespace } = record.observed;
+    if (
+      record.spec.closed &&
+      record.spec.desired === "enrolled" &&
+      record.observed.captured === null &&
+      namespace !== "unknown" &&
+      namespace !== null
+    )
+      happen(record, { what: "promised", namespace });
     const outcome = await pass(record, hands, farewell);
     if (drifted) events.repaired(record, inForce(record) === null ? "failed" : "done");
     if (record.state === "absent") record.notMeshed = null;
