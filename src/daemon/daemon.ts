@@ -229,8 +229,11 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
   });
 
   function notReady(): string[] {
+    const read = sourceRead ? "" : "the mesh's documents were not read yet";
+    // Who only leaves needs neither state nor engine: both may have been taken away before.
+    if (options.kubernetes?.leave === true) return [read, ...(cluster?.notReady() ?? [])].filter((text) => text !== "");
     return [
-      sourceRead ? "" : "the mesh's documents were not read yet",
+      read,
       relay.from === "none" ? "no state from control or snapshot yet" : "",
       director.connected
         ? engine.inSync
