@@ -174,3 +174,19 @@ test("a pod with a copied uid is named and not in force, for nodes could take it
   assert.deepEqual((await source.next()).put.map(keyOf), ["Pod/shop/two"]);
   source.stop();
 });
+
+test("a pod in force keeps its uid when a copy turns up in an earlier file, and gives it up with its own document", async () => {
+  const uid = (name: string) => pod(name).replace(`name: ${name}`, `name: ${name}, uid: 7f`);
+  const source = await watched({ "b.yaml": uid("one") });
+  source.put("a.yaml", uid("two"));
+  const change = await source.next();
+  assert.deepEqual([...source.state.keys()], ["Pod/shop/one"]);
+  assert.deepEqual(
+    change.faults.map(({ key, field }) => [key, field]),
+    [["Pod/shop/two", "metadata.uid"]],
+  );
+  unlinkSync(join(source.dir, "b.yaml"));
+  await source.next();
+  assert.deepEqual([...source.state.keys()], ["Pod/shop/two"]);
+  source.stop();
+});

@@ -103,11 +103,18 @@ function readFile(file: string, content: FileContent, before: HeldFile): HeldFil
   return { entries: [...entries, ...kept], faults };
 }
 
+/** A pod that is in force keeps its uid while a document names it: a copy in an earlier file must not take it out of the mesh. */
+function uidHolders(files: ReadonlyMap<string, HeldFile>, lastValid: ReadonlyMap<ObjectKey, MeshObject>): Map<string, ObjectKey> {
+  const named = new Set([...files.values()].flatMap(({ entries }) => entries.map(({ key }) => key)));
+  const holders = [...lastValid].filter(([key, { kind }]) => kind === "Pod" && named.has(key));
+  return new Map(holders.map(([key, { metadata }]) => [metadata.uid, key]));
+}
+
 /** The first document of an object by path order is the one in force; `lastValid` and `places` are brought up to date. */
 function inForce(files: ReadonlyMap<string, HeldFile>, lastValid: Map<ObjectKey, MeshObject>, places: Map<ObjectKey, Place>) {
   const objects = new Map<ObjectKey, MeshObject>();
   const faults: Fault[] = [];
-  const uids = new Map<string, string>();
+  const uids = uidHolders(files, lastValid);
   places.clear();
   for (const [file, held] of [...files].sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0))) {
     faults.push(...held.faults);
@@ -127,13 +134,13 @@ function inForce(files: ReadonlyMap<string, HeldFile>, lastValid: Map<ObjectKey,
       places.set(key, { file, line });
       const valid = object ?? lastValid.get(key) ?? standIn;
       if (valid === null || valid === undefined) continue;
-      const twin = uids.get(valid.metadata.uid);
-      if (valid.kind === "Pod" && twin !== undefined) {
-        const reason = `the uid is that of ${twin}: nodes know a pod by it, so this one is not in force`;
+      const holder = valid.kind === "Pod" ? (uids.get(valid.metadata.uid) ?? key) : key;
+      if (holder !== key) {
+        const reason = `the uid is that of ${holder.slice("Pod/".length)}: nodes know a pod by it, so this one is not in force`;
         faults.push({ code: "E_SOURCE_INVALID", key, file, line, field: "metadata.uid", reason });
         continue;
       }
-      if (valid.kind === "Pod") uids.set(valid.metadata.uid, `${valid.metadata.namespace}/${valid.metadata.name}`);
+      if (valid.kind === "Pod") uids.set(valid.metadata.uid, key);
       objects.set(key, valid);
     }
   }
