@@ -119,3 +119,17 @@ test("settings are heard on every stream", async (t) => {
   await control.next(() => control.reports.length === 2);
   assert.deepEqual(settings, ["example.org", "example.org"]);
 });
+
+test("a pod without a sandbox yet is no news; one that lost its sandbox is", async (t) => {
+  const { control, reports } = await reporting(t);
+  const gone = { code: "E_CAPTURE_NETNS_GONE", reason: "", next: "", since: "" } as const;
+  const lacking = (uid: string, addresses: readonly string[]): PodRecord => ({
+    ...newRecord(specimen(uid, { netns: null, addresses }), null),
+    problem: gone,
+  });
+  reports.changed(lacking("unborn", []));
+  reports.changed(lacking("rebooted", ["10.0.0.1"]));
+  reports.ready();
+  await control.next(() => control.reports.length === 1);
+  assert.deepEqual(phases(control.reports[0] as NodeReport), [["rebooted", PodPhase.ABSENT]]);
+});

@@ -57,6 +57,7 @@ export function reporter(options: {
     const next = reportOf(record);
     const previous = reports.get(uid);
     if (previous === undefined && next.phase === PodPhase.ABSENT && record.spec.desired !== "enrolled" && next.code === "") return;
+    if (previous === undefined && isUnborn(record)) return;
     if (previous !== undefined && same(previous, next)) return;
     reports.set(uid, next);
     untold.add(uid);
@@ -140,6 +141,10 @@ const reportOf = ({ spec, state, observed, problem }: PodRecord): PodReport =>
     code: problem?.code ?? "",
     reason: problem?.reason ?? "",
   });
+
+/** Its runtime has not made its sandbox yet: that is how every pod of a cluster begins, and nothing to tell of. */
+const isUnborn = ({ spec, observed }: PodRecord): boolean =>
+  spec.netns === null && spec.addresses.length === 0 && observed.captured === null && observed.engine.holds === null;
 
 const same = (a: PodReport, b: PodReport): boolean =>
   a.phase === b.phase && a.netnsCookie === b.netnsCookie && a.code === b.code && a.reason === b.reason;
