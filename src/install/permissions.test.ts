@@ -1,0 +1,102 @@
+// docs/permissions.md and the manifests say the same: no right without a reason, no reason without a right.
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import { baseFiles } from "./files.ts";
+import { type Manifest, objectsOf } from "./render.ts";
+
+type Rule = { readonly verbs: readonly string[]; readonly resources: readonly string[]; readonly resourceNames?: readonly string[] };
+type Container = {
+  readonly name: string;
+  readonly securityContext: { readonly capabilities: { readonly add?: readonly string[]; readonly drop: readonly string[] } };
+  readonly volumeMounts?: readonly { readonly name: string }[];
+};
+type PodSpec = {
+  readonly containers: readonly Container[];
+  readonly initContainers?: readonly Container[];
+  readonly volumes?: readonly { readonly name: string; readonly hostPath?: { readonly path: string } }[];
+};
+
+const page = readFileSync(join(import.meta.dirname, "../../docs/permissions.md"), "utf8");
+const rows = page
+  .split("\n")
+  .filter((line) => line.startsWith("| ") && !line.includes("| because |"))
+  .map((line) =>
+    line
+      .split("|")
+      .slice(1, -1)
+      .map((cell) => cell.trim()),
+  );
+const objects = objectsOf(baseFiles());
+const rules = (object: Manifest): Rule[] => (object["rules"] as Rule[] | undefined) ?? [];
+const pods = objects
+  .filter(({ kind }) => kind === "DaemonSet" || kind === "Deployment")
+  .map((object) => (object["spec"] as { template: { spec: PodSpec } }).template.spec);
+const containers = pods.flatMap((pod) => [...(pod.initContainers ?? []), ...pod.containers].map((container) => ({ container, pod })));
+
+test("every rule of every role is a row, and every row is a rule", () => {
+  const granted = objects
+    .filter(({ kind }) => kind === "ClusterRole" || kind === "Role")
+    .flatMap((role) =>
+      rules(role).map(({ verbs, resources, resourceNames = [] }) => {
+        const names = resourceNames.length > 1 ? "three by name" : resourceNames.join(", ");
+        return [
+          `${role.metadata.name}${role.kind === "Role" ? ", in trackbed-system" : ""}`,
+          verbs.join(", "),
+          `${resources.join(", ")}${names === "" ? "" : ` (${names})`}`,
+        ].join(" | ");
+      }),
+    );
+  const told = rows.filter((row) => row.length === 4 && row[1] !== "nothing").map((row) => row.slice(0, 3).join(" | "));
+  assert.deepEqual([...told].sort(), [...granted].sort());
+});
+
+test("every capability is a row, and everything else is dropped", () => {
+  const added = containers.flatMap(({ container }) =>
+    (container.securityContext.capabilities.add ?? []).map((name) => `${container.name} ${name}`),
+  );
+  const told = rows
+    .filter(([, capability]) => /^[A-Z_]+$/.test(capability ?? ""))
+    .map(([container, capability]) => `${container} ${capability}`);
+  assert.deepEqual([...told].sort(), [...added].sort());
+  for (const { container } of containers) assert.deepEqual(container.securityContext.capabilities.drop, ["ALL"], container.name);
+});
+
+test("every directory of the host is a row, and the engine sees one", () => {
+  const mounted = containers.flatMap(({ container, pod }) =>
+    (container.volumeMounts ?? []).flatMap(({ name }) => {
+      const path = pod.volumes?.find((volume) => volume.name === name)?.hostPath?.path;
+      return path === undefined ? [] : [`${container.name} ${path}`];
+    }),
+  );
+  const told = rows
+    .filter(([, path]) => path?.startsWith("/"))
+    .flatMap(([names = "", path]) => names.split(", ").map((name) => `${name} ${path}`));
+  assert.deepEqual([...told].sort(), [...mounted].sort());
+  assert.deepEqual(
+    mounted.filter((line) => line.startsWith("engine ")),
+    ["engine /run/trackbed"],
+  );
+});
+
+test("every container is confined, and the engine has no token", () => {
+  for (const { container } of containers) {
+    const context = container.securityContext as {
+      allowPrivilegeEscalation?: boolean;
+      readOnlyRootFilesystem?: boolean;
+      privileged?: boolean;
+    };
+    assert.deepEqual(
+      [context.allowPrivilegeEscalation, context.readOnlyRootFilesystem, context.privileged],
+      [false, true, undefined],
+      container.name,
+    );
+  }
+  const engine = pods.find((pod) => pod.containers.some(({ name }) => name === "engine")) as PodSpec & {
+    automountServiceAccountToken?: boolean;
+  };
+  assert.equal(engine.automountServiceAccountToken, false);
+  const bound = objects.filter(({ kind }) => kind.endsWith("RoleBinding")).flatMap((binding) => binding["subjects"] as { name: string }[]);
+  assert.ok(!bound.some(({ name }) => name === "trackbed-engine"));
+});
