@@ -88,6 +88,11 @@ images: setup engine cni ## pack the image of control, daemon, engine and CLI in
 	$(call say,packing the image)
 	node daemonset/image/main.ts
 
+.PHONY: chart
+chart: $(STAMPS)/npm ## the Helm chart in .cache/chart, from the same base as trackbed install
+	rm -rf .cache/chart
+	node daemonset/chart.ts .cache/chart
+
 .PHONY: cluster
 cluster: setup $(STAMPS)/debian-cluster ## a real two-node Kubernetes on this machine, made once from Go modules (then 10 s)
 	$(call say,starting the cluster)

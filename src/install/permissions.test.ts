@@ -40,7 +40,7 @@ test("every rule of every role is a row, and every row is a rule", () => {
     .filter(({ kind }) => kind === "ClusterRole" || kind === "Role")
     .flatMap((role) =>
       rules(role).map(({ verbs, resources, resourceNames = [] }) => {
-        const names = resourceNames.length > 1 ? "three by name" : resourceNames.join(", ");
+        const names = resourceNames.length > 1 ? "two by name" : resourceNames.join(", ");
         return [
           `${role.metadata.name}${role.kind === "Role" ? ", in trackbed-system" : ""}`,
           verbs.join(", "),
