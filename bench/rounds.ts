@@ -11,11 +11,11 @@ export type Latencies = { readonly scenario: string; readonly placement: string;
 export type Results = { readonly samples: Sample[]; readonly latencies: Latencies[] };
 type Run = { readonly round: number; readonly scenario: Scenario; readonly variant: Variant };
 
-export async function measure(lab: Lab, flags: Flags, progress: (line: string) => void): Promise<Results> {
+/** Fills `results` as it goes, so that a failure leaves what was measured before it. */
+export async function measure(lab: Lab, flags: Flags, results: Results, progress: (line: string) => void): Promise<void> {
   const variants = (await startVariants(lab, flags.variants)).filter(({ placement }) => flags.placements.has(placement));
   for (const variant of variants) await until(`${variant.name} ${placements[variant.placement]} answers`, () => answers(variant));
   const runs = plan(flags, variants);
-  const results: Results = { samples: [], latencies: [] };
   const started = performance.now();
   for (const [index, { round, scenario, variant }] of runs.entries()) {
     const left = index === 0 ? "" : `, ${minutes(((performance.now() - started) / index) * (runs.length - index))} left`;
@@ -25,7 +25,6 @@ export async function measure(lab: Lab, flags: Flags, progress: (line: string) =
     results.samples.push(...measured.map((one) => ({ round, ...run, ...one })));
     if (histogram.length > 0) results.latencies.push({ ...run, histogram });
   }
-  return results;
 }
 
 function plan({ rounds, scenarios: wanted }: Flags, variants: readonly Variant[]): Run[] {

@@ -26,16 +26,17 @@ async function main(): Promise<number> {
     if (!existsSync(program(name))) throw new Error(`${program(name)} is missing: run make engine`);
   await enterSandbox();
   const lab = await startLab({ mesh: fileURLToPath(new URL("mesh", import.meta.url)), progress: say });
+  const results: Results = { samples: [], latencies: [] };
   try {
     await lab.startMesh();
-    const results = await measure(lab, flags, progress);
-    say("");
-    report(results, flags);
+    await measure(lab, flags, results, progress);
     return 0;
   } catch (error) {
     say(lab.tailLogs());
     throw error;
   } finally {
+    say("");
+    if (results.samples.length > 0) report(results, flags);
     await lab.stop();
   }
 }

@@ -5,7 +5,7 @@ import type { Variant } from "./variant.ts";
 
 /** Of 28,232 ports that Linux gives out by itself; a proxy that shows the client's address has only these towards one pod. */
 const SOCKETS = { full: 25_000, quick: 1000 } as const;
-/** TIME_WAIT lasts 60 s: a variant that makes fewer than 500 connections a second never gets there. */
+/** TIME_WAIT lasts 60 s: who makes fewer than 500 connections a second never gets there. */
 const FILL_SECONDS = 45;
 const SECONDS = { full: "1.2", quick: "0.4" } as const;
 
@@ -14,8 +14,7 @@ export async function measureTimeWait(variant: Variant, size: Size): Promise<Out
   for (;;) {
     const missing = SOCKETS[size] - (await mostTimeWait(variant.pods));
     if (missing <= 0) break;
-    if (performance.now() - started > FILL_SECONDS * 1000)
-      throw new Error(`${variant.name}: ${missing} of ${SOCKETS[size]} sockets in TIME_WAIT are missing after ${FILL_SECONDS} s`);
+    if (performance.now() - started > FILL_SECONDS * 1000) break; // the figure below tells how many there are
     await runLoad(variant, ["connects", "--at-once", "16", "--count", String(missing)]);
   }
   const sockets = await mostTimeWait(variant.pods);
