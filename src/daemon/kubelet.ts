@@ -1,7 +1,10 @@
 // Finds the kubelet's cgroup, by which its probes are told from everybody else's connections.
-import { spawnSync } from "node:child_process";
+import { execFile } from "node:child_process";
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
+import { promisify } from "node:util";
+
+const run = promisify(execFile);
 
 export type KubeletCgroup = {
   /** A path to the directory that this process can follow. */
@@ -12,16 +15,18 @@ export type KubeletCgroup = {
   readonly inode: bigint;
 };
 
+const LOOK_MS = 2000;
+
 /** The kubelet, or the single process of a distribution that contains it. */
 const NAMES: readonly string[] = ["kubelet", "kubelite", "k3s-server", "k3s-agent", "k3s", "rke2", "hyperkube"];
 
 /** Null where there is no cgroup v2 hierarchy, or the kubelet is in its root, which cannot be matched. */
-export function kubeletCgroup(proc = "/proc", root = "/proc/1/root"): KubeletCgroup | null {
+export async function kubeletCgroup(proc = "/proc", root = "/proc/1/root"): Promise<KubeletCgroup | null> {
   const hierarchy = ["sys/fs/cgroup", "sys/fs/cgroup/unified"]
     .map((one) => join(root, one))
     .find((one) => existsSync(join(one, "cgroup.controllers")));
   if (hierarchy === undefined) return null;
-  const group = groupOf(proc);
+  const group = await groupOf(proc);
   if (group === null || group === "/" || group.includes("/..")) return null;
   const path = join(hierarchy, group);
   const found = statSync(path, { bigint: true, throwIfNoEntry: false });
@@ -29,18 +34,12 @@ export function kubeletCgroup(proc = "/proc", root = "/proc/1/root"): KubeletCgr
 }
 
 /** As the node's first process sees it: our own view may begin further down. */
-function groupOf(proc: string): string | null {
+async function groupOf(proc: string): Promise<string | null> {
   for (const pid of readdirSync(proc)) {
     if (!/^[0-9]+$/.test(pid) || !NAMES.includes(nameOf(join(proc, pid)))) continue;
-    const { stdout, status } = spawnSync(
-      "nsenter",
-      [`--cgroup=${join(proc, "1/ns/cgroup")}`, "--", "grep", "^0::", join(proc, pid, "cgroup")],
-      {
-        encoding: "utf8",
-        timeout: 2000,
-      },
-    );
-    if (status === 0) return stdout.trim().slice("0::".length);
+    const look = [`--cgroup=${join(proc, "1/ns/cgroup")}`, "--", "grep", "^0::", join(proc, pid, "cgroup")];
+    const { stdout } = await run("nsenter", look, { timeout: LOOK_MS }).catch(() => ({ stdout: "" })); // ended meanwhile, or without cgroup v2
+    if (stdout !== "") return stdout.trim().slice("0::".length);
   }
   return null;
 }

@@ -7,7 +7,7 @@ import type { PodRecord } from "./pod.ts";
 
 export type ProbesOptions = {
   readonly rules: HostRules;
-  readonly kubelet: () => KubeletCgroup | null;
+  readonly kubelet: () => Promise<KubeletCgroup | null>;
   readonly records: () => Iterable<PodRecord>;
   /** What is in force now: by the kubelet's cgroup, by root, or not at all. */
   readonly placed: (by: "cgroup" | "root" | "none", pods: number) => void;
@@ -42,7 +42,7 @@ export function probeRules(options: ProbesOptions): Probes {
 
   async function pass(): Promise<void> {
     const probed = [...options.records()].flatMap(probedOf);
-    const cgroup = probed.length === 0 ? null : options.kubelet();
+    const cgroup = probed.length === 0 ? null : await options.kubelet();
     const wanted = JSON.stringify([probed, cgroup?.path ?? null, String(cgroup?.inode)]);
     if (inForce?.wanted === wanted && (await rules.list()) === inForce.listing) return;
     if (probed.length === 0) {
