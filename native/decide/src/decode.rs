@@ -120,6 +120,13 @@ fn workload(name: &str, wire: &wire::Workload, trust_domain: &TrustDomain) -> Pl
         canonical_name: wire.canonical_name.as_str().into(),
         canonical_revision: wire.canonical_revision.as_str().into(),
         workload_name: wire.workload_name.as_str().into(),
+        // It only labels metrics: a kind of a later version is no reason to refuse the workload.
+        kind: match wire::WorkloadType::try_from(wire.workload_type) {
+            Ok(wire::WorkloadType::Deployment) => "deployment",
+            Ok(wire::WorkloadType::Cronjob) => "cronjob",
+            Ok(wire::WorkloadType::Job) => "job",
+            Ok(wire::WorkloadType::Pod) | Err(_) => "pod",
+        },
         cluster: wire.cluster_id.as_str().into(),
         region: locality.region.into(),
         zone: locality.zone.into(),

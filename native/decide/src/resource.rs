@@ -39,6 +39,8 @@ pub struct Workload {
     pub canonical_revision: Arc<str>,
     /// Name of the Deployment, CronJob or Job behind it.
     pub workload_name: Arc<str>,
+    /// What that name is of, in the words of `baggage`: deployment | cronjob | pod | job.
+    pub kind: &'static str,
     pub cluster: Arc<str>,
     pub region: Arc<str>,
     pub zone: Arc<str>,

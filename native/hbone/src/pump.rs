@@ -77,6 +77,11 @@ impl Meter {
         }
     }
 
+    /// Returns once `cut` was called. One waits at a time: before the pump runs, whoever sets the connection up.
+    pub async fn until_cut(&self) {
+        poll_fn(|cx| self.poll_cut(cx)).await;
+    }
+
     fn poll_cut(&self, cx: &Context<'_>) -> Poll<()> {
         if self.cut.get() {
             return Poll::Ready(());

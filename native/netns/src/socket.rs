@@ -90,9 +90,24 @@ pub fn listen_dns_udp(netns: &Netns, address: SocketAddr) -> Result<UdpSocket, S
 
 /// A TCP connection of the engine's own to anywhere: never captured. The handshake is under way; await it with `established`.
 pub fn connect_marked(netns: &Netns, destination: SocketAddr, peer: Peer) -> Result<TcpStream, SocketError> {
+    start(marked(netns, destination, peer)?, destination)
+}
+
+/// The same from one of the pod's own addresses: a pod may have several of a family, and its peers know them apart. An address of the
+/// other family leaves the choice to the kernel.
+pub fn connect_from(netns: &Netns, source: IpAddr, destination: SocketAddr, peer: Peer) -> Result<TcpStream, SocketError> {
+    let socket = marked(netns, destination, peer)?;
+    if source.is_ipv4() == destination.is_ipv4() {
+        let own = SocketAddr::new(source, 0);
+        steps(destination, &[("choose the port late", &|| bind_without_port(&socket)), ("bind the source", &|| socket.bind(&own.into()))])?;
+    }
+    start(socket, destination)
+}
+
+fn marked(netns: &Netns, destination: SocketAddr, peer: Peer) -> Result<Socket, SocketError> {
     let socket = make(netns, destination, Type::STREAM)?;
     steps(destination, &[("set SO_MARK", &|| socket.set_mark(marks::ENGINE)), ("set TCP options", &|| tune(&socket, peer))])?;
-    start(socket, destination)
+    Ok(socket)
 }
 
 /// A TCP connection to the pod's own application that shows the client's address as its source. The destination must be an address that
@@ -113,8 +128,7 @@ pub fn connect_spoofed(netns: &Netns, source: IpAddr, destination: SocketAddr) -
             ("set SO_MARK", &|| socket.set_mark(marks::ENGINE)),
             ("set TCP options", &|| tune(&socket, Peer::Application)),
             ("set IP_TRANSPARENT", &|| set_transparent(&socket, destination)),
-            // Level IP for both families.
-            ("set IP_BIND_ADDRESS_NO_PORT", &|| sys::set_int(socket.as_fd(), libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)),
+            ("set IP_BIND_ADDRESS_NO_PORT", &|| bind_without_port(&socket)),
             ("bind to lo", &|| device.map_or(Ok(()), |lo| socket.bind_device(Some(lo)))),
             ("bind the client's address", &|| socket.bind(&client.into())),
         ],
@@ -231,6 +245,11 @@ fn enter_cause(error: NetnsError) -> io::Error {
         NetnsError::Enter { source, .. } | NetnsError::Inside { source, .. } => source,
         NetnsError::NotANamespace => io::Error::other(error),
     }
+}
+
+/// The port is chosen at connect, where one that is in use towards others may be taken again. Level IP for both families.
+fn bind_without_port(socket: &Socket) -> io::Result<()> {
+    sys::set_int(socket.as_fd(), libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)
 }
 
 fn set_transparent(socket: &Socket, address: SocketAddr) -> io::Result<()> {

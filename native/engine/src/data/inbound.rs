@@ -88,13 +88,14 @@ impl Thread {
         };
         let started = Instant::now();
         let dialled = tokio::select! {
-            server = dial_application(&pod, admitted.source_ip, admitted.target) => {
-                server.map_err(|error| upstream_failed(admitted.target, &error).refusal)
+            biased;
+            server = registered.unless_cut(dial_application(&pod, admitted.source_ip, admitted.target)) => {
+                server.and_then(|server| server.map_err(|error| upstream_failed(admitted.target, &error).refusal))
             }
             // Nobody waits for this application any more; it would hold a socket and one of the tunnel's handlers until its deadline.
             () = request.withdrawn() => Err(missing(errors::TUNNEL_LOST, "the client took its request back".into())),
         };
-        let server = match dialled.and_then(|server| registered.check().map(|()| server)) {
+        let server = match dialled {
             Ok(server) => server,
             Err(refusal) => {
                 request.refuse(refusal.status.code());
@@ -135,9 +136,8 @@ impl Thread {
             }
         };
         let started = Instant::now();
-        let server =
-            dial_application(&pod, admitted.source_ip, admitted.target).await.map_err(|error| upstream_failed(admitted.target, &error));
-        match server.map_err(|failed| failed.refusal).and_then(|server| registered.check().map(|()| server)) {
+        let server = registered.unless_cut(dial_application(&pod, admitted.source_ip, admitted.target)).await;
+        match server.and_then(|server| server.map_err(|error| upstream_failed(admitted.target, &error).refusal)) {
             Ok(server) => {
                 account.timing(started.elapsed(), std::time::Duration::ZERO);
                 registered.opened(account, None);

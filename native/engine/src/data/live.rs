@@ -156,9 +156,16 @@ impl Registered {
         &self.connection.meter
     }
 
-    /// Why it was cut while it was being set up.
-    pub(crate) fn check(&self) -> Result<(), Refusal> {
-        self.connection.cut.borrow().as_deref().cloned().map_or(Ok(()), Err)
+    /// What setting it up takes, or the reason why it was cut meanwhile: who is denied now does not wait for an application that does
+    /// not answer.
+    pub(crate) async fn unless_cut<T>(&self, work: impl Future<Output = T>) -> Result<T, Refusal> {
+        let done = tokio::select! {
+            biased;
+            () = self.meter().until_cut() => None,
+            done = work => Some(done),
+        };
+        let why = || self.connection.cut.borrow().as_deref().cloned();
+        done.ok_or_else(|| why().unwrap_or_else(|| missing(errors::ENGINE_STOPPING, "the connection was cut".into())))
     }
 
     /// The application is connected: bytes may move.

@@ -222,13 +222,13 @@ impl Connector for FromPod {
     async fn connect(&self, target: &Target) -> io::Result<TcpStream> {
         let pod = self.0.pods.load().get(&target.source_uid).cloned();
         let pod = pod.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the source pod has left the mesh"))?;
-        dial(&pod, target.destination, Peer::Engine).await
+        dial(&pod, target.source_address, target.destination, Peer::Engine).await
     }
 }
 
-/// A connection of the engine's own, inside a pod's network namespace.
-async fn dial(pod: &Pod, destination: SocketAddr, peer: Peer) -> io::Result<TcpStream> {
-    let started = socket::connect_marked(&pod.netns, destination, peer).map_err(cause)?;
+/// A connection of the engine's own, inside a pod's network namespace, from the address that the application used.
+async fn dial(pod: &Pod, source: IpAddr, destination: SocketAddr, peer: Peer) -> io::Result<TcpStream> {
+    let started = socket::connect_from(&pod.netns, source, destination, peer).map_err(cause)?;
     within_limit(socket::established(started)).await
 }
 

@@ -156,7 +156,8 @@ impl Thread {
         let endpoint = plain.endpoint.as_ref().map(|endpoint| Arc::clone(&endpoint.uid));
         let registered = self.register(&captured.pod, Facts::Outbound(Outbound::Plain(plain)));
         let started = Instant::now();
-        let server = dial(&captured.pod, address, Peer::Network).await.map_err(|error| upstream_failed(address, &error))?;
+        let dialled = registered.unless_cut(dial(&captured.pod, captured.client.ip(), address, Peer::Network)).await?;
+        let server = dialled.map_err(|error| upstream_failed(address, &error))?;
         captured.account.timing(started.elapsed(), Duration::ZERO);
         self.pump(captured, registered, client, Carrier::Socket(server), endpoint)
     }
@@ -167,7 +168,8 @@ impl Thread {
         drop(ready);
         let endpoint = Arc::clone(&tunnel.endpoint);
         let registered = self.register(&captured.pod, Facts::Outbound(Outbound::Tunnel(tunnel)));
-        let stream = self.pool.open(&target, &request).await.map_err(|error| tunnel_failed(target.destination, &error))?;
+        let opened = registered.unless_cut(self.pool.open(&target, &request)).await?;
+        let stream = opened.map_err(|error| tunnel_failed(target.destination, &error))?;
         let (peer, timing) = (Rc::clone(stream.peer()), stream.timing());
         captured.account.peer(&peer);
         captured.account.timing(timing.connect, timing.handshake);
@@ -184,8 +186,6 @@ impl Thread {
         carrier: Carrier,
         endpoint: Option<Arc<str>>,
     ) -> Result<(), Failed> {
-        // Cut while it was being connected: the carrier is dropped, which resets it.
-        registered.check()?;
         let client = client.take()?;
         let counted = endpoint.map(|uid| Counted::open(self, uid));
         registered.opened(captured.account.take(), None);

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::OnceCell;
 use trackbed_contract::engine::{Direction, Path};
 use trackbed_contract::tables::{errors, ports};
 use trackbed_decide::{Outbound, Relay, relay_inbound};
@@ -31,35 +32,44 @@ const MOST_PAIRS: usize = 4096;
 
 /// Whether a pod may reach another one's HBONE port over the network, as last tried.
 #[derive(Debug, Default)]
-pub(super) struct Reachable(RefCell<HashMap<Pair, (Instant, bool)>>);
+pub(super) struct Reachable(RefCell<HashMap<Pair, Rc<Tried>>>);
 
-/// Uid of the source, address of the destination.
-type Pair = (Arc<str>, IpAddr);
+/// Uid and address of the source, address of the destination.
+type Pair = (Arc<str>, IpAddr, IpAddr);
+
+/// One probe, that all who ask meanwhile wait for.
+#[derive(Debug)]
+struct Tried {
+    at: Instant,
+    answer: OnceCell<bool>,
+}
 
 impl Reachable {
     pub(super) fn forget(&self, address: IpAddr) {
-        self.0.borrow_mut().retain(|(_, known), _| *known != address);
+        self.0.borrow_mut().retain(|(_, _, known), _| *known != address);
     }
 
-    async fn check(&self, pod: &Pod, address: IpAddr) -> bool {
-        let key = (Arc::clone(&pod.local.uid), address);
-        if let Some((at, answer)) = self.0.borrow().get(&key)
-            && at.elapsed() < REMEMBERED
-        {
-            return *answer;
-        }
-        let answer = probe(pod, address).await;
+    async fn check(&self, pod: &Pod, source: IpAddr, address: IpAddr) -> bool {
+        let tried = self.last((Arc::clone(&pod.local.uid), source, address));
+        *tried.answer.get_or_init(|| probe(pod, source, address)).await
+    }
+
+    fn last(&self, pair: Pair) -> Rc<Tried> {
         let mut known = self.0.borrow_mut();
+        if let Some(tried) = known.get(&pair).filter(|tried| tried.at.elapsed() < REMEMBERED) {
+            return Rc::clone(tried);
+        }
         if known.len() >= MOST_PAIRS {
             known.clear();
         }
-        known.insert(key, (Instant::now(), answer));
-        answer
+        let tried = Rc::new(Tried { at: Instant::now(), answer: OnceCell::new() });
+        known.insert(pair, Rc::clone(&tried));
+        tried
     }
 }
 
-async fn probe(pod: &Pod, address: IpAddr) -> bool {
-    let Ok(started) = socket::connect_marked(&pod.netns, SocketAddr::new(address, ports::HBONE), Peer::Network) else { return false };
+async fn probe(pod: &Pod, source: IpAddr, address: IpAddr) -> bool {
+    let Ok(started) = socket::connect_from(&pod.netns, source, SocketAddr::new(address, ports::HBONE), Peer::Network) else { return false };
     let Ok(Ok(stream)) = tokio::time::timeout(PROBE_LIMIT, socket::established(started)).await else { return false };
     // Nothing was said and nothing will be: no TIME_WAIT for a probe.
     pump::reset(stream);
@@ -71,7 +81,7 @@ impl Thread {
     pub(super) async fn relay_destination(&self, captured: &Captured, relay: &Relay) -> Option<Arc<Pod>> {
         let endpoint = &relay.tunnel.endpoint;
         let destination = self.shared.pods.load().of_workload(&endpoint.namespace, &endpoint.name, relay.address.ip()).cloned()?;
-        self.reachable.check(&captured.pod, relay.address.ip()).await.then_some(destination)
+        self.reachable.check(&captured.pod, captured.client.ip(), relay.address.ip()).await.then_some(destination)
     }
 
     pub(super) async fn relay(
@@ -112,18 +122,15 @@ impl Thread {
         let registered = self.register(&captured.pod, Facts::Relay(Outbound::Relay(relay), admitted, Arc::clone(destination)));
         drop(theirs);
         let started = Instant::now();
-        let server = match dial_application(destination, from.ip(), to).await {
+        let dialled = registered.unless_cut(dial_application(destination, from.ip(), to)).await;
+        let dialled = dialled.map_err(Failed::from).and_then(|dialled| dialled.map_err(|error| upstream_failed(to, &error)));
+        let server = match dialled {
             Ok(server) => server,
-            Err(error) => {
-                let failed = upstream_failed(to, &error);
+            Err(failed) => {
                 inbound.refused(&failed.refusal);
                 return Err(failed);
             }
         };
-        if let Err(refusal) = registered.check() {
-            inbound.refused(&refusal);
-            return Err(refusal.into());
-        }
         let client = client.take()?;
         let counted = Counted::open(self, Arc::clone(&endpoint.uid));
         let mut outbound = captured.account.take();
