@@ -20,7 +20,7 @@ pub use explain::{Explanation, explain_inbound};
 pub use inbound::{Admitted, inbound_plain, inbound_tunnel, recheck_inbound, relay_inbound};
 pub use local::{Local, LocalPod};
 pub use names::Answer;
-pub use outbound::{Chooser, Outbound, Plain, Relay, Tunnel, outbound, recheck_outbound};
+pub use outbound::{Chooser, Outbound, Plain, Relay, Standing, Tunnel, outbound, recheck_outbound};
 pub use refusal::{Refusal, Status};
 pub use resource::{Protocol, Service, Waypoint, WaypointTarget, Workload};
 pub use settings::{Settings, SettingsError, is_own_port};

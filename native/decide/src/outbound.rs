@@ -66,6 +66,26 @@ pub struct Plain {
     pub service: Option<Arc<Service>>,
 }
 
+/// What a live connection stands on: kept as long as it lives, to decide it again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    source: Arc<Workload>,
+    /// Of the mesh, and where it was dialled.
+    endpoint: Option<(Arc<Workload>, IpAddr)>,
+}
+
+impl Tunnel {
+    pub fn standing(&self) -> Standing {
+        Standing { source: Arc::clone(&self.source), endpoint: Some((Arc::clone(&self.endpoint), self.dial.ip())) }
+    }
+}
+
+impl Plain {
+    pub fn standing(&self) -> Standing {
+        Standing { source: Arc::clone(&self.source), endpoint: None }
+    }
+}
+
 /// Decides a connection from a local pod to its original destination. Call it again with the failed endpoint excluded to retry.
 pub fn outbound(world: &World, pod: &LocalPod, destination: SocketAddr, chooser: &mut Chooser<'_>) -> Outbound {
     let destination = SocketAddr::new(destination.ip().to_canonical(), destination.port());
@@ -78,19 +98,15 @@ pub fn outbound(world: &World, pod: &LocalPod, destination: SocketAddr, chooser:
 
 /// Whether a live connection may go on in a new world. Enrolment or another endpoint set does not cut it; a source or an endpoint that is
 /// not the same workload any more does.
-pub fn recheck_outbound(world: &World, pod: &LocalPod, live: &Outbound) -> Result<(), Refusal> {
-    let (source, tunnel) = match live {
-        Outbound::Refuse(refusal) => return Err(refusal.clone()),
-        Outbound::Plain(plain) => (&plain.source, None),
-        Outbound::Tunnel(tunnel) | Outbound::Relay(Relay { tunnel, .. }) => (&tunnel.source, Some(tunnel)),
-    };
+pub fn recheck_outbound(world: &World, pod: &LocalPod, live: &Standing) -> Result<(), Refusal> {
+    let Standing { source, endpoint } = live;
     let now = world.local(pod)?.workload;
     if now.uid != source.uid || now.identity != source.identity {
         return Err(changed(source));
     }
-    match tunnel {
-        Some(Tunnel { endpoint, dial, .. }) => {
-            let same = |now: &Arc<Workload>| now.identity == endpoint.identity && now.addresses.contains(&dial.ip());
+    match endpoint {
+        Some((endpoint, dialled)) => {
+            let same = |now: &Arc<Workload>| now.identity == endpoint.identity && now.addresses.contains(dialled);
             if world.workload(&endpoint.uid).is_some_and(same) { Ok(()) } else { Err(changed(endpoint)) }
         }
         None => Ok(()),

@@ -422,7 +422,7 @@ fn a_waypoint_gets_the_original_destination_and_its_own_connections_do_not_loop(
 #[test]
 fn live_connections_end_with_their_workloads_and_survive_enrolment() {
     let world = shop();
-    let live = decide(&world, &web(), "10.96.0.1:80");
+    let live = tunnel(decide(&world, &web(), "10.96.0.1:80")).standing();
     let cut = |world: &World| recheck_outbound(world, &web(), &live).err().map(|refusal| refusal.code);
     assert_eq!(cut(&world), None);
     let api = serving(pod("api", "n2", &[API, "fd00::2"]), "api", &[(80, 8080)]);
@@ -443,10 +443,9 @@ fn live_connections_end_with_their_workloads_and_survive_enrolment() {
         trackbed_decide::Settings { trust_domain: trackbed_contract::TrustDomain::parse("new.example").unwrap(), ..mesh::settings() };
     assert_eq!(cut(&world.with_settings(settings)), Some("E_WORKLOAD_UNKNOWN"), "the source has another identity");
 
-    let outside = decide(&world, &web(), "10.0.0.9:80");
-    assert_eq!(code(&outside), "plain");
+    let Outbound::Plain(outside) = decide(&world, &web(), "10.0.0.9:80") else { panic!("not plain") };
     let enrolled = with(&world, vec![of_workload(&pod("late", "n2", &["10.0.0.9"]))]);
-    assert!(recheck_outbound(&enrolled, &web(), &outside).is_ok(), "an established connection survives enrolment");
+    assert!(recheck_outbound(&enrolled, &web(), &outside.standing()).is_ok(), "an established connection survives enrolment");
     assert_eq!(code(&decide(&enrolled, &web(), "10.0.0.9:80")), "tunnel");
 }
 

@@ -232,7 +232,7 @@ fn an_address_that_moved_never_yields_the_identity_it_had() {
                         let still = after
                             .workload(&tunnel.endpoint.uid)
                             .is_some_and(|one| one.identity == tunnel.endpoint.identity && one.addresses.contains(&tunnel.dial.ip()));
-                        prop_assert!(still || recheck_outbound(after, &pod, &live).is_err(), "{live:?} goes on");
+                        prop_assert!(still || recheck_outbound(after, &pod, &tunnel.standing()).is_err(), "{live:?} goes on");
                     }
                 }
             }

@@ -18,6 +18,12 @@ pub(super) const WAITING_OF_PEER: usize = 64;
 pub(super) const WAITING_OF_POD: usize = 1024;
 /// Open tunnels of one peer address: 200,000 streams, more than a pod has ports for.
 pub(super) const OPEN_OF_PEER: usize = 1024;
+/// Tunnels of one peer address that ended before they asked for anything, in a window: each cost two signatures. A peer of the mesh that
+/// fails so often fails at its next try as well, and may try again when the window is over.
+pub(super) const FAILED_OF_PEER: u32 = 32;
+const FAILED_WINDOW: Duration = Duration::from_secs(10);
+/// Peer addresses whose failures are remembered. When full all are forgiven: who has so many addresses cannot be told apart by them.
+const MOST_FAILING: usize = 1024;
 /// A flood is told once in this time, not once per connection.
 const TOLD_AGAIN: Duration = Duration::from_mins(1);
 
@@ -36,6 +42,7 @@ pub(super) fn crowds_others(accepted: &impl AsFd, pod: &Pod, shared: &Shared) ->
 pub(super) struct Door {
     waiting: Cell<usize>,
     peers: RefCell<HashMap<IpAddr, Held>>,
+    failing: RefCell<HashMap<IpAddr, Failing>>,
     told: Cell<Option<Instant>>,
 }
 
@@ -46,17 +53,28 @@ struct Held {
     open: usize,
 }
 
+#[derive(Debug, Clone, Copy)]
+struct Failing {
+    since: Instant,
+    times: u32,
+}
+
 /// A tunnel's place, given back when it ends.
 #[derive(Debug)]
 pub(super) struct Place {
     door: Rc<Door>,
     peer: IpAddr,
     waits: Cell<bool>,
+    /// Its end before it asked is the peer's failure.
+    tried: Cell<bool>,
 }
 
 impl Door {
     /// A place for one more tunnel of this peer, or the name of the bound that is reached.
-    pub(super) fn enter(self: &Rc<Self>, peer: IpAddr) -> Result<Place, &'static str> {
+    pub(super) fn enter(self: &Rc<Self>, peer: IpAddr, now: Instant) -> Result<Place, &'static str> {
+        if self.failed(peer, now) >= FAILED_OF_PEER {
+            return Err("failed handshakes of one peer");
+        }
         let mut peers = self.peers.borrow_mut();
         let held = peers.get(&peer).copied().unwrap_or_default();
         if held.waiting >= WAITING_OF_PEER {
@@ -70,7 +88,25 @@ impl Door {
         }
         peers.insert(peer, Held { waiting: held.waiting + 1, open: held.open + 1 });
         self.waiting.set(self.waiting.get() + 1);
-        Ok(Place { door: Rc::clone(self), peer, waits: Cell::new(true) })
+        Ok(Place { door: Rc::clone(self), peer, waits: Cell::new(true), tried: Cell::new(false) })
+    }
+
+    /// How often this peer has failed in the window that is open.
+    fn failed(&self, peer: IpAddr, now: Instant) -> u32 {
+        let failing = self.failing.borrow();
+        failing.get(&peer).filter(|failing| now.duration_since(failing.since) < FAILED_WINDOW).map_or(0, |failing| failing.times)
+    }
+
+    fn fail(&self, peer: IpAddr, now: Instant) {
+        let mut failing = self.failing.borrow_mut();
+        if failing.len() >= MOST_FAILING && !failing.contains_key(&peer) {
+            failing.clear();
+        }
+        let failing = failing.entry(peer).or_insert(Failing { since: now, times: 0 });
+        if now.duration_since(failing.since) >= FAILED_WINDOW {
+            *failing = Failing { since: now, times: 0 };
+        }
+        failing.times += 1;
     }
 
     /// Whether a refusal is to be told in the log, which a flood of them must not fill.
@@ -84,6 +120,11 @@ impl Door {
 }
 
 impl Place {
+    /// The handshake begins: from now on it is up to the peer.
+    pub(super) fn tries(&self) {
+        self.tried.set(true);
+    }
+
     /// The peer proved itself and asked for a stream.
     pub(super) fn asked(&self) {
         if self.waits.replace(false) {
@@ -97,6 +138,9 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        if self.waits.get() && self.tried.get() {
+            self.door.fail(self.peer, Instant::now());
+        }
         self.asked();
         let mut peers = self.door.peers.borrow_mut();
         if let Some(held) = peers.get_mut(&self.peer) {
@@ -118,12 +162,16 @@ mod tests {
     #[test]
     fn a_peer_that_never_asks_keeps_no_other_out() {
         let door = Rc::new(Door::default());
-        let stalled: Vec<_> = (0..WAITING_OF_PEER).map(|_| door.enter(PEER).expect("a place")).collect();
-        assert!(door.enter(PEER).is_err());
-        let other = door.enter(OTHER).expect("another peer has its own places");
-        drop(stalled);
-        drop(door.enter(PEER).expect("places were given back"));
+        let stalled: Vec<_> = (0..WAITING_OF_PEER).map(|_| door.enter(PEER, Instant::now()).expect("a place")).collect();
+        assert!(door.enter(PEER, Instant::now()).is_err());
+        let other = door.enter(OTHER, Instant::now()).expect("another peer has its own places");
+        other.asked();
         drop(other);
+        stalled.iter().for_each(Place::asked);
+        drop(stalled);
+        let again = door.enter(PEER, Instant::now()).expect("places were given back");
+        again.asked();
+        drop(again);
         assert!(door.peers.borrow().is_empty(), "who has nothing is not remembered");
         assert_eq!(door.waiting.get(), 0);
     }
@@ -133,22 +181,45 @@ mod tests {
         let door = Rc::new(Door::default());
         let mut open = Vec::new();
         for _ in 0..OPEN_OF_PEER {
-            let place = door.enter(PEER).expect("a place");
+            let place = door.enter(PEER, Instant::now()).expect("a place");
             place.asked();
             place.asked();
             open.push(place);
         }
-        assert!(door.enter(PEER).is_err());
+        assert!(door.enter(PEER, Instant::now()).is_err());
         open.pop();
-        assert!(door.enter(PEER).is_ok());
+        assert!(door.enter(PEER, Instant::now()).is_ok());
+    }
+
+    #[test]
+    fn a_peer_whose_handshakes_fail_waits_for_the_end_of_the_window_and_no_other_does() {
+        let door = Rc::new(Door::default());
+        let start = Instant::now();
+        for _ in 0..FAILED_OF_PEER {
+            let place = door.enter(PEER, start).expect("a place");
+            place.tries();
+        }
+        drop(door.enter(OTHER, start).expect("a place that we ourselves gave up"));
+        assert_eq!(door.enter(PEER, start).expect_err("too often"), "failed handshakes of one peer");
+        assert_eq!(door.failing.borrow().len(), 1);
+        assert!(door.enter(PEER, Instant::now() + FAILED_WINDOW).is_ok());
+    }
+
+    #[test]
+    fn failures_are_remembered_for_so_many_peers_and_no_more() {
+        let door = Rc::new(Door::default());
+        for n in 0..u32::try_from(MOST_FAILING).expect("small") * 2 {
+            door.fail(IpAddr::from(n.to_be_bytes()), Instant::now());
+        }
+        assert!(door.failing.borrow().len() <= MOST_FAILING);
     }
 
     #[test]
     fn many_peers_together_are_bounded_and_a_flood_is_told_once() {
         let door = Rc::new(Door::default());
         let address = |n: usize| IpAddr::from(u32::try_from(n).expect("small").to_be_bytes());
-        let places: Vec<_> = (0..WAITING_OF_POD).map(|n| door.enter(address(n)).expect("a place")).collect();
-        assert!(door.enter(PEER).is_err());
+        let places: Vec<_> = (0..WAITING_OF_POD).map(|n| door.enter(address(n), Instant::now()).expect("a place")).collect();
+        assert!(door.enter(PEER, Instant::now()).is_err());
         drop(places);
         let now = Instant::now();
         assert!(door.tells(now));

@@ -16,7 +16,7 @@ use trackbed_netns::socket;
 
 use super::hold::{Ready, hold, missing};
 use super::live::{Facts, Registered};
-use super::outbound::{baggage, upstream_failed};
+use super::outbound::upstream_failed;
 use super::station::Station;
 use super::{Thread, dial_application};
 use crate::report::account::Account;
@@ -24,7 +24,7 @@ use crate::report::account::Account;
 impl Thread {
     /// One tunnel of a peer, until it ends.
     pub(super) async fn inbound_tunnel(self: Rc<Self>, station: Rc<Station>, socket: TcpStream, peer: SocketAddr) {
-        let place = match station.door().enter(peer.ip()) {
+        let place = match station.door().enter(peer.ip(), Instant::now()) {
             Ok(place) => place,
             Err(bound) => {
                 self.shared.counters.tunnels_refused.fetch_add(1, Ordering::Relaxed);
@@ -49,6 +49,7 @@ impl Thread {
         gauge.fetch_add(1, Ordering::Relaxed);
         let (shutdown, certified) = (station.shutdown().clone(), Arc::clone(&ready.certified));
         drop(ready);
+        place.tries();
         let handler = {
             let (thread, station) = (Rc::clone(&self), Rc::clone(&station));
             move |request| {
@@ -103,7 +104,7 @@ impl Thread {
             }
         };
         account.timing(started.elapsed(), std::time::Duration::ZERO);
-        match request.accept(Some(&baggage(&admitted.workload))) {
+        match request.accept(Some(&self.introductions.of(&admitted.workload))) {
             Ok(client) => {
                 registered.opened(account, None);
                 // A task of its own: what is idle holds its pump and nothing of its set-up.
@@ -177,7 +178,7 @@ impl Thread {
         account.destination(admitted.target, Some(&admitted.workload), admitted.source.as_ref().map(|_| &admitted.workload.identity));
         account.service(admitted.service.as_ref());
         account.policy(admitted.policy.as_ref());
-        self.register(&station.pod(), Facts::Inbound(admitted.clone()))
+        self.register(&station.pod(), Facts::Inbound(Box::new(admitted.clone())))
     }
 }
 

@@ -2,6 +2,7 @@
 mod door;
 mod hold;
 mod inbound;
+mod introduction;
 mod live;
 mod names;
 mod outbound;
@@ -27,6 +28,7 @@ use trackbed_netns::socket::{self, Peer};
 
 use crate::report::ledger::Ledger;
 use crate::worker::shared::{Pod, Shared};
+use introduction::Introductions;
 use live::Live;
 use proof::Proofs;
 use relay::Reachable;
@@ -81,6 +83,7 @@ pub(crate) struct Thread {
     stations: RefCell<HashMap<Arc<str>, Rc<Station>>>,
     live: Live,
     ledger: Rc<Ledger>,
+    introductions: Introductions,
     load: RefCell<Load>,
     pool: Pool<FromPod>,
     proofs: Proofs,
@@ -113,6 +116,7 @@ fn run(shared: Arc<Shared>, mut queue: mpsc::Receiver<Order>) -> io::Result<()> 
             shared,
             stations: RefCell::default(),
             live: Live::default(),
+            introductions: Introductions::default(),
             load: RefCell::default(),
             pool: Pool::new(connector, Limits::default()),
             proofs: Proofs::default(),

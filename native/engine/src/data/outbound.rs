@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use trackbed_contract::engine::{Direction, Path};
 use trackbed_contract::tables::errors;
-use trackbed_decide::{Chooser, Outbound, Plain, Refusal, Tunnel, Workload, outbound, recheck_outbound};
-use trackbed_hbone::headers::{Baggage, Forwarded, TraceParent};
+use trackbed_decide::{Chooser, Outbound, Plain, Refusal, Tunnel, outbound, recheck_outbound};
+use trackbed_hbone::headers::{Forwarded, TraceParent};
 use trackbed_hbone::{ConnectRequest, Target, TunnelError, TunnelStream, pump};
 use trackbed_netns::socket::{self, Peer};
 
@@ -143,7 +143,7 @@ impl Thread {
                     let ready = hold::ready(&self.shared, &captured.pod)?;
                     let world =
                         ready.world().ok_or_else(|| missing(errors::WORKLOAD_UNKNOWN, "the director has said nothing yet".into()))?;
-                    recheck_outbound(world, &captured.pod.local, &Outbound::Relay(relay.clone()))?;
+                    recheck_outbound(world, &captured.pod.local, &relay.tunnel.standing())?;
                     self.tunnel(ready, captured, relay.tunnel, client).await
                 }
             }
@@ -154,7 +154,7 @@ impl Thread {
         captured.account.path(Path::Plain);
         let address = plain.address;
         let endpoint = plain.endpoint.as_ref().map(|endpoint| Arc::clone(&endpoint.uid));
-        let registered = self.register(&captured.pod, Facts::Outbound(Outbound::Plain(plain)));
+        let registered = self.register(&captured.pod, Facts::Outbound(plain.standing()));
         let started = Instant::now();
         let dialled = registered.unless_cut(dial(&captured.pod, captured.client.ip(), address, Peer::Network)).await?;
         let server = dialled.map_err(|error| upstream_failed(address, &error))?;
@@ -164,10 +164,10 @@ impl Thread {
 
     async fn tunnel(self: &Rc<Self>, ready: Ready, captured: &mut Captured, tunnel: Tunnel, client: &ClientCell) -> Result<(), Failed> {
         captured.account.path(Path::Tunnel);
-        let (target, request) = (target(&ready, captured, &tunnel), request(captured, &tunnel));
+        let (target, request) = (target(&ready, captured, &tunnel), self.request(captured, &tunnel));
         drop(ready);
         let endpoint = Arc::clone(&tunnel.endpoint);
-        let registered = self.register(&captured.pod, Facts::Outbound(Outbound::Tunnel(tunnel)));
+        let registered = self.register(&captured.pod, Facts::Outbound(tunnel.standing()));
         let opened = registered.unless_cut(self.pool.open(&target, &request)).await?;
         let stream = opened.map_err(|error| tunnel_failed(target.destination, &error))?;
         let (peer, timing) = (Rc::clone(stream.peer()), stream.timing());
@@ -175,6 +175,16 @@ impl Thread {
         captured.account.timing(timing.connect, timing.handshake);
         captured.account.destination(captured.destination, Some(&endpoint), Some(&peer.identity));
         self.pump(captured, registered, client, Carrier::Tunnel(stream), Some(Arc::clone(&endpoint.uid)))
+    }
+
+    fn request(&self, captured: &Captured, tunnel: &Tunnel) -> ConnectRequest {
+        let host = tunnel.service.as_ref().map(|service| service.hostname.to_string());
+        ConnectRequest {
+            authority: tunnel.authority.clone(),
+            baggage: Some(self.introductions.of(&tunnel.source).to_string()),
+            forwarded: Some(Forwarded { source: captured.client, host }.to_string()),
+            traceparent: Some(TraceParent::random().to_string()),
+        }
     }
 
     /// Starts to move bytes, in a task of its own: an idle connection holds its pump and nothing of its set-up.
@@ -268,31 +278,6 @@ fn target(ready: &Ready, captured: &Captured, tunnel: &Tunnel) -> Target {
         expected: tunnel.accept.clone(),
         destination: tunnel.dial,
     }
-}
-
-fn request(captured: &Captured, tunnel: &Tunnel) -> ConnectRequest {
-    let host = tunnel.service.as_ref().map(|service| service.hostname.to_string());
-    ConnectRequest {
-        authority: tunnel.authority.clone(),
-        baggage: Some(baggage(&tunnel.source)),
-        forwarded: Some(Forwarded { source: captured.client, host }.to_string()),
-        traceparent: Some(TraceParent::random().to_string()),
-    }
-}
-
-/// What the mesh knows of a workload, for the other side's metrics.
-pub(super) fn baggage(workload: &Workload) -> String {
-    Baggage {
-        cluster: workload.cluster.to_string(),
-        namespace: workload.namespace.to_string(),
-        workload_type: "deployment".into(),
-        workload_name: workload.workload_name.to_string(),
-        service_name: workload.canonical_name.to_string(),
-        service_version: workload.canonical_revision.to_string(),
-        region: workload.region.to_string(),
-        zone: workload.zone.to_string(),
-    }
-    .to_string()
 }
 
 /// Nothing was sent yet, so another endpoint may be tried after any of these.

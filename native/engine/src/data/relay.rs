@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::OnceCell;
 use trackbed_contract::engine::{Direction, Path};
 use trackbed_contract::tables::{errors, ports};
-use trackbed_decide::{Outbound, Relay, relay_inbound};
+use trackbed_decide::{Relay, recheck_outbound, relay_inbound};
 use trackbed_hbone::pump;
 use trackbed_netns::socket::{self, Peer};
 
 use super::hold::{Ready, missing, ready};
-use super::live::Facts;
+use super::live::{Facts, Relayed};
 use super::outbound::{Captured, ClientCell, Counted, Failed, upstream_failed};
 use super::{Thread, dial_application};
 use crate::report::account::Account;
@@ -97,7 +97,8 @@ impl Thread {
         // What this endpoint lacks yet another one may have.
         let theirs = ready(&self.shared, destination).map_err(|refusal| Failed { refusal, retry: true })?;
         let world = theirs.world().ok_or_else(|| missing(errors::WORKLOAD_UNKNOWN, "the director has said nothing yet".into()))?;
-        trackbed_decide::recheck_outbound(world, &captured.pod.local, &Outbound::Relay(relay.clone()))?;
+        let standing = relay.tunnel.standing();
+        recheck_outbound(world, &captured.pod.local, &standing)?;
         let (from, to) = (captured.client, relay.address);
         let (client_workload, identity) = (source.local.workload.clone(), source.local.identity().clone());
         drop(source);
@@ -119,7 +120,8 @@ impl Thread {
         };
         inbound.policy(admitted.policy.as_ref());
         captured.account.policy(admitted.policy.as_ref());
-        let registered = self.register(&captured.pod, Facts::Relay(Outbound::Relay(relay), admitted, Arc::clone(destination)));
+        let registered =
+            self.register(&captured.pod, Facts::Relay(Box::new(Relayed { standing, admitted, destination: Arc::clone(destination) })));
         drop(theirs);
         let started = Instant::now();
         let dialled = registered.unless_cut(dial_application(destination, from.ip(), to)).await;
