@@ -14,7 +14,7 @@ usage: trackbed-engine [--run DIR] [--metrics ADDR] [--workers N] [--log FILTER]
   --run DIR         directory shared with the daemon: director.sock, netns.sock (default /run/trackbed)
   --metrics ADDR    serve Prometheus text and /healthz here, for example 127.0.0.1:15020 (default: off)
   --workers N       data threads, 1 to 64 (default: the number of CPUs, at most 4)
-  --log FILTER      error | warn | info | debug | trace, or a tracing filter such as info,h2=warn (default info)
+  --log FILTER      error | warn | info | debug | trace, or levels by target such as info,access=off (default info)
   --log-format F    text | json (default text)
 ";
 
@@ -133,10 +133,7 @@ fn worker_count(text: &str) -> Result<usize, UsageError> {
 }
 
 fn log_filter(text: String) -> Result<String, UsageError> {
-    match tracing_subscriber::EnvFilter::try_new(&text) {
-        Ok(_) => Ok(text),
-        Err(error) => Err(UsageError(format!("--log {text:?}: {error}"))),
-    }
+    crate::log::parse(&text).map(|_| text).map_err(|error| UsageError(format!("--log: {error}")))
 }
 
 fn log_format(text: &str) -> Result<LogFormat, UsageError> {
@@ -161,7 +158,7 @@ mod tests {
             run: "/run/x".into(),
             metrics: Some(([127, 0, 0, 1], 15020).into()),
             workers: Some(3),
-            log: "info,h2=warn".into(),
+            log: "info,access=off".into(),
             log_format: LogFormat::Json,
         };
         let descent = Descent { keeper: 77, restarts: 4 };
@@ -175,6 +172,7 @@ mod tests {
             (vec!["--workers", "65"], "--workers \"65\""),
             (vec!["--metrics", "here"], "--metrics \"here\""),
             (vec!["--log-format", "xml"], "--log-format \"xml\""),
+            (vec!["--log", "info,access=loud"], "access=loud"),
             (vec!["--bogus"], "--bogus"),
             (vec!["serve"], "serve"),
             (vec!["--keeper", "1"], "--keeper"),

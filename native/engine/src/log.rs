@@ -4,10 +4,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Registry, reload};
+use tracing_subscriber::{Registry, reload};
 
 use crate::cli::LogFormat;
 
@@ -24,11 +25,11 @@ static DROPPED: AtomicU64 = AtomicU64::new(0);
 
 /// Changes the filter of a running process.
 #[derive(Debug, Clone)]
-pub(crate) struct LogLevel(reload::Handle<EnvFilter, Registry>);
+pub(crate) struct LogLevel(reload::Handle<Targets, Registry>);
 
 impl LogLevel {
     pub(crate) fn set(&self, filter: &str) -> Result<(), String> {
-        let parsed = EnvFilter::try_new(filter).map_err(|error| format!("log filter {filter:?}: {error}"))?;
+        let parsed = parse(filter)?;
         self.0.reload(parsed).map_err(|error| error.to_string())
     }
 }
@@ -41,7 +42,7 @@ pub(crate) fn dropped() -> u64 {
 pub(crate) fn start(filter: &str, format: LogFormat) -> io::Result<LogLevel> {
     let (lines, queue) = sync_channel(QUEUE_LINES);
     std::thread::Builder::new().name("log".into()).spawn(move || write_lines(&queue))?;
-    let parsed = EnvFilter::try_new(filter).map_err(io::Error::other)?;
+    let parsed = parse(filter).map_err(io::Error::other)?;
     let (layer, handle) = reload::Layer::new(parsed);
     let registry = tracing_subscriber::registry().with(layer);
     let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(Lines(lines));
@@ -51,6 +52,10 @@ pub(crate) fn start(filter: &str, format: LogFormat) -> io::Result<LogLevel> {
     }
     .map_err(io::Error::other)?;
     Ok(LogLevel(handle))
+}
+
+pub(crate) fn parse(filter: &str) -> Result<Targets, String> {
+    filter.parse().map_err(|error| format!("log filter {filter:?}: {error}; write a level, or levels by target: info,access=off"))
 }
 
 /// The first line at once, those that follow together: a thread woken for each line, and a write of each, cost a quarter of a small

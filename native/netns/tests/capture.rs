@@ -88,6 +88,26 @@ fn marked_connections_pass_and_unmarked_ones_are_captured() {
 }
 
 #[test]
+fn a_pod_with_several_addresses_dials_from_the_one_that_is_asked_for() {
+    let Some(pair) = captured_pod() else { return };
+    let second = "10.200.9.9";
+    net::run(&pair.pod, &format!("ip addr add {second}/32 dev lo"));
+    net::run(&pair.outside, &format!("ip route add {second} via {POD_V4}"));
+    let server = app_listener(&pair.outside, at(OUTSIDE_V4, APP_PORT));
+    for source in [second, POD_V4] {
+        let source = at(source, 0).ip();
+        let dialled = socket::connect_from(&pair.pod, source, at(OUTSIDE_V4, APP_PORT), Peer::Network).expect("socket");
+        let dialled = connected(dialled).expect("connects");
+        let (accepted, from) = accept(&server);
+        assert_eq!(from.ip(), source);
+        exchange(&dialled, &accepted);
+    }
+    let error =
+        socket::connect_from(&pair.pod, at("10.200.9.10", 0).ip(), at(OUTSIDE_V4, APP_PORT), Peer::Network).expect_err("not the pod's");
+    assert_eq!(error.source.kind(), ErrorKind::AddrNotAvailable);
+}
+
+#[test]
 fn the_app_sees_the_client_s_address_whoever_the_client_is() {
     let Some(pair) = captured_pod() else { return };
     for (pod, client) in [(POD_V4, "10.200.0.7"), (POD_V4, OUTSIDE_V4), (POD_V4, POD_V4), (POD_V6, "fd99:9::7"), (POD_V6, POD_V6)] {

@@ -16,13 +16,15 @@ use crate::worker::shared::{OpenOne, Pod, Shared};
 /// Connections decided again before bytes move on: about 0.3 ms.
 const RECHECK_TURN: usize = 256;
 
-/// Room in the table that is not worth giving back: some 16 KiB.
-const KEPT_ROOM: usize = 256;
+/// Fewer connections than this are not worth giving back: together they take less than 1 MiB.
+const CROWD: usize = 256;
 
 #[derive(Debug, Default)]
 pub(crate) struct Live {
     connections: RefCell<HashMap<u64, Rc<Connection>>>,
     next: Cell<u64>,
+    /// Most that were open at a tick since memory was last given back.
+    peak: Cell<usize>,
 }
 
 /// What a connection was decided on.
@@ -94,12 +96,15 @@ impl Live {
         }
     }
 
-    /// A crowd that has gone leaves no table of its size behind.
+    /// A crowd that has gone leaves neither a table of its size nor its pages behind.
     fn shrink(&self) {
         let mut connections = self.connections.borrow_mut();
-        if connections.capacity() > 4 * connections.len().max(KEPT_ROOM) {
-            let room = 2 * connections.len();
-            connections.shrink_to(room);
+        let open = connections.len();
+        self.peak.set(self.peak.get().max(open));
+        if self.peak.get() > CROWD && open < self.peak.get() / 2 {
+            connections.shrink_to(2 * open);
+            crate::sys::give_memory_back();
+            self.peak.set(open);
         }
     }
 

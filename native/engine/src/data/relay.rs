@@ -147,3 +147,19 @@ impl Thread {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_while_a_probe_is_under_way_shares_it() {
+        let reachable = Reachable::default();
+        let address: IpAddr = [10, 0, 0, 2].into();
+        let pair = || (Arc::from("pod"), IpAddr::from([10, 0, 0, 1]), address);
+        let first = reachable.last(pair());
+        assert!(Rc::ptr_eq(&first, &reachable.last(pair())));
+        reachable.forget(address);
+        assert!(!Rc::ptr_eq(&first, &reachable.last(pair())), "the address may be another pod's now");
+    }
+}

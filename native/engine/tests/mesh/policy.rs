@@ -29,6 +29,24 @@ fn a_deny_policy_cuts_a_live_connection_with_a_reset_and_names_itself() {
 }
 
 #[test]
+fn a_deny_does_not_wait_for_an_application_that_does_not_answer() {
+    let Some(mesh) = Mesh::new() else { return };
+    mesh.api.nft("table inet silent { chain in { type filter hook input priority 0; iifname lo tcp dport 9998 drop; }; }");
+    let mut client = mesh.web.connect(&mesh.api.v4, 9998).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while !mesh.two.get("/metrics").contains("\ntrackbed_connections 1\n") {
+        assert!(Instant::now() < deadline, "it is being dialled: {}", mesh.two.get("/metrics"));
+        std::thread::yield_now();
+    }
+    let start = Instant::now();
+    mesh.state(&[deny("no-web", &mesh.web.identity())]);
+    assert!(client.is_reset());
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    let flow = mesh.two.director.flow("the cut", closed(Direction::Inbound));
+    assert_eq!((flow.verdict(), flow.policy.as_str(), flow.code.as_str()), (Verdict::Denied, "shop/no-web", "E_POLICY_DENIED"));
+}
+
+#[test]
 fn an_address_that_changes_hands_is_neither_kept_nor_trusted() {
     let Some(mesh) = Mesh::new() else { return };
     let mut client = mesh.web.connect(&mesh.api.v4, PORT).unwrap();
