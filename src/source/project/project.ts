@@ -126,11 +126,22 @@ function withoutNullMetadata(value: unknown): unknown {
 
 /** A field that is null counts as left out, as an API server prunes it. Items of lists stay, so that their schema refuses them. */
 function withoutNulls(value: unknown): unknown {
-  if (Array.isArray(value)) return value.map(withoutNulls);
+  // Nearly no document has any, and copying each of a hundred thousand costs seconds.
+  return holdsNull(value) ? pruned(value) : value;
+}
+
+function holdsNull(value: unknown): boolean {
+  if (typeof value !== "object" || value === null) return false;
+  const values = Array.isArray(value) ? value.filter((item) => item !== null) : Object.values(value);
+  return values.some((one) => one === null || holdsNull(one));
+}
+
+function pruned(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(pruned);
   if (typeof value !== "object" || value === null) return value;
   return Object.fromEntries(
     Object.entries(value)
       .filter(([, field]) => field !== null)
-      .map(([name, field]) => [name, withoutNulls(field)]),
+      .map(([name, field]) => [name, pruned(field)]),
   );
 }
