@@ -28,7 +28,12 @@ const POD_COMMAND =
 
 export async function nodeState(c: Cluster): Promise<State> {
   const state: Record<string, readonly string[]> = {};
-  const lines = (text: string): string[] => text.split("\n").filter((line) => line.trim() !== "");
+  // Columns are as wide as the widest: only the words count.
+  const lines = (text: string): string[] =>
+    text
+      .split("\n")
+      .map((line) => line.trim().replace(/\s+/g, " "))
+      .filter((line) => line !== "");
   for (const node of c.nodes) {
     for (const [what, command] of Object.entries(NODE_COMMANDS)) state[`${node} ${what}`] = lines(await c.onNode(node, `${command}; true`));
     const inEach = `for f in /run/netns/*; do nsenter --net=$f bash -c ${JSON.stringify(POD_COMMAND).replaceAll("$", "\\$")}; done | sort -u`;
@@ -46,9 +51,7 @@ export async function nodeState(c: Cluster): Promise<State> {
       "-o",
       "custom-columns=N:.metadata.namespace,K:.kind,O:.metadata.name",
     ),
-  )
-    .map((line) => line.replace(/\s+/g, " "))
-    .sort();
+  ).sort();
   state["labels of namespaces and nodes"] = lines(
     await c.kubectl(
       "get",

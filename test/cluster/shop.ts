@@ -144,7 +144,7 @@ export async function openShop(c: Cluster, namespace: string, options: Options =
       )),
     label: async (value) =>
       void (await c.kubectl("label", "namespace", namespace, "--overwrite", value === null ? `${LABEL}-` : `${LABEL}=${value}`)),
-    remove: async () => void (await c.kubectl("delete", "namespace", namespace)),
+    remove: async () => void (await c.kubectl("delete", "namespace", namespace, "--ignore-not-found")),
   };
 }
 

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { build } from "./build.ts";
 import { type Cluster, cluster, type Document, type List, waitFor } from "./cluster.ts";
 import { run } from "./command.ts";
+import { requireInotify } from "./inotify.ts";
 import { makeKeys } from "./keys.ts";
 import { load } from "./load.ts";
 import { removeCgroups } from "./machine/cgroup.ts";
@@ -19,6 +20,7 @@ export type Say = (text: string) => void;
 
 export async function up(settings: Settings, say: Say): Promise<Cluster> {
   if (process.getuid?.() !== 0) throw new Error("a cluster makes namespaces, mounts and cgroups: run as root");
+  if (machinesWithTraces(settings).length === 0) requireInotify(settings.nodes.length);
   mkdirSync(settings.state, { recursive: true });
   mkdirSync(settings.cache, { recursive: true });
   const images = await build(settings, say);
