@@ -77,7 +77,7 @@ export async function cluster(settings: Settings = readSettings()): Promise<Clus
     enter(settings, "cp", [`${settings.bin}/kubectl`, `--kubeconfig=${settings.kubeconfig}`, ...args]);
   const kubectl = (...args: readonly string[]): Promise<string> => run(kubectlArgv(args));
   const onNode = async (machine: string, command: string, options?: Run): Promise<string> =>
-    run(enter(settings, machine, ["bash", "-c", command], await machinePid(settings, machine)), options);
+    run(enter(settings, machine, ["bash", "--norc", "-c", command], await machinePid(settings, machine)), options);
 
   const podNetns = async (namespace: string, pod: string): Promise<{ node: string; path: string }> => {
     const { spec, status } = JSON.parse(await kubectl("-n", namespace, "get", "pod", pod, "-o", "json")) as Document;
@@ -123,7 +123,10 @@ export async function cluster(settings: Settings = readSettings()): Promise<Clus
       kubectl("-n", namespace, "exec", pod, ...(container === undefined ? [] : ["-c", container]), "--", "sh", "-c", command),
     async inPod(namespace, pod, command, options) {
       const { node, path } = await podNetns(namespace, pod);
-      return onNode(node, `exec nsenter --net=${path} -- bash -c "$COMMAND"`, { ...options, env: { ...process.env, COMMAND: command } });
+      return onNode(node, `exec nsenter --net=${path} -- bash --norc -c "$COMMAND"`, {
+        ...options,
+        env: { ...process.env, COMMAND: command },
+      });
     },
     podNetns,
     async powerCut(node, whileOff = async () => undefined) {
