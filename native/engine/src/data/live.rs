@@ -18,6 +18,8 @@ const RECHECK_TURN: usize = 256;
 
 /// Fewer connections than this are not worth giving back: together they take less than 1 MiB.
 const CROWD: usize = 256;
+/// Their flow records, and what the tunnels keep of closed streams, go some ticks later than they.
+const GIVE_BACK: u32 = 3;
 
 #[derive(Debug, Default)]
 pub(crate) struct Live {
@@ -25,6 +27,8 @@ pub(crate) struct Live {
     next: Cell<u64>,
     /// Most that were open at a tick since memory was last given back.
     peak: Cell<usize>,
+    /// Ticks at which memory is still to be given back.
+    owed: Cell<u32>,
 }
 
 /// What a connection was decided on.
@@ -103,8 +107,12 @@ impl Live {
         self.peak.set(self.peak.get().max(open));
         if self.peak.get() > CROWD && open < self.peak.get() / 2 {
             connections.shrink_to(2 * open);
-            crate::sys::give_memory_back();
             self.peak.set(open);
+            self.owed.set(GIVE_BACK);
+        }
+        if let Some(left) = self.owed.get().checked_sub(1) {
+            self.owed.set(left);
+            crate::sys::give_memory_back();
         }
     }
 
