@@ -166,6 +166,13 @@ test("the API's word counts; without it what was last heard; without that nothin
   assert.equal(code(await node(null, { known }).handlers.add(request(), () => undefined)), "E_CNI_UNDECIDED");
 });
 
+test("what was last heard of a pod's predecessor says nothing about a pod of the same name", async () => {
+  const away = meshError("E_CONTROL_AWAY", "connection refused");
+  const known = { namespace: space("disabled"), pod: pod() };
+  const outcome = await node(away, { known }).handlers.add(request({ podUid: "u-2" }), () => undefined);
+  assert.equal(code(outcome), "E_CNI_UNDECIDED", "it may have a label of its own that its predecessor had not");
+});
+
 test("a pod's own label beats its namespace's", async () => {
   const { calls, handlers } = node({ namespace: space("disabled"), pod: pod({ "trackbed.dev/mesh": "enabled" }) }, { netns: null });
   const adding = handlers.add(request({ podUid: "u-2" }), () => calls.push("working"));

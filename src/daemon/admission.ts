@@ -42,8 +42,8 @@ export function admission(options: AdmissionOptions): CniHandlers {
   const deadline = options.addMilliseconds ?? bounds.cniAddMilliseconds;
 
   async function add(request: CniRequest, working: () => void): Promise<CniOutcome> {
-    const { podNamespace, podName, podUid } = request;
-    const facts = await lookUp(podNamespace, podName);
+    const { podUid } = request;
+    const facts = await lookUp(request);
     if ("code" in facts) return facts;
     const { enrolled } = options.decide(facts.namespace ?? undefined, facts.pod);
     if (!enrolled) {
@@ -66,14 +66,14 @@ export function admission(options: AdmissionOptions): CniHandlers {
     return captured ? { captured: true } : notCaptured(record(podUid), namespace);
   }
 
-  /** The API's own word; while it has none, what was last heard. */
-  async function lookUp(namespace: string, name: string): Promise<Facts | CniRefusal> {
+  /** The API's own word; while it has none, what was last heard of this very pod: another one of its name may have had other labels. */
+  async function lookUp({ podNamespace, podName, podUid }: CniRequest): Promise<Facts | CniRefusal> {
     try {
-      const facts = await options.fresh(namespace, name, AbortSignal.timeout(FRESH_MS));
+      const facts = await options.fresh(podNamespace, podName, AbortSignal.timeout(FRESH_MS));
       return facts ?? undecided("the API server does not have the pod");
     } catch (error) {
-      const known = options.known(namespace, name);
-      if (known.namespace !== undefined && known.pod !== undefined) return { namespace: known.namespace, pod: known.pod };
+      const { namespace, pod } = options.known(podNamespace, podName);
+      if (namespace !== undefined && pod?.metadata.uid === podUid) return { namespace, pod };
       return undecided(`the API server does not answer and the pod is not known here: ${explainError(error)}`);
     }
   }
