@@ -3,6 +3,7 @@ import { execFile } from "node:child_process";
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { promisify } from "node:util";
+import { podsOf } from "./processes.ts";
 
 const run = promisify(execFile);
 
@@ -39,7 +40,8 @@ async function groupOf(proc: string): Promise<string | null> {
     if (!/^[0-9]+$/.test(pid) || !NAMES.includes(nameOf(join(proc, pid)))) continue;
     const look = [`--cgroup=${join(proc, "1/ns/cgroup")}`, "--", "grep", "^0::", join(proc, pid, "cgroup")];
     const { stdout } = await run("nsenter", look, { timeout: LOOK_MS }).catch(() => ({ stdout: "" })); // ended meanwhile, or without cgroup v2
-    if (stdout !== "") return stdout.trim().slice("0::".length);
+    // A process in a pod may give itself any name; as the kubelet it would pass on the probe ports of others.
+    if (stdout !== "" && podsOf(stdout).size === 0) return stdout.trim().slice("0::".length);
   }
   return null;
 }
