@@ -101,6 +101,17 @@ test("a new issuer of a plugged authority is taken up while running; other roots
   await authority.issue({ identity, publicKey: newKey(), seconds: 3600 });
 });
 
+test("a cacerts that comes later is told and not taken up, so that replicas do not publish two roots in turn", async (t) => {
+  const c = await cluster(t);
+  const authority = await c.open();
+  const root = mintRoot(new Date());
+  c.put("cacerts", writeBundle(root, mintIssuer(root, new Date())));
+  await assert.rejects(authority.refresh(), invalid(/Secret trackbed-system\/cacerts came after control had started/));
+  assert.notEqual(authority.roots(), root.certificate.toString());
+  c.server.delete(SECRETS, NAMESPACE, "cacerts");
+  assert.equal(await authority.refresh(), null);
+});
+
 test("roots are published where daemons mount them, and again when somebody takes them away", async (t) => {
   const c = await cluster(t);
   c.server.put("/api/v1/configmaps", { metadata: { name: "trackbed-root", namespace: NAMESPACE, labels: { kept: "yes" } } });

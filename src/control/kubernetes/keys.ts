@@ -77,6 +77,10 @@ export async function openSecretAuthority({ api, namespace, now = () => new Date
   let material: Material = readBundle(stored.bundle, where(name), now());
 
   async function refresh(): Promise<string | null> {
+    if (plugged === null && (await read(kubernetes.pluggedCaSecret)) !== null) {
+      const why = `came after control had started; control goes on with ${where(name)}: delete it, or restart every replica, which cuts off every workload until its certificate is renewed`;
+      throw meshError("E_AUTHORITY_INVALID", `${where(kubernetes.pluggedCaSecret)} ${why}`);
+    }
     const found = await read(name);
     if (found === null) throw meshError("E_AUTHORITY_INVALID", `${where(name)} is gone; control goes on with the keys that it had from it`);
     if (found.version !== stored.version) return takeUp(found);
