@@ -9,7 +9,7 @@ use crate::{
     call::Call,
     config::{Config, NEWEST, VERSIONS, version_of},
     decision::{Decision, always_passes, decide},
-    tables::{bounds, errors},
+    tables::{bounds, errors, paths},
 };
 
 /// Above the daemon's own limit for a capture, so that its reason is the one that people read.
@@ -23,7 +23,7 @@ pub(crate) fn run(command: &str, input: &[u8], environment: impl Fn(&str) -> Opt
     let done = match command {
         "ADD" => add(input, environment),
         "CHECK" => check(input, environment),
-        "DEL" => del(input, environment),
+        "DEL" => Ok(del(input, environment)),
         "VERSION" => Ok(Answer::json(&json!({ "cniVersion": NEWEST, "supportedVersions": VERSIONS }))),
         // STATUS would take the whole node's network away from pods that are none of ours; leftovers are found by the daemon itself.
         "STATUS" | "GC" => Config::parse(input).map(|_| Answer::nothing()),
@@ -72,13 +72,21 @@ fn settle(verb: &str, config: &Config, call: &Call) -> Result<(), Failure> {
     Err(Failure::later(errors::CNI_DAEMON_AWAY, reason))
 }
 
-fn del(input: &[u8], environment: impl Fn(&str) -> Option<String>) -> Result<Answer, Failure> {
+/// Never fails: the plugins before us are called after us, and would not give the pod's address back. What is ours ends with the namespace.
+fn del(input: &[u8], environment: impl Fn(&str) -> Option<String>) -> Answer {
+    if let Err(Failure { reason, code, .. }) = tell_gone(input, environment) {
+        eprintln!("{}: the daemon was not told that a pod goes: {reason} ({code})", paths::CNI_PLUGIN);
+    }
+    Answer::nothing()
+}
+
+fn tell_gone(input: &[u8], environment: impl Fn(&str) -> Option<String>) -> Result<(), Failure> {
     let config = Config::parse(input)?;
     if let Some(call) = Call::from_environment(environment)? {
-        // Whatever the daemon says, the pod goes.
+        // Whatever the daemon says, the pod goes; a daemon that is away finds out by itself.
         let _ = ask(&config.socket(), "del", &body(&call)?, Patience { first_word: DEL, whole: DEL });
     }
-    Ok(Answer::nothing())
+    Ok(())
 }
 
 fn body(call: &Call) -> Result<Vec<u8>, Failure> {
