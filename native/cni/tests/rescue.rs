@@ -180,6 +180,17 @@ fn what_cannot_be_freed_is_said_and_the_rest_is_freed() {
 }
 
 #[test]
+fn a_process_whose_namespace_cannot_be_seen_is_no_reason_to_call_the_node_free() {
+    let Some(one) = Pod::captured() else { return };
+    let place = Place::new(&[&one]);
+    fs::create_dir_all(place.0.join("proc/7/ns")).unwrap();
+    symlink("net", place.0.join("proc/7/ns/net")).unwrap();
+    let (free, said) = place.rescue(&[]);
+    assert!(!free && said.contains("LEFT     the rules in the pods") && said.contains("proc/7/ns/net"), "{said}");
+    assert_eq!(one.state(), (false, false, true), "the others are freed: {said}");
+}
+
+#[test]
 fn a_daemon_that_answers_would_undo_it_and_is_said() {
     let place = Place::new(&[]);
     let _daemon = UnixListener::bind(place.0.join("run/cni.sock")).unwrap();

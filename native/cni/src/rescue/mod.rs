@@ -122,11 +122,14 @@ fn rescue(options: &Options) -> bool {
         }
         tell("the host's rules for kubelet probes", rules::remove_host());
     }
-    let found = if options.netns.is_empty() { namespaces::all(&options.proc, &options.named) } else { Ok(options.netns.clone()) };
+    let found = if options.netns.is_empty() { namespaces::all(&options.proc, &options.named) } else { Ok((options.netns.clone(), None)) };
     match found {
-        Ok(found) => {
+        Ok((found, unseen)) => {
             for path in found {
                 tell(&format!("the rules in {}", path.display()), rules::remove(&path));
+            }
+            if let Some(error) = unseen {
+                tell("the rules in the pods: not every process's namespace can be seen", Err(error));
             }
         }
         Err(error) => tell(&format!("the rules in the pods: {} cannot be read", options.proc.display()), Err(error)),

@@ -6,17 +6,20 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// One path for each namespace.
-pub(super) fn all(proc: &Path, named: &Path) -> io::Result<Vec<PathBuf>> {
+use rustix::io::Errno;
+
+/// One path for each namespace, and what kept us from seeing another one: a node is not free of what nobody looked at.
+pub(super) fn all(proc: &Path, named: &Path) -> io::Result<(Vec<PathBuf>, Option<io::Error>)> {
     let own = fs::metadata("/proc/self/ns/net")?;
     let mut seen = HashSet::from([(own.dev(), own.ino())]);
     let mut found = Vec::new();
-    let mut add = |path: PathBuf| {
+    let mut unseen = None;
+    let mut add = |path: PathBuf| match fs::metadata(&path) {
+        Ok(there) if there.dev() == own.dev() && seen.insert((there.dev(), there.ino())) => found.push(path),
+        Ok(_) => {}
         // A process that has ended meanwhile took its link along.
-        let Ok(there) = fs::metadata(&path) else { return };
-        if there.dev() == own.dev() && seen.insert((there.dev(), there.ino())) {
-            found.push(path);
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => {}
+        Err(error) => unseen = Some(io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
     };
     // Names first: they do not go away while we work.
     match fs::read_dir(named) {
@@ -29,5 +32,5 @@ pub(super) fn all(proc: &Path, named: &Path) -> io::Result<Vec<PathBuf>> {
             add(entry.path().join("ns/net"));
         }
     }
-    Ok(found)
+    Ok((found, unseen))
 }
