@@ -100,3 +100,13 @@ test("every container is confined, and the engine has no token", () => {
   const bound = objects.filter(({ kind }) => kind.endsWith("RoleBinding")).flatMap((binding) => binding["subjects"] as { name: string }[]);
   assert.ok(!bound.some(({ name }) => name === "trackbed-engine"));
 });
+
+test("the right to bypass is asked for on every way to write a namespace's annotations", () => {
+  const policy = objects.find(({ kind }) => kind === "ValidatingAdmissionPolicy");
+  const { matchConstraints } = policy?.["spec"] as { matchConstraints: { resourceRules: { resources: string[]; operations: string[] }[] } };
+  assert.deepEqual(
+    matchConstraints.resourceRules.map(({ resources, operations }) => [resources, operations]),
+    [[["namespaces", "namespaces/status", "namespaces/finalize"], ["CREATE", "UPDATE"]]],
+    "servers take metadata over with a status too",
+  );
+});
