@@ -60,7 +60,7 @@ function node(
   const records = new Map<string, PodRecord>();
   const listeners = new Set<() => void>();
   const began = Promise.withResolvers<void>();
-  const sandboxes = createSandboxes({ addressesIn: async () => null, root: "/" });
+  const sandboxes = createSandboxes({ addressesIn: async () => null, failed: () => undefined, root: "/" });
   const handlers = admission({
     fresh: async () => {
       if (facts instanceof Error) throw facts;

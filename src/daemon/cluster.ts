@@ -92,6 +92,11 @@ export function createCluster(parts: ClusterParts): Cluster {
 
   const sandboxes = createSandboxes({
     addressesIn: (path) => visitNamespace(path, async (open) => (open === null ? null : (await readHoldings(helper, open)).addresses)),
+    failed: ({ metadata: { namespace, name } }, error) =>
+      log.warn(
+        { pod: `${namespace}/${name}`, error: explainError(error) },
+        "the network namespace of a running pod could not be looked into",
+      ),
   });
 
   const decide = (namespace: Namespace | undefined, pod: Pod): Enrolment => (options.leave ? LEAVING : enrolment(namespace, pod));

@@ -34,7 +34,8 @@ function node(t: TestContext) {
   const [proc, root] = [join(directory, "proc"), join(directory, "root")];
   mkdirSync(proc);
   mkdirSync(root);
-  const held = new Map<string, readonly string[]>();
+  const held = new Map<string, readonly string[] | Error>();
+  const failures: string[] = [];
   const write = (path: string, text = ""): string => {
     mkdirSync(dirname(path), { recursive: true });
     writeFileSync(path, text);
@@ -44,7 +45,17 @@ function node(t: TestContext) {
     proc,
     root,
     held,
-    sandboxes: createSandboxes({ proc, root, addressesIn: async (path) => held.get(path) ?? null }),
+    failures,
+    sandboxes: createSandboxes({
+      proc,
+      root,
+      addressesIn: async (path) => {
+        const found = held.get(path) ?? null;
+        if (found instanceof Error) throw found;
+        return found;
+      },
+      failed: ({ metadata }, error) => failures.push(`${metadata.uid}: ${error instanceof Error ? error.message : String(error)}`),
+    }),
     process: (pid: number, uid: string): string => {
       write(join(proc, `${pid}/cgroup`), `4:memory:/x/kubepods/burstable/pod${uid}/${"c".repeat(64)}\n0::/\n`);
       return write(join(proc, `${pid}/ns/net`));
@@ -157,4 +168,19 @@ test("a path that went astray is sought anew, and pods that are gone are forgott
   assert.equal(await sandboxes.seek([pod(UID, "10.0.0.7")]), true);
   sandboxes.keep(new Set());
   assert.equal(sandboxes.of(pod(UID, "10.0.0.7"), false).netns, null);
+});
+
+test("a namespace that cannot be looked into keeps no other pod from being found, and is told once for each reason", async (t) => {
+  const { sandboxes, process, held, failures } = node(t);
+  const first = process(100, OTHER);
+  held.set(first, new Error("permission denied"));
+  held.set(process(200, UID), ["10.0.0.7"]);
+  const pods = [pod(OTHER, "10.0.0.8"), pod(UID, "10.0.0.7")];
+  assert.equal(await sandboxes.seek(pods), true);
+  assert.notEqual(sandboxes.of(pod(UID, "10.0.0.7"), true).netns, null);
+  await sandboxes.seek(pods);
+  assert.deepEqual(failures, [`${OTHER}: permission denied`]);
+  held.set(process(300, OTHER), ["10.0.0.8"]);
+  assert.equal(await sandboxes.seek(pods), true, "another process of the pod leads there");
+  assert.equal(failures.length, 1);
 });

@@ -3,6 +3,7 @@
 import { readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { formatAddress, parseAddress } from "#mesh/address.ts";
+import { explainError } from "#mesh/error.ts";
 import type { Pod } from "#mesh/objects.ts";
 import { processesOf } from "./processes.ts";
 import type { Quarter, Quarters } from "./quarters.ts";
@@ -32,6 +33,8 @@ export type Sandboxes = Quarters & {
 export type SandboxOptions = {
   /** Addresses that the namespace behind a path holds; null when there is none. */
   readonly addressesIn: (path: string) => Promise<readonly string[] | null>;
+  /** Why a pod's namespace could not be looked into. Told once for each reason; the pod is sought again. */
+  readonly failed: (pod: Pod, error: unknown) => void;
   /** Where the node's processes are seen; default /proc, which is the node's for a daemon that shares its process ids. */
   readonly proc?: string;
   /** The node's root directory; default that of its first process. */
@@ -49,8 +52,10 @@ type Sandbox = {
 const NAMED = "/run/netns";
 
 export function createSandboxes(options: SandboxOptions): Sandboxes {
-  const { addressesIn, proc = "/proc", root = "/proc/1/root" } = options;
+  const { addressesIn, failed, proc = "/proc", root = "/proc/1/root" } = options;
   const known = new Map<string, Sandbox>();
+  /** What was told last of pods that could not be looked into. */
+  const told = new Map<string, string>();
   /** Pods whose namespace may hold something of ours: the others are never entered. */
   const entered = new Set<string>();
   let first = true;
@@ -97,16 +102,29 @@ export function createSandboxes(options: SandboxOptions): Sandboxes {
 
   async function ownNamespace(pod: Pod, pids: readonly number[], names: ReadonlyMap<string, string>): Promise<string | null> {
     const tried = new Set<string>();
+    let trouble: unknown = null;
     for (const pid of pids) {
-      const link = join(proc, String(pid), "ns/net");
-      const inode = inodeOf(link);
-      if (inode === null || inode === inodeOf("/proc/self/ns/net") || tried.has(inode)) continue;
-      tried.add(inode);
-      // A name outlives the process and its number.
-      const candidate = names.get(inode) ?? link;
-      if (holdsAny(await addressesIn(candidate), pod.podIPs)) return candidate;
+      try {
+        const link = join(proc, String(pid), "ns/net");
+        const inode = inodeOf(link);
+        if (inode === null || inode === inodeOf("/proc/self/ns/net") || tried.has(inode)) continue;
+        tried.add(inode);
+        // A name outlives the process and its number.
+        const candidate = names.get(inode) ?? link;
+        if (holdsAny(await addressesIn(candidate), pod.podIPs)) return candidate;
+      } catch (error) {
+        trouble ??= error; // the pod's other processes may lead there, and the node's other pods must not wait for it
+      }
     }
+    if (trouble !== null) tell(pod, trouble);
     return null;
+  }
+
+  function tell(pod: Pod, error: unknown): void {
+    const text = explainError(error);
+    if (told.get(pod.metadata.uid) === text) return;
+    told.set(pod.metadata.uid, text);
+    failed(pod, error);
   }
 
   /** Paths by inode. */
@@ -129,8 +147,9 @@ export function createSandboxes(options: SandboxOptions): Sandboxes {
     },
     seek,
     keep: (uids) => {
-      for (const uid of [...known.keys(), ...entered]) {
+      for (const uid of [...known.keys(), ...entered, ...told.keys()]) {
         if (uids.has(uid)) continue;
+        told.delete(uid);
         known.delete(uid);
         entered.delete(uid);
       }
