@@ -3,20 +3,34 @@ import { mkdir, open, rename, rm } from "node:fs/promises";
 import { dirname } from "node:path";
 
 export type Decisions = {
-  /** Writes what changed; a failure rejects and the next call tries again. */
+  /** Writes what changed. A failure rejects, leaves no file, so that nobody passes by an older one, and the next call tries again. */
   write(namespaces: ReadonlyMap<string, boolean>): Promise<void>;
   remove(): Promise<void>;
 };
 
 export function decisionFile(path: string): Decisions {
   let written = "";
-  return {
-    write: async (namespaces) => {
-      const content = format(namespaces);
-      if (content === written) return;
+  let last: Promise<void> = Promise.resolve();
+
+  async function replace(content: string): Promise<void> {
+    if (content === written) return;
+    written = "";
+    try {
       await mkdir(dirname(path), { recursive: true, mode: 0o755 });
       await replaceFile(path, content, 0o644);
-      written = content;
+    } catch (error) {
+      await rm(path, { force: true });
+      throw error;
+    }
+    written = content;
+  }
+
+  return {
+    write: (namespaces) => {
+      const content = format(namespaces);
+      const turn = (): Promise<void> => replace(content);
+      last = last.then(turn, turn); // one at a time: they share the name of the file that is being written
+      return last;
     },
     remove: async () => {
       written = "";
@@ -37,6 +51,9 @@ export async function replaceFile(path: string, content: string | Buffer, mode: 
     await file.writeFile(content);
     await file.chmod(mode);
     await file.sync();
+  } catch (error) {
+    await rm(next, { force: true }); // half a file would take room where there is none
+    throw error;
   } finally {
     await file.close();
   }

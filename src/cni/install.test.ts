@@ -187,3 +187,29 @@ test("decisions are replaced whole, only when they changed, and readable to nobo
   await decisions.remove();
   await assert.rejects(stat(path), { code: "ENOENT" });
 });
+
+test("decisions that cannot be written leave no older ones behind, by which a pod could pass", async (t) => {
+  const { root } = await node(t);
+  const path = join(root, "state/namespaces.json");
+  const decisions = decisionFile(path);
+  await decisions.write(new Map([["shop", false]]));
+  const next = `${path}.${process.pid}.next`;
+  await mkdir(next); // as a disk that is full: no new file
+  await assert.rejects(decisions.write(new Map([["shop", true]])));
+  await assert.rejects(stat(path), { code: "ENOENT" });
+  await rm(next, { recursive: true });
+  await decisions.write(new Map([["shop", true]]));
+  assert.match(await readFile(path, "utf8"), /"shop":true/);
+});
+
+test("decisions that are written at once come one after another, and the last one counts", async (t) => {
+  const { root } = await node(t);
+  const path = join(root, "state/namespaces.json");
+  const decisions = decisionFile(path);
+  const turns = Array.from({ length: 20 }, (_, i) => decisions.write(new Map([[`n${i}`, true]])));
+  assert.deepEqual(
+    (await Promise.allSettled(turns)).map(({ status }) => status),
+    turns.map(() => "fulfilled"),
+  );
+  assert.match(await readFile(path, "utf8"), /"namespaces":\{"n19":true\}/);
+});

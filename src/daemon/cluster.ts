@@ -1,5 +1,5 @@
 // The daemon's Kubernetes side: sandboxes sought, the CNI plugin installed and answered, the decision file kept, bypasses ended in time.
-import { chmod, rm } from "node:fs/promises";
+import { chmod } from "node:fs/promises";
 import { join } from "node:path";
 import type { Logger } from "pino";
 import { decisionFile } from "#cni/decisions.ts";
@@ -68,6 +68,8 @@ export type Cluster = {
 const FIRST_SEEK_MS = 200;
 /** A pod is not found while its status lacks an address, which the kubelet publishes within seconds. */
 const LAST_SEEK_MS = 5000;
+/** A disk that was full may have room again. */
+const DECISIONS_RETRY_MS = 5000;
 /** setTimeout counts in 31 bits. */
 const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
@@ -87,6 +89,9 @@ export function createCluster(parts: ClusterParts): Cluster {
   let seeking: Promise<void> | null = null;
   let seekTimer: NodeJS.Timeout | undefined;
   let bypassTimer: NodeJS.Timeout | undefined;
+  let decisionTimer: NodeJS.Timeout | undefined;
+  /** Why the decision file could not be written, null when it was. */
+  let undecided: string | null = null;
   let stopped = false;
   let close: () => void = () => undefined;
 
@@ -139,9 +144,19 @@ export function createCluster(parts: ClusterParts): Cluster {
 
   async function keepDecisions(): Promise<void> {
     if (options.leave) return;
-    await decisions.write(node.desired.namespaces()).catch((cause: unknown) => {
-      log.error({ error: explainError(cause) }, "the CNI plugin's decision file could not be written");
-    });
+    try {
+      await decisions.write(node.desired.namespaces());
+      undecided = null;
+    } catch (cause) {
+      const error = explainError(cause);
+      if (error !== undecided)
+        log.error({ error }, "the CNI plugin's decision file could not be written: without this daemon no new pod would start");
+      undecided = error;
+      if (!stopped) {
+        clearTimeout(decisionTimer);
+        decisionTimer = setTimeout(() => void keepDecisions(), DECISIONS_RETRY_MS);
+      }
+    }
   }
 
   /** Nothing tells us when a bypass is over but the clock. */
@@ -257,13 +272,13 @@ export function createCluster(parts: ClusterParts): Cluster {
   async function clearNode(): Promise<void> {
     await removeConflist(options.cniConf);
     await decisions.remove();
-    await rm(options.cniState, { recursive: true, force: true });
     log.info("the CNI configuration is gone; pods leave the mesh");
   }
 
   function notReady(): string[] {
     if (!options.leave) {
-      return [installation?.problem, probes?.problem].filter((problem) => problem !== null && problem !== undefined).map(explainError);
+      const problems = [installation?.problem, probes?.problem].filter((problem) => problem !== null && problem !== undefined);
+      return [...problems.map(explainError), undecided === null ? "" : `the CNI plugin's decision file: ${undecided}`].filter(Boolean);
     }
     const left = [...node.pods.records.values()].filter(
       ({ observed }) => observed.namespace !== null && (observed.rules !== "none" || observed.routing),
@@ -302,6 +317,7 @@ export function createCluster(parts: ClusterParts): Cluster {
       probes?.stop();
       clearTimeout(seekTimer);
       clearTimeout(bypassTimer);
+      clearTimeout(decisionTimer);
       close();
     },
   };
