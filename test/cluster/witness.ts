@@ -5,8 +5,8 @@ import { run } from "./command.ts";
 import { netnsPath } from "./machine/power.ts";
 
 export type Seen = {
-  /** New connections (SYN without ACK) to the port. */
-  syns(port: number): number;
+  /** New connections (SYN without ACK) to the port, as tcpdump writes them: time, source, destination. */
+  syns(port: number): readonly string[];
   /** How often the text stands readable in a packet. */
   readable(text: string): number;
 };
@@ -43,11 +43,11 @@ export async function witness(c: Cluster, node: string, during: () => Promise<vo
   return { syns: await connections(capture), readable: (text) => occurrences(capture, text) };
 }
 
-async function connections(capture: Buffer): Promise<(port: number) => number> {
+async function connections(capture: Buffer): Promise<(port: number) => readonly string[]> {
   const lines = (await run(["tcpdump", "-n", "-r", "-", "tcp"], { input: capture }))
     .split("\n")
     .filter((line) => line.includes("Flags [S]"));
-  return (port) => lines.filter((line) => line.includes(`.${port}: Flags [S]`)).length;
+  return (port) => lines.filter((line) => line.includes(`.${port}: Flags [S]`)).map((line) => line.replace(/, seq .*/, ""));
 }
 
 function occurrences(capture: Buffer, text: string): number {

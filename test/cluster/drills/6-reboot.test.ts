@@ -39,7 +39,7 @@ describe("a node reboots", { concurrency: false }, () => {
       );
     });
     assert.equal((await c.get("pod", "chatter", "-n", shop.namespace)).metadata.uid, uid);
-    assert.equal(seen.syns(APP), 0, "a connection crossed the wire in clear");
+    assert.deepEqual(seen.syns(APP), [], "a connection crossed the wire in clear");
     assert.equal(seen.readable(MARKER), 0);
     await shop.captured();
     for (const node of c.nodes) assert.match(await shop.get(node, podUrl(await shop.podOn("web", "node2"))), new RegExp(MARKER));
@@ -73,7 +73,7 @@ describe("a node reboots", { concurrency: false }, () => {
       assert.ok(pod !== undefined && pod.phase !== "ready", `the daemon calls a pod without a certificate ${pod?.phase ?? "nothing"}`);
       assert.match(pod.problem?.code ?? told.control.problem?.code ?? "", /^E_/, "nobody says why");
     });
-    assert.equal(seen.syns(APP), 0);
+    assert.deepEqual(seen.syns(APP), []);
     assert.equal(seen.readable(MARKER), 0);
     await c.kubectl("-n", SYSTEM, "scale", "deployment/trackbed-control", "--replicas=2");
     await c.kubectl("-n", SYSTEM, "rollout", "status", "deployment/trackbed-control", "--timeout=120s");
