@@ -127,3 +127,15 @@ test("a change that says nothing new about capture is no report", () => {
   r.put(namespace(true));
   assert.equal(r.updates.length, before);
 });
+
+test("a node that is gone is forgotten: one of its name is told of anew, with all of its pods", () => {
+  const r = replica();
+  r.put(namespace(true), pod("cart", "True"));
+  r.elsewhere.changed({ reset: false, put: [], remove: ["Node//node-a"] });
+  const before = r.updates.length;
+  r.put(pod("pay", "True"));
+  assert.deepEqual(
+    r.updates.slice(before).flatMap(({ pods }) => pods.map(({ uid }) => uid)),
+    ["cart", "pay"],
+  );
+});

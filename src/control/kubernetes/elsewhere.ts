@@ -29,12 +29,16 @@ export type Elsewhere = {
  */
 const OVERDUE_MILLISECONDS = 30_000;
 
+/** How keys of nodes begin. */
+const NODE = "Node//";
+
 /** `open`: seen running outside the mesh, so that plaintext to it is what everybody does until it is captured. */
 type Known = { readonly pod: Pod; readonly open: boolean; readonly enrolledAt: number | null; readonly captured: boolean };
 
 export function createElsewhere(options: ElsewhereOptions): Elsewhere {
   const { isAttached, namespace, pods, report, onOverdue, now = () => performance.now() } = options;
   const known = new Map<string, Known>();
+  /** Nodes of which something was told. */
   const spoken = new Set<string>();
 
   function look(pod: Pod): Known {
@@ -70,6 +74,7 @@ export function createElsewhere(options: ElsewhereOptions): Elsewhere {
   }
 
   function changed({ reset, put, remove }: Pick<Change, "reset" | "put" | "remove">): void {
+    for (const key of remove) if (key.startsWith(NODE)) spoken.delete(key.slice(NODE.length));
     const gone = new Set(remove.filter((key) => key.startsWith("Pod/")));
     if (gone.size > 0 || reset)
       for (const [uid, { pod }] of known) if (reset || gone.has(`Pod/${pod.metadata.namespace}/${pod.metadata.name}`)) known.delete(uid);
