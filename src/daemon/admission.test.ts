@@ -166,6 +166,11 @@ test("the API's word counts; without it what was last heard; without that nothin
   assert.equal(code(await node(null, { known }).handlers.add(request(), () => undefined)), "E_CNI_UNDECIDED");
 });
 
+test("a pod whose namespace cannot be read is not taken for one of a namespace without a label", async () => {
+  const outcome = await node({ namespace: null, pod: pod() }).handlers.add(request(), () => undefined);
+  assert.equal(code(outcome), "E_CNI_UNDECIDED");
+});
+
 test("what was last heard of a pod's predecessor says nothing about a pod of the same name", async () => {
   const away = meshError("E_CONTROL_AWAY", "connection refused");
   const known = { namespace: space("disabled"), pod: pod() };

@@ -70,7 +70,9 @@ export function admission(options: AdmissionOptions): CniHandlers {
   async function lookUp({ podNamespace, podName, podUid }: CniRequest): Promise<Facts | CniRefusal> {
     try {
       const facts = await options.fresh(podNamespace, podName, AbortSignal.timeout(FRESH_MS));
-      return facts ?? undecided("the API server does not have the pod");
+      if (facts === null) return undecided("the API server does not have the pod");
+      // Its label may enrol the pod: no namespace is not a namespace without a label.
+      return facts.namespace === null ? undecided(`the API server has no namespace ${podNamespace} that can be read`) : facts;
     } catch (error) {
       const { namespace, pod } = options.known(podNamespace, podName);
       if (namespace !== undefined && pod?.metadata.uid === podUid) return { namespace, pod };
