@@ -20,10 +20,9 @@ export const version = (): string => (JSON.parse(readFileSync(join(ROOT, "packag
 export const imageName = (registry = "docker.io/trackbed"): string => `${registry}/trackbed:${version()}`;
 
 export async function trackbedImage(name = imageName(), profile: Profile = "release"): Promise<Image> {
-  const base = newLayer(); // Node and Debian's tools: 140 MB that change with neither commit
+  const base = newLayer(); // Node and Debian's tools: 140 MB that no commit of ours changes
   base.directory("/tmp", 0o1777);
   base.text("/etc/passwd", "root:x:0:0:root:/:/usr/sbin/nologin\nnonroot:x:65532:65532:nonroot:/:/usr/sbin/nologin\n");
-  base.text("/etc/protocols", "icmp 1 ICMP\ntcp 6 TCP\nudp 17 UDP\nipv6-icmp 58 IPv6-ICMP\n"); // nft gives rules back by these names, or by number
   base.text("/etc/group", "root:x:0:\nnonroot:x:65532:\n");
   // By it nft writes "tcp" and not 6; rules that are read back have to be those that were written.
   base.text("/etc/protocols", "icmp 1 ICMP\ntcp 6 TCP\nudp 17 UDP\nipv6-icmp 58 IPv6-ICMP\n");
