@@ -21,7 +21,8 @@ const FILTER = "(tcp or udp) and not port 6443 and not port 10250";
 
 /** Runs `during` while a node's cable is tapped; everything that its pods send to or get from another machine passes there. */
 export async function witness(c: Cluster, node: string, during: () => Promise<void>): Promise<Seen> {
-  const tap = ["--immediate-mode", "-U", "-n", "-i", "eth0", "-s", String(PACKET_BYTES), "-B", String(BUFFER_KIB), "-w", "-", FILTER];
+  // -p: frames that the bridge floods while it does not know a rebooted node yet are not this node's.
+  const tap = ["-p", "--immediate-mode", "-U", "-n", "-i", "eth0", "-s", String(PACKET_BYTES), "-B", String(BUFFER_KIB), "-w", "-", FILTER];
   const tcpdump = spawn("nsenter", [`--net=${netnsPath(c.settings, node)}`, "--", "tcpdump", ...tap], {
     stdio: ["ignore", "pipe", "pipe"],
   });
