@@ -11,6 +11,7 @@
 extern crate self as trackbed_tls;
 
 mod certified;
+pub mod channel;
 mod config;
 mod error;
 mod handshake;
@@ -25,6 +26,7 @@ mod tests;
 mod verify;
 
 pub use certified::Certified;
+pub use channel::Channel;
 pub use error::TlsError;
 pub use handshake::{accept, connect};
 pub use key::KeyPair;

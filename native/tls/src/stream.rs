@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::coop;
 
+use crate::Channel;
 use crate::record::{Alert, Buffer, Opened, Opener, RecordError, Sealer};
 
 /// Unsent bytes up to here move to memory of their own size when the socket is full; more keep the large buffer they are in.
@@ -45,6 +46,12 @@ impl<Io> TlsStream<Io> {
 
     pub fn get_ref(&self) -> &Io {
         &self.io
+    }
+
+    /// The socket, its record layer, and bytes of the peer that came behind the handshake: for a stream that nothing was read from or
+    /// written to.
+    pub fn into_parts(self) -> (Io, Channel, Vec<u8>) {
+        (self.io, Channel::new(self.sealer, self.opener), self.input.filled().to_vec())
     }
 
     /// What lies opened already goes to the reader.

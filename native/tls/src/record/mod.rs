@@ -17,7 +17,7 @@ pub(crate) use error::Alert;
 pub use error::RecordError;
 pub(crate) use keys::{Keys, Secret, Suite};
 pub(crate) use open::{Opened, Opener};
-pub(crate) use seal::Sealer;
+pub(crate) use seal::{KEY_UPDATE, Sealer};
 
 /// Type, version and length in front of each record.
 pub(crate) const HEADER: usize = 5;

@@ -38,25 +38,33 @@ impl Opener {
 
     pub(crate) fn next(&mut self, input: &mut Buffer) -> Result<Opened, RecordError> {
         let start = input.start();
-        let Some(length) = whole_record(input.filled())? else { return Ok(Opened::More) };
-        let inner = self.keys.open(&mut input.filled_mut()[..length])?;
+        let (length, opened) = self.front(input.filled_mut())?;
+        input.consume(length);
+        Ok(match opened {
+            Opened::Data(range) => Opened::Data(start + range.start..start + range.end),
+            other => other,
+        })
+    }
+
+    /// Opens the record at the front in place: how long it is, and where in `input` its data lies.
+    pub(crate) fn front(&mut self, input: &mut [u8]) -> Result<(usize, Opened), RecordError> {
+        let Some(length) = whole_record(input)? else { return Ok((0, Opened::More)) };
+        let inner = self.keys.open(&mut input[..length])?;
         if inner.len() > MAX_PLAINTEXT + 1 {
             return Err(RecordError::Overflow);
         }
         // Padding is zeros behind the content type.
         let end = inner.iter().rposition(|byte| *byte != 0).ok_or(RecordError::Unexpected { what: "a record without a content type" })?;
         let (text, kind) = (&inner[..end], inner[end]);
-        let opened = self.content(kind, text)?;
-        input.consume(length);
-        match opened {
+        match self.content(kind, text)? {
             Opened::Data(_) if end > 0 => {
                 self.quiet = 0;
-                Ok(Opened::Data(start + HEADER..start + HEADER + end))
+                Ok((length, Opened::Data(HEADER..HEADER + end)))
             }
             other => {
                 self.quiet += 1;
                 let what = "too many records without data";
-                if self.quiet > MAX_QUIET { Err(RecordError::Unexpected { what }) } else { Ok(other) }
+                if self.quiet > MAX_QUIET { Err(RecordError::Unexpected { what }) } else { Ok((length, other)) }
             }
         }
     }

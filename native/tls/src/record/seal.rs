@@ -10,7 +10,7 @@ const OVERHEAD: usize = HEADER + 1 + TAG;
 /// A key update: type 24, length 1, and whether the peer shall follow.
 const KEY_UPDATE_HEAD: [u8; 4] = [24, 0, 0, 1];
 /// Room for what may stand in front of the data: our key update.
-const KEY_UPDATE: usize = OVERHEAD + KEY_UPDATE_HEAD.len() + 1;
+pub(crate) const KEY_UPDATE: usize = OVERHEAD + KEY_UPDATE_HEAD.len() + 1;
 const FATAL: u8 = 2;
 const WARNING: u8 = 1;
 
@@ -43,7 +43,7 @@ impl Sealer {
         let mut source = Source { slices, at: 0 };
         let mut total = 0;
         loop {
-            if self.owed || self.keys.sequence() >= self.rekey_after {
+            if self.update_is_due() {
                 if out.room().len() < KEY_UPDATE {
                     return Ok(total);
                 }
@@ -67,32 +67,51 @@ impl Sealer {
         }
     }
 
+    /// New keys come before the next data.
+    pub(crate) fn update_is_due(&self) -> bool {
+        self.owed || self.keys.sequence() >= self.rekey_after
+    }
+
+    /// One record of application data; see `Keys::seal`.
+    pub(crate) fn record(&mut self, data: Option<&[u8]>, record: &mut [u8]) -> Result<(), RecordError> {
+        self.keys.seal(content::APPLICATION_DATA, data, record)
+    }
+
     /// Tells the peer that the next record has new keys, and takes them. `ask` for new keys of the peer too.
     pub(crate) fn update(&mut self, ask: bool, out: &mut Buffer) -> Result<(), RecordError> {
+        let length = self.update_into(ask, room(out, KEY_UPDATE))?;
+        out.extend(length);
+        Ok(())
+    }
+
+    pub(crate) fn alert(&mut self, alert: Alert, out: &mut Buffer) -> Result<(), RecordError> {
+        let length = self.alert_into(alert, room(out, OVERHEAD + 2))?;
+        out.extend(length);
+        Ok(())
+    }
+
+    pub(crate) fn update_into(&mut self, ask: bool, out: &mut [u8]) -> Result<usize, RecordError> {
         let [kind, a, b, length] = KEY_UPDATE_HEAD;
-        self.small(content::HANDSHAKE, &[kind, a, b, length, u8::from(ask)], out)?;
+        let length = self.small(content::HANDSHAKE, &[kind, a, b, length, u8::from(ask)], out)?;
         self.owed = false;
         #[cfg(test)]
         {
             self.generations += 1;
         }
-        self.keys.update()
+        self.keys.update()?;
+        Ok(length)
     }
 
-    pub(crate) fn alert(&mut self, alert: Alert, out: &mut Buffer) -> Result<(), RecordError> {
+    pub(crate) fn alert_into(&mut self, alert: Alert, out: &mut [u8]) -> Result<usize, RecordError> {
         let level = if alert == Alert::CloseNotify { WARNING } else { FATAL };
         self.small(content::ALERT, &[level, alert as u8], out)
     }
 
-    /// Into `out`, which grows when it has no room left.
-    fn small(&mut self, kind: u8, message: &[u8], out: &mut Buffer) -> Result<(), RecordError> {
+    fn small(&mut self, kind: u8, message: &[u8], out: &mut [u8]) -> Result<usize, RecordError> {
         let length = message.len() + OVERHEAD;
-        if out.room().len() < length {
-            out.grow(length);
-        }
-        self.keys.seal(kind, Some(message), &mut out.room()[..length])?;
-        out.extend(length);
-        Ok(())
+        let record = out.get_mut(..length).ok_or(RecordError::Internal { what: "no room for a record of our own" })?;
+        self.keys.seal(kind, Some(message), record)?;
+        Ok(length)
     }
 
     #[cfg(test)]
@@ -104,6 +123,14 @@ impl Sealer {
     pub(crate) fn keys(&mut self) -> &mut Keys {
         &mut self.keys
     }
+}
+
+/// Room of `out` for `length` bytes; it grows when it has none left.
+fn room(out: &mut Buffer, length: usize) -> &mut [u8] {
+    if out.room().len() < length {
+        out.grow(length);
+    }
+    out.room()
 }
 
 /// A reading position in several slices.
