@@ -10,7 +10,7 @@ type Tables = {
   metrics: MetricEntry[];
 } & Record<string, Record<string, Entry>>;
 
-const GROUPS = ["ports", "marks", "addresses", "paths", "kubernetes", "labels", "annotations", "bounds"] as const;
+const GROUPS = ["ports", "marks", "addresses", "paths", "kubernetes", "labels", "annotations", "bounds", "wire"] as const;
 const root = new URL("../", import.meta.url);
 const tables = JSON.parse(readFileSync(new URL("proto/tables.json", root), "utf8")) as Tables;
 const note = "Generated from proto/tables.json by proto/generate.ts. Do not edit.";
@@ -45,7 +45,7 @@ function typescript(): string {
 
 const rustType = (value: string | number, groupName: string): string => {
   if (typeof value === "string") return "&str";
-  return groupName === "ports" || groupName === "addresses" ? "u16" : "u32";
+  return ["ports", "addresses", "wire"].includes(groupName) ? "u16" : "u32";
 };
 const rustValue = (value: string | number): string =>
   typeof value === "string" ? JSON.stringify(value) : value.toLocaleString("en").replaceAll(",", "_");

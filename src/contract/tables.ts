@@ -153,6 +153,11 @@ export const bounds = {
   grpcMessageBytes: 4194304,
 } as const;
 
+export const wire = {
+  /** HTTP/2 setting; 1: the server holds what comes before its answer back until it has accepted, so a client need not wait */
+  settingsEarlyData: 61780,
+} as const;
+
 export const errors = {
   E_CAPTURE_NETNS_GONE: {
     side: "self",

@@ -153,6 +153,11 @@ pub mod bounds {
     pub const GRPC_MESSAGE_BYTES: u32 = 4_194_304;
 }
 
+pub mod wire {
+    /// HTTP/2 setting; 1: the server holds what comes before its answer back until it has accepted, so a client need not wait
+    pub const SETTINGS_EARLY_DATA: u16 = 61_780;
+}
+
 pub mod errors {
     /// the pod's network namespace no longer exists or was replaced; nothing if the pod was just deleted; otherwise check the pod's netns path
     pub const CAPTURE_NETNS_GONE: &str = "E_CAPTURE_NETNS_GONE";

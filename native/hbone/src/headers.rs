@@ -2,7 +2,7 @@
 use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 
 /// More than this of merged baggage is cut at the last whole item: it only labels metrics.
 pub const BAGGAGE_BYTES: usize = 4096;
@@ -167,6 +167,11 @@ pub(crate) fn merged(headers: &HeaderMap, name: &str) -> Option<String> {
         text.truncate(text.rfind(',').unwrap_or(0));
     }
     (!text.is_empty()).then_some(text)
+}
+
+/// Fit to be the value of a header.
+pub(crate) fn is_writable(text: &str) -> bool {
+    HeaderValue::from_str(text).is_ok()
 }
 
 fn is_value(b: u8) -> bool {

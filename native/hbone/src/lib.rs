@@ -2,19 +2,27 @@
 //!
 //! Everything here runs on single-threaded tokio runtimes (`LocalRuntime` or `LocalSet`) and spawns local tasks.
 
-mod alive;
+mod backlog;
+mod carry;
 pub mod client;
-mod ends;
+mod driver;
 mod error;
+mod h2;
 pub mod headers;
+mod leg;
 pub mod limits;
-mod linger;
+mod link;
+mod meter;
 pub mod pool;
 pub mod pump;
+mod relay;
+mod scratch;
 pub mod server;
+mod socket;
 mod splice;
 mod stream;
 mod sys;
+mod vigil;
 
 pub use client::{ConnectRequest, Tunnel};
 pub use error::TunnelError;

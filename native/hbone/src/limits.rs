@@ -3,14 +3,14 @@ use std::time::Duration;
 
 use trackbed_contract::tables::bounds;
 
-/// What one stream may have in flight: 10 Gbit/s at 3 ms, and what ztunnel uses.
+/// What the window of one stream may grow to, for a reader that keeps up: 10 Gbit/s at 3 ms, and what ztunnel uses from the start.
 pub const STREAM_WINDOW: u32 = 4 << 20;
-/// Four streams nobody reads must not stop a fifth (equal windows deadlock: ztunnel#1538).
+/// What all windows of a connection may grow by beyond their first 64 KiB: four streams at their most.
+pub const WINDOW_GROWTH: u32 = 4 * STREAM_WINDOW;
+/// What a connection may have in flight; given back on receipt, so that no stream can hold it.
 pub const CONNECTION_WINDOW: u32 = 4 * STREAM_WINDOW;
-/// Largest DATA frame we take; larger frames save headers, smaller ones latency for neighbours.
+/// Largest frame we take. DATA is passed on piece by piece, whatever its size.
 pub const FRAME_BYTES: u32 = 1 << 20;
-/// What h2 may hold unsent per stream before the pump stops reading the socket: two turns of the pump.
-pub const SEND_BUFFER: usize = 512 << 10;
 /// Response headers are a status and a baggage line.
 pub const CLIENT_HEADER_LIST: u32 = 16 << 10;
 /// Requests carry baggage, forwarded and whatever an Envoy adds.
@@ -19,10 +19,6 @@ pub const SERVER_HEADER_LIST: u32 = 64 << 10;
 pub const SERVER_STREAMS: u32 = 200;
 /// Streams we open on one tunnel even if the peer allows more: a lost tunnel must not take everything along.
 pub const CLIENT_STREAMS: usize = 100;
-/// Streams reset by the peer that wait to be accepted (rapid reset) and by us that are remembered (MadeYouReset).
-pub const RESET_STREAMS: usize = 32;
-/// Errors provoked by the peer before its connection is cut.
-pub const LOCAL_ERROR_RESETS: usize = 256;
 
 /// Time between PINGs, and how long one may stay unanswered.
 pub const PING_INTERVAL: Duration = Duration::from_secs(10);

@@ -14,8 +14,8 @@ use tokio::time::{sleep, timeout};
 use trackbed_contract::Identity;
 use trackbed_tls::Certified;
 
-use crate::client::millis;
 use crate::limits::Limits;
+use crate::server::millis;
 use crate::{ConnectRequest, Timing, Tunnel, TunnelError, TunnelStream};
 
 /// Whose tunnel to whom. Two targets share a tunnel only if all of it is equal, the certificate's generation included.

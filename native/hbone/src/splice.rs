@@ -1,17 +1,18 @@
-//! Joins two sockets inside the kernel: a fifth of the cost of copying. The pipe between them belongs to the worker, and to a connection
-//! only while bytes are in it.
+//! Pipes that join two sockets inside the kernel: a fifth of the cost of copying. A pipe belongs to the worker, and to a connection only
+//! while bytes are in it.
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::OwnedFd;
 
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
-use tokio::io::Interest;
-use tokio::net::TcpStream;
 
-use crate::ends::TURN;
+use crate::scratch::TURN;
+use crate::socket::Socket;
 
 /// Empty pipes a worker keeps: one is enough while no sink is slow.
 const SPARE: usize = 16;
+/// What a pipe may hold, in whole pages.
+const SIZE: usize = 256 << 10;
 
 thread_local! {
     static SPARES: RefCell<Vec<Pipe>> = const { RefCell::new(Vec::new()) };
@@ -42,7 +43,7 @@ impl Pipe {
     fn new() -> io::Result<Self> {
         let (exit, entry) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         // Larger pipes are limited per user; a small one works as well, with more calls.
-        let _ = fcntl_setpipe_size(&entry, TURN);
+        let _ = fcntl_setpipe_size(&entry, SIZE);
         Ok(Self { exit, entry, filled: 0 })
     }
 
@@ -51,15 +52,18 @@ impl Pipe {
     }
 
     /// Call it on an empty pipe only: then "would block" can only mean the socket. 0 is the end of input.
-    pub(crate) fn fill(&mut self, from: &TcpStream) -> io::Result<usize> {
+    pub(crate) fn fill(&mut self, from: &mut Socket) -> io::Result<usize> {
         let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
-        self.filled = from.try_io(Interest::READABLE, || Ok(splice(from, None, &self.entry, None, TURN, flags)?))?;
+        let result = splice(from.stream(), None, &self.entry, None, TURN, flags);
+        self.filled = from.spliced_from(result.map_err(Into::into))?;
         Ok(self.filled)
     }
 
-    pub(crate) fn drain(&mut self, to: &TcpStream) -> io::Result<usize> {
+    /// 0 when the socket takes nothing now.
+    pub(crate) fn drain(&mut self, to: &mut Socket) -> io::Result<usize> {
         let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
-        let moved = to.try_io(Interest::WRITABLE, || Ok(splice(&self.exit, None, to, None, self.filled, flags)?))?;
+        let result = splice(&self.exit, None, to.stream(), None, self.filled, flags);
+        let moved = to.spliced_to(result.map_err(Into::into), self.filled)?;
         self.filled -= moved;
         Ok(moved)
     }

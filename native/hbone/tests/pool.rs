@@ -208,8 +208,10 @@ fn a_draining_peer_is_left_for_a_fresh_tunnel_while_its_streams_go_on() {
         shutdown.drain();
         // GOAWAY and the next CONNECT cross on the wire: whoever is first, the stream must come out well.
         let second = pool.open(&target, &request()).await.unwrap();
+        eventually("GOAWAY arrives", || pool.tunnels() == 0).await;
+        let third = pool.open(&target, &request()).await.unwrap();
         assert_eq!(dials.get(), 2);
-        drop((first, second));
+        drop((first, second, third));
     });
 }
 

@@ -1,0 +1,96 @@
+//! Bytes that came and that nobody took yet. Empty, and without memory, most of the time; bounded by the window of their stream.
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+/// Small pieces are collected up to here, so that many of them cost no more memory than their bytes.
+const CHUNK: usize = 64 << 10;
+
+#[derive(Debug, Default)]
+pub(crate) struct Backlog {
+    chunks: VecDeque<Vec<u8>>,
+    /// Of the first chunk, what is gone already.
+    taken: usize,
+}
+
+impl Backlog {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
+        match self.chunks.back_mut() {
+            Some(last) if last.len() + bytes.len() <= CHUNK => last.extend_from_slice(bytes),
+            _ if bytes.is_empty() => {}
+            _ => self.chunks.push_back(bytes.to_vec()),
+        }
+    }
+
+    /// As many pieces as `out` takes; returns how many.
+    pub(crate) fn slices<'a>(&'a self, out: &mut [IoSlice<'a>]) -> usize {
+        let mut skip = self.taken;
+        let mut count = 0;
+        for (slot, chunk) in out.iter_mut().zip(&self.chunks) {
+            *slot = IoSlice::new(&chunk[skip..]);
+            skip = 0;
+            count += 1;
+        }
+        count
+    }
+
+    pub(crate) fn advance(&mut self, mut count: usize) {
+        while let Some(first) = self.chunks.front() {
+            let left = first.len() - self.taken;
+            if count < left {
+                self.taken += count;
+                return;
+            }
+            count -= left;
+            self.taken = 0;
+            self.chunks.pop_front();
+        }
+        self.chunks = VecDeque::new();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_in_comes_out_in_order_and_leaves_no_memory() {
+        let seed = fastrand::u64(..);
+        println!("seed {seed}");
+        let mut random = fastrand::Rng::with_seed(seed);
+        let (mut backlog, mut expected, mut passed) = (Backlog::default(), Vec::new(), Vec::new());
+        for _ in 0..2000 {
+            let most = if random.u8(..) == 0 { 200_000 } else { 300 };
+            let piece: Vec<u8> = (0..random.usize(0..most)).map(|_| random.u8(..)).collect();
+            expected.extend_from_slice(&piece);
+            backlog.push(&piece);
+            while random.bool() && !backlog.is_empty() {
+                let mut slices = [IoSlice::new(&[]); 3];
+                let count = backlog.slices(&mut slices);
+                let all: Vec<u8> = slices[..count].iter().flat_map(|slice| slice.iter().copied()).collect();
+                let some = random.usize(1..=all.len());
+                passed.extend_from_slice(&all[..some]);
+                backlog.advance(some);
+            }
+        }
+        while !backlog.is_empty() {
+            let mut slices = [IoSlice::new(&[])];
+            backlog.slices(&mut slices);
+            passed.extend_from_slice(&slices[0]);
+            let count = slices[0].len();
+            backlog.advance(count);
+        }
+        assert!(passed == expected);
+        assert_eq!((backlog.chunks.capacity(), backlog.taken), (0, 0));
+    }
+
+    #[test]
+    fn tiny_pieces_cost_little_more_than_their_bytes() {
+        let mut backlog = Backlog::default();
+        (0..100_000).for_each(|_| backlog.push(b"x"));
+        assert!(backlog.chunks.len() <= 2);
+    }
+}

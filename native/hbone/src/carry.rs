@@ -1,0 +1,235 @@
+//! Joins an application's socket and a stream of a tunnel: FIN as END_STREAM, reset as reset, both ways.
+//!
+//! What the tunnel brings is written to the socket by the tunnel's driver; this task does what the socket did not take at once, and
+//! everything in the other direction.
+use std::future::poll_fn;
+use std::io::IoSlice;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+use trackbed_contract::tables::errors;
+
+use crate::TunnelStream;
+use crate::h2::Reason;
+use crate::leg::{Gone, PIECES, Port};
+use crate::limits::LINGER;
+use crate::link::{Carried, Core, Handle};
+use crate::meter::{ClosedBy, Meter, Outcome, Side};
+use crate::scratch::TURN;
+use crate::socket::Socket;
+
+/// The kernel tells nobody when the last byte was acknowledged, so it is asked again.
+const FLUSH_CHECK: Duration = Duration::from_millis(2);
+
+pub(crate) async fn run(socket: TcpStream, stream: TunnelStream, side: Side, meter: &Rc<Meter>) -> Outcome {
+    let start = Instant::now();
+    let mut carry = Carry::new(socket, stream.handle, side, meter);
+    let orderly = poll_fn(|cx| carry.poll(cx)).await == Ended::Orderly;
+    if !orderly && !meter.is_cut() {
+        // Boxed: few connections come here, and the rest need not hold the memory for it. What comes before a reset must not be overtaken
+        // by it; a slow reader need not be waited for.
+        let _ = timeout(LINGER, Box::pin(carry.deliver())).await;
+    }
+    let code = if carry.lost && !orderly && !meter.is_cut() { errors::TUNNEL_LOST } else { "" };
+    let outcome = meter.outcome(start, carry.closed_by, !orderly, code);
+    carry.finish(orderly, meter.is_cut());
+    outcome
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Ended {
+    /// FIN both ways.
+    Orderly,
+    /// At least one end is gone, or we cut it.
+    Broken,
+}
+
+#[allow(clippy::struct_excessive_bools)] // each is a fact of its own
+struct Carry<'m> {
+    handle: Handle,
+    meter: &'m Meter,
+    side: Side,
+    /// FIN went from the socket into the stream.
+    up_done: bool,
+    /// FIN went from the stream to the socket.
+    down_done: bool,
+    socket_gone: bool,
+    stream_gone: bool,
+    lost: bool,
+    closed_by: Option<ClosedBy>,
+}
+
+impl<'m> Carry<'m> {
+    fn new(socket: TcpStream, handle: Handle, side: Side, meter: &'m Rc<Meter>) -> Self {
+        let port = Port { socket: Socket::new(socket), meter: Rc::clone(meter), side, broken: false, streaming: false };
+        if let Some(stream) = handle.link.borrow_mut().h2.stream(handle.id) {
+            stream.user.port = Some(port);
+        }
+        Self { handle, meter, side, up_done: false, down_done: false, socket_gone: false, stream_gone: false, lost: false, closed_by: None }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        if self.meter.poll_cut(cx).is_ready() {
+            self.closed_by = Some(ClosedBy::Engine);
+            return Poll::Ready(Ended::Broken);
+        }
+        self.act(cx);
+        if self.socket_gone || self.stream_gone {
+            Poll::Ready(Ended::Broken)
+        } else if self.up_done && self.down_done {
+            Poll::Ready(Ended::Orderly)
+        } else {
+            Poll::Pending
+        }
+    }
+
+    /// One turn in both directions.
+    fn act(&mut self, cx: &mut Context<'_>) {
+        let link = Rc::clone(&self.handle.link);
+        let core = &mut *link.borrow_mut();
+        if let Some(stream) = core.h2.stream(self.handle.id) {
+            stream.user.attend(cx);
+            // Acted upon at once, also between the ends of both directions; what came before it is delivered after it.
+            if let Some(gone) = stream.user.gone {
+                self.lost |= gone == Gone::Lost;
+                self.stream_is_gone();
+            }
+        }
+        self.up(core, cx);
+        self.down(core, cx);
+        if self.up_done && !self.socket_gone && !(self.down_done) && self.port(core).is_none_or(|port| port.socket.poll_broken(cx)) {
+            self.socket_is_gone();
+        }
+        if !core.h2.out.is_empty() {
+            core.schedule();
+        }
+    }
+
+    /// From the socket into the stream.
+    fn up(&mut self, core: &mut Core, cx: &mut Context<'_>) {
+        let mut left = TURN;
+        while !self.up_done && !self.stream_gone {
+            if left == 0 {
+                return cx.waker().wake_by_ref();
+            }
+            if !core.may_send(self.handle.id) {
+                if self.port(core).is_none_or(|port| port.socket.poll_broken(cx)) {
+                    self.socket_is_gone();
+                }
+                return;
+            }
+            if !self.port(core).is_some_and(|port| port.socket.poll_readable(cx)) {
+                return;
+            }
+            match core.carry(self.handle.id, left) {
+                Ok(Carried::Bytes(count)) => left = left.saturating_sub(count.max(1)),
+                Ok(Carried::Later) => {}
+                Ok(Carried::Fin) => {
+                    core.h2.end(self.handle.id);
+                    self.up_done = true;
+                    self.closed_by.get_or_insert(self.side.into());
+                }
+                Ok(Carried::Reset) | Err(_) => {
+                    self.up_done = true;
+                    self.socket_is_gone();
+                }
+            }
+        }
+    }
+
+    /// From the stream to the socket: what the driver left behind, and the end.
+    fn down(&mut self, core: &mut Core, cx: &mut Context<'_>) {
+        let id = self.handle.id;
+        let mut left = TURN;
+        while !self.down_done && !self.socket_gone {
+            let Some(stream) = core.h2.stream(id) else { return };
+            let leg = &mut stream.user;
+            let Some(port) = &mut leg.port else { return };
+            if port.broken {
+                return self.socket_is_gone();
+            }
+            if leg.backlog.is_empty() {
+                if leg.fin {
+                    if port.socket.finish().is_err() {
+                        return self.socket_is_gone();
+                    }
+                    self.down_done = true;
+                    self.closed_by.get_or_insert(self.side.other().into());
+                }
+                return;
+            }
+            if left == 0 {
+                return cx.waker().wake_by_ref();
+            }
+            if !port.socket.poll_writable(cx) {
+                return;
+            }
+            let mut slices = [IoSlice::new(&[]); PIECES];
+            let count = leg.backlog.slices(&mut slices);
+            match port.socket.write(&slices[..count]) {
+                Ok(count) => {
+                    leg.backlog.advance(count);
+                    port.meter.count(self.side.other(), count);
+                    left = left.saturating_sub(count.max(1));
+                    let keeps_up = leg.backlog.is_empty();
+                    core.h2.read(id, count, keeps_up, Instant::now());
+                }
+                Err(_) => self.socket_is_gone(),
+            }
+        }
+    }
+
+    fn port<'c>(&self, core: &'c mut Core) -> Option<&'c mut Port> {
+        core.h2.stream(self.handle.id)?.user.port.as_mut()
+    }
+
+    fn socket_is_gone(&mut self) {
+        self.socket_gone = true;
+        self.closed_by.get_or_insert(self.side.into());
+    }
+
+    fn stream_is_gone(&mut self) {
+        self.stream_gone = true;
+        self.closed_by.get_or_insert(self.side.other().into());
+    }
+
+    /// Brings to the end that is still there what the other sent before it went.
+    async fn deliver(&mut self) {
+        poll_fn(|cx| self.poll_rest(cx)).await;
+        if self.stream_gone && !self.socket_gone {
+            while !self.port(&mut self.handle.link.borrow_mut()).is_none_or(|port| port.socket.is_delivered()) && !self.meter.is_cut() {
+                sleep(FLUSH_CHECK).await;
+            }
+        }
+    }
+
+    /// Ready when that is done, or when there is nobody to bring it to.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.meter.poll_cut(cx).is_ready() || (self.socket_gone && self.stream_gone) {
+            return Poll::Ready(());
+        }
+        self.act(cx);
+        let done = if self.socket_gone { self.up_done || self.stream_gone } else { self.is_drained() };
+        if done { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn is_drained(&self) -> bool {
+        let mut core = self.handle.link.borrow_mut();
+        core.h2.stream(self.handle.id).is_none_or(|stream| stream.user.backlog.is_empty() && (self.down_done || !stream.user.fin))
+    }
+
+    /// Ends both: the socket by what is taken from the stream here, the stream by a reset or, when it is over, by being forgotten.
+    fn finish(self, orderly: bool, cut: bool) {
+        let mut core = self.handle.link.borrow_mut();
+        let port = core.h2.stream(self.handle.id).and_then(|stream| stream.user.port.take());
+        if let Some(port) = port.filter(|_| orderly) {
+            port.socket.close();
+        }
+        if !orderly {
+            core.h2.reset(self.handle.id, if cut { Reason::CANCEL } else { Reason::CONNECT_ERROR });
+        }
+    }
+}

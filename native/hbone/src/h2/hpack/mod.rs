@@ -1,0 +1,13 @@
+//! Header compression (RFC 7541): all of it when reading, and of writing only what needs no memory.
+
+mod decode;
+mod encode;
+mod huffman;
+mod table;
+
+pub(crate) use decode::Decoder;
+pub(crate) use encode::Encoder;
+
+/// A header block that does not decode: the connection cannot go on, for its table is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Broken(pub(crate) &'static str);

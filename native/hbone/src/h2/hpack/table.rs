@@ -1,0 +1,130 @@
+//! What an index stands for: the static table of the standard, and behind it what the peer had us remember.
+use std::collections::VecDeque;
+
+/// RFC 7541, appendix A; the first has index 1.
+pub(super) const STATIC: [(&str, &str); 61] = [
+    (":authority", ""),
+    (":method", "GET"),
+    (":method", "POST"),
+    (":path", "/"),
+    (":path", "/index.html"),
+    (":scheme", "http"),
+    (":scheme", "https"),
+    (":status", "200"),
+    (":status", "204"),
+    (":status", "206"),
+    (":status", "304"),
+    (":status", "400"),
+    (":status", "404"),
+    (":status", "500"),
+    ("accept-charset", ""),
+    ("accept-encoding", "gzip, deflate"),
+    ("accept-language", ""),
+    ("accept-ranges", ""),
+    ("accept", ""),
+    ("access-control-allow-origin", ""),
+    ("age", ""),
+    ("allow", ""),
+    ("authorization", ""),
+    ("cache-control", ""),
+    ("content-disposition", ""),
+    ("content-encoding", ""),
+    ("content-language", ""),
+    ("content-length", ""),
+    ("content-location", ""),
+    ("content-range", ""),
+    ("content-type", ""),
+    ("cookie", ""),
+    ("date", ""),
+    ("etag", ""),
+    ("expect", ""),
+    ("expires", ""),
+    ("from", ""),
+    ("host", ""),
+    ("if-match", ""),
+    ("if-modified-since", ""),
+    ("if-none-match", ""),
+    ("if-range", ""),
+    ("if-unmodified-since", ""),
+    ("last-modified", ""),
+    ("link", ""),
+    ("location", ""),
+    ("max-forwards", ""),
+    ("proxy-authenticate", ""),
+    ("proxy-authorization", ""),
+    ("range", ""),
+    ("referer", ""),
+    ("refresh", ""),
+    ("retry-after", ""),
+    ("server", ""),
+    ("set-cookie", ""),
+    ("strict-transport-security", ""),
+    ("transfer-encoding", ""),
+    ("user-agent", ""),
+    ("vary", ""),
+    ("via", ""),
+    ("www-authenticate", ""),
+];
+
+/// What an entry counts beyond its bytes (RFC 7541, 4.1).
+pub(super) const OVERHEAD: usize = 32;
+
+/// The dynamic table: the newest first, the oldest evicted.
+#[derive(Debug)]
+pub(super) struct Table {
+    entries: VecDeque<Entry>,
+    size: usize,
+    most: usize,
+}
+
+/// Name and value in one piece of memory.
+#[derive(Debug)]
+struct Entry {
+    text: Box<[u8]>,
+    name: usize,
+}
+
+impl Table {
+    pub(super) fn new(most: usize) -> Self {
+        Self { entries: VecDeque::new(), size: 0, most }
+    }
+
+    pub(super) fn get(&self, index: usize) -> Option<(&[u8], &[u8])> {
+        let index = index.checked_sub(1)?;
+        if let Some((name, value)) = STATIC.get(index) {
+            return Some((name.as_bytes(), value.as_bytes()));
+        }
+        let entry = self.entries.get(index - STATIC.len())?;
+        Some(entry.text.split_at(entry.name))
+    }
+
+    pub(super) fn insert(&mut self, name: &[u8], value: &[u8]) {
+        let size = name.len() + value.len() + OVERHEAD;
+        self.evict(self.most.saturating_sub(size));
+        if size <= self.most {
+            self.size += size;
+            self.entries.push_front(Entry { text: [name, value].concat().into(), name: name.len() });
+        }
+    }
+
+    pub(super) fn resize(&mut self, most: usize) {
+        self.most = most;
+        self.evict(most);
+        if self.entries.is_empty() {
+            self.entries = VecDeque::new();
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn size_for_test(&self) -> usize {
+        self.size
+    }
+
+    fn evict(&mut self, most: usize) {
+        while self.size > most
+            && let Some(entry) = self.entries.pop_back()
+        {
+            self.size -= entry.text.len() + OVERHEAD;
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! What a tunnel keeps about one of its streams: the application's socket while a pump runs, and what has not reached it yet.
+use std::io::IoSlice;
+use std::ops::Range;
+use std::rc::Rc;
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
+
+use crate::backlog::Backlog;
+use crate::h2::{Answered, Reason};
+use crate::meter::{Meter, Side};
+use crate::socket::Socket;
+
+/// Payload of one stream within `BULK_TIME` that makes it a bulk stream: 0.5 Gbit/s.
+const BULK: usize = 64 << 20;
+const BULK_TIME: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Default)]
+pub(crate) struct Leg {
+    pub(crate) port: Option<Port>,
+    pub(crate) backlog: Backlog,
+    /// The peer sends nothing more.
+    pub(crate) fin: bool,
+    /// The stream ended otherwise, perhaps after the peer's FIN.
+    pub(crate) gone: Option<Gone>,
+    /// The server's answer, until the client takes it.
+    pub(crate) answer: Option<Box<Answered>>,
+    /// Since when it waits for the tunnel, in turns, and whether it stands in the queue.
+    pub(crate) ticket: Option<u64>,
+    pub(crate) queued: bool,
+    waker: Option<Waker>,
+    bulk: Bulk,
+}
+
+/// A socket that is carried.
+#[derive(Debug)]
+pub(crate) struct Port {
+    pub(crate) socket: Socket,
+    pub(crate) meter: Rc<Meter>,
+    /// The side that the socket is.
+    pub(crate) side: Side,
+    /// It could not be written to any more.
+    pub(crate) broken: bool,
+    /// The last read filled a whole record: the next one takes as many as fit.
+    pub(crate) streaming: bool,
+}
+
+/// How a stream ends that does not end in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Gone {
+    Reset(Reason),
+    /// The tunnel broke.
+    Lost,
+}
+
+#[derive(Debug, Default)]
+struct Bulk {
+    bytes: usize,
+    since: Option<Instant>,
+}
+
+impl Leg {
+    pub(crate) fn attend(&mut self, cx: &Context<'_>) {
+        if !self.waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+            self.waker = Some(cx.waker().clone());
+        }
+    }
+
+    pub(crate) fn wake(&self) {
+        if let Some(waker) = &self.waker {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Payload of the peer, at these places of `input`. Returns how much of it the socket took at once; the rest is kept.
+    pub(crate) fn deliver(&mut self, input: &[u8], ranges: &[Range<usize>]) -> usize {
+        let mut slices = [IoSlice::new(&[]); PIECES];
+        for (slice, range) in slices.iter_mut().zip(ranges) {
+            *slice = IoSlice::new(&input[range.clone()]);
+        }
+        let mut taken = 0;
+        if let Some(port) = self.port.as_mut().filter(|port| self.backlog.is_empty() && !port.broken) {
+            match port.socket.write(&slices[..ranges.len()]) {
+                Ok(count) => {
+                    taken = count;
+                    port.meter.count(port.side.other(), count);
+                }
+                Err(_) => port.broken = true,
+            }
+        }
+        let mut skip = taken;
+        for range in ranges {
+            let gone = skip.min(range.len());
+            skip -= gone;
+            self.backlog.push(&input[range.start + gone..range.end]);
+        }
+        if !self.backlog.is_empty() {
+            self.wake();
+        }
+        taken
+    }
+
+    /// Counts payload either way; true when the stream moves so much that no other should be beside it.
+    pub(crate) fn is_bulk_after(&mut self, bytes: usize, now: impl FnOnce() -> Instant) -> bool {
+        self.bulk.bytes += bytes;
+        if self.bulk.bytes < BULK {
+            return false;
+        }
+        let now = now();
+        let before = self.bulk.since.replace(now);
+        self.bulk.bytes = 0;
+        before.is_some_and(|before| now.duration_since(before) < BULK_TIME)
+    }
+}
+
+/// Pieces of payload that are written by one system call.
+pub(crate) const PIECES: usize = 32;

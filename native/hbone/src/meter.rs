@@ -1,0 +1,133 @@
+//! The live view of one connection, the handle that cuts it, and how it ended.
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClosedBy {
+    Client,
+    Server,
+    Engine,
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outcome {
+    /// Payload bytes from client to server.
+    pub sent: u64,
+    /// Payload bytes from server to client.
+    pub received: u64,
+    /// Who ended it first: by FIN, by reset, or we by `Meter::cut`.
+    pub closed_by: ClosedBy,
+    /// The end was a reset, not FIN both ways.
+    pub reset: bool,
+    /// From the pump's start to the first byte from the server.
+    pub first_byte: Option<Duration>,
+    /// Empty for an orderly end or an application's reset; `E_TUNNEL_LOST` when the tunnel broke under it.
+    pub code: &'static str,
+}
+
+/// Which of the two ends of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    Client,
+    Server,
+}
+
+/// The live view of one pump, and the handle that cuts it. Make one per connection and keep a clone of the `Rc`.
+#[derive(Debug, Default)]
+pub struct Meter {
+    sent: Cell<u64>,
+    received: Cell<u64>,
+    first_byte: Cell<Option<Instant>>,
+    cut: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Meter {
+    pub fn new() -> Rc<Self> {
+        Rc::default()
+    }
+
+    /// Payload bytes from client to server so far.
+    pub fn sent(&self) -> u64 {
+        self.sent.get()
+    }
+
+    /// Payload bytes from server to client so far.
+    pub fn received(&self) -> u64 {
+        self.received.get()
+    }
+
+    /// Ends the connection with a reset both ways (policy, expiry, removal of the pod). May be called before the pump runs.
+    pub fn cut(&self) {
+        self.cut.set(true);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Returns once `cut` was called. One waits at a time: before the pump runs, whoever sets the connection up.
+    pub async fn until_cut(&self) {
+        poll_fn(|cx| self.poll_cut(cx)).await;
+    }
+
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut.get()
+    }
+
+    pub(crate) fn poll_cut(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.cut.get() {
+            return Poll::Ready(());
+        }
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Bytes that came from this side and were passed on.
+    pub(crate) fn count(&self, from: Side, bytes: usize) {
+        match from {
+            Side::Client => self.sent.set(self.sent.get() + bytes as u64),
+            Side::Server => {
+                self.received.set(self.received.get() + bytes as u64);
+                if bytes > 0 && self.first_byte.get().is_none() {
+                    self.first_byte.set(Some(Instant::now()));
+                }
+            }
+        }
+    }
+
+    pub(crate) fn outcome(&self, start: Instant, closed_by: Option<ClosedBy>, reset: bool, code: &'static str) -> Outcome {
+        Outcome {
+            sent: self.sent(),
+            received: self.received(),
+            closed_by: closed_by.unwrap_or(ClosedBy::Engine),
+            reset,
+            first_byte: self.first_byte.get().map(|at| at.duration_since(start)),
+            code,
+        }
+    }
+}
+
+impl Side {
+    pub(crate) fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Server,
+            Self::Server => Self::Client,
+        }
+    }
+}
+
+impl From<Side> for ClosedBy {
+    fn from(side: Side) -> Self {
+        match side {
+            Side::Client => Self::Client,
+            Side::Server => Self::Server,
+        }
+    }
+}

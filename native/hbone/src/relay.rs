@@ -1,0 +1,257 @@
+//! Joins two sockets: the same-node relay, and plain paths. Small messages are copied, for that takes one call less; bulk stays in the kernel.
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+
+use crate::backlog::Backlog;
+use crate::limits::LINGER;
+use crate::meter::{ClosedBy, Meter, Outcome, Side};
+use crate::scratch::{self, TURN};
+use crate::socket::{End, Socket, is_later};
+use crate::splice::Pipe;
+
+/// A read that fills this much is bulk, and what follows goes through a pipe; a pipe that gets less is given up for reads again.
+const BULK: usize = 64 << 10;
+/// The kernel tells nobody when the last byte was acknowledged, so it is asked again.
+const FLUSH_CHECK: Duration = Duration::from_millis(2);
+
+pub(crate) async fn run(client: TcpStream, server: TcpStream, meter: &Rc<Meter>) -> Outcome {
+    let start = Instant::now();
+    let mut relay = Relay {
+        client: Socket::new(client),
+        server: Socket::new(server),
+        up: Half::default(),
+        down: Half::default(),
+        client_gone: false,
+        server_gone: false,
+        closed_by: None,
+        meter,
+    };
+    let orderly = poll_fn(|cx| relay.poll(cx)).await;
+    if !orderly && !meter.is_cut() {
+        // Boxed: few connections come here, and the rest need not hold the memory for it.
+        let _ = timeout(LINGER, Box::pin(relay.deliver())).await;
+    }
+    let outcome = meter.outcome(start, relay.closed_by, !orderly, "");
+    if orderly {
+        relay.client.close();
+        relay.server.close();
+    }
+    outcome
+}
+
+struct Relay<'m> {
+    client: Socket,
+    server: Socket,
+    up: Half,
+    down: Half,
+    client_gone: bool,
+    server_gone: bool,
+    closed_by: Option<ClosedBy>,
+    meter: &'m Meter,
+}
+
+/// One direction.
+#[derive(Debug, Default)]
+struct Half {
+    backlog: Backlog,
+    /// While bytes are in it, or more are expected at once.
+    pipe: Option<Pipe>,
+    bulk: bool,
+    done: bool,
+}
+
+/// How one direction ended.
+enum HalfEnd {
+    Fin,
+    SourceReset,
+    SinkGone,
+}
+
+impl Relay<'_> {
+    /// Ready with true after FIN both ways, with false when an end is gone or we cut it.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        if self.meter.poll_cut(cx).is_ready() {
+            self.closed_by = Some(ClosedBy::Engine);
+            return Poll::Ready(false);
+        }
+        self.act(cx);
+        if self.up.done && self.down.done && !self.client_gone && !self.server_gone {
+            return Poll::Ready(true);
+        }
+        if !self.client_gone && !self.server_gone {
+            // Who is not read now may be reset all the same.
+            if self.up.is_blocked() && self.client.poll_broken(cx) {
+                self.gone(Side::Client);
+            }
+            if self.down.is_blocked() && self.server.poll_broken(cx) {
+                self.gone(Side::Server);
+            }
+        }
+        if self.client_gone || self.server_gone { Poll::Ready(false) } else { Poll::Pending }
+    }
+
+    /// Both directions, but nothing towards an end that is gone.
+    fn act(&mut self, cx: &mut Context<'_>) {
+        for from in [Side::Client, Side::Server] {
+            let (half, source, sink, sink_gone) = match from {
+                Side::Client => (&mut self.up, &mut self.client, &mut self.server, self.server_gone),
+                Side::Server => (&mut self.down, &mut self.server, &mut self.client, self.client_gone),
+            };
+            if half.done || sink_gone {
+                continue;
+            }
+            match half.poll(cx, source, sink, self.meter, from) {
+                Poll::Ready(HalfEnd::Fin) => _ = self.closed_by.get_or_insert(from.into()),
+                Poll::Ready(HalfEnd::SourceReset) => self.gone(from),
+                Poll::Ready(HalfEnd::SinkGone) => self.gone(from.other()),
+                Poll::Pending => {}
+            }
+        }
+    }
+
+    fn gone(&mut self, side: Side) {
+        match side {
+            Side::Client => self.client_gone = true,
+            Side::Server => self.server_gone = true,
+        }
+        self.closed_by.get_or_insert(side.into());
+    }
+
+    /// Brings to the end that is still there what the other sent before it went: a reset must not overtake it.
+    async fn deliver(&mut self) {
+        poll_fn(|cx| self.poll_rest(cx)).await;
+        let survivor = match (self.client_gone, self.server_gone) {
+            (true, false) => &self.server,
+            (false, true) => &self.client,
+            _ => return,
+        };
+        while !survivor.is_delivered() && !self.meter.is_cut() {
+            sleep(FLUSH_CHECK).await;
+        }
+    }
+
+    /// Ready when that is done or there is nobody to bring it to.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.meter.poll_cut(cx).is_ready() || (self.client_gone && self.server_gone) {
+            return Poll::Ready(());
+        }
+        self.act(cx);
+        let done = if self.client_gone { self.up.done } else { self.down.done };
+        if done || (self.client_gone && self.server_gone) { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+impl Half {
+    /// Its source is not being read, for the sink is full or nothing more comes.
+    fn is_blocked(&self) -> bool {
+        self.done || !self.backlog.is_empty() || self.pipe.as_ref().is_some_and(|pipe| !pipe.is_empty())
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, from: &mut Socket, to: &mut Socket, meter: &Meter, side: Side) -> Poll<HalfEnd> {
+        let mut left = TURN;
+        let end = loop {
+            if left == 0 {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            match self.step(cx, from, to) {
+                Poll::Ready(Ok(moved)) => {
+                    meter.count(side, moved);
+                    left = left.saturating_sub(moved);
+                }
+                Poll::Ready(Err(end)) => break end,
+                Poll::Pending => {
+                    if let Some(pipe) = self.pipe.take_if(|pipe| pipe.is_empty()) {
+                        pipe.give_back();
+                    }
+                    return Poll::Pending;
+                }
+            }
+        };
+        self.done = true;
+        self.backlog = Backlog::default();
+        self.pipe = None;
+        Poll::Ready(end)
+    }
+
+    /// One write, or one read and what can be written of it at once: how many bytes went through.
+    fn step(&mut self, cx: &mut Context<'_>, from: &mut Socket, to: &mut Socket) -> Poll<Result<usize, HalfEnd>> {
+        if self.is_blocked() {
+            if !to.poll_writable(cx) {
+                return Poll::Pending;
+            }
+            return Poll::Ready(self.write(to).map_err(|_| HalfEnd::SinkGone));
+        }
+        if !from.poll_readable(cx) {
+            return Poll::Pending;
+        }
+        if self.bulk
+            && let Some(pipe) = self.pipe.take().or_else(Pipe::lend)
+        {
+            return Poll::Ready(self.splice(pipe, from, to));
+        }
+        Poll::Ready(self.copy(from, to))
+    }
+
+    fn write(&mut self, to: &mut Socket) -> io::Result<usize> {
+        if let Some(pipe) = &mut self.pipe {
+            return pipe.drain(to);
+        }
+        let mut slices = [IoSlice::new(&[]); 16];
+        let count = self.backlog.slices(&mut slices);
+        let moved = to.write(&slices[..count])?;
+        self.backlog.advance(moved);
+        Ok(moved)
+    }
+
+    fn copy(&mut self, from: &mut Socket, to: &mut Socket) -> Result<usize, HalfEnd> {
+        let mut lent = scratch::lend();
+        let count = match from.read(&mut lent[..BULK]) {
+            Ok(0) => return Err(end(from, to)),
+            Ok(count) => count,
+            Err(error) if is_later(&error) => return Ok(0),
+            Err(_) => return Err(HalfEnd::SourceReset),
+        };
+        self.bulk = count == BULK;
+        let moved = to.write(&[IoSlice::new(&lent[..count])]).map_err(|_| HalfEnd::SinkGone)?;
+        self.backlog.push(&lent[moved..count]);
+        Ok(moved)
+    }
+
+    fn splice(&mut self, mut pipe: Pipe, from: &mut Socket, to: &mut Socket) -> Result<usize, HalfEnd> {
+        let filled = pipe.fill(from);
+        if !matches!(filled, Ok(1..)) {
+            pipe.give_back();
+            self.bulk = false;
+            return match filled {
+                Ok(_) => Err(end(from, to)),
+                Err(error) if is_later(&error) => Ok(0),
+                Err(_) => Err(HalfEnd::SourceReset),
+            };
+        }
+        self.bulk = filled.is_ok_and(|count| count >= BULK / 4);
+        self.pipe = Some(pipe);
+        let moved = self.write(to).map_err(|_| HalfEnd::SinkGone)?;
+        if !self.bulk
+            && let Some(pipe) = self.pipe.take_if(|pipe| pipe.is_empty())
+        {
+            pipe.give_back();
+        }
+        Ok(moved)
+    }
+}
+
+/// Nothing more comes: FIN goes on as FIN.
+fn end(from: &Socket, to: &mut Socket) -> HalfEnd {
+    match from.end_of_input() {
+        End::Reset => HalfEnd::SourceReset,
+        End::Fin if to.finish().is_err() => HalfEnd::SinkGone,
+        End::Fin => HalfEnd::Fin,
+    }
+}
