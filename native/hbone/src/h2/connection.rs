@@ -309,6 +309,11 @@ impl<U: Default> Connection<U> {
         self.live
     }
 
+    #[cfg(test)]
+    pub(super) fn skip_ids_for_test(&mut self) {
+        self.next_id = LAST_ID;
+    }
+
     pub(super) fn next_id(&self) -> u32 {
         self.next_id
     }

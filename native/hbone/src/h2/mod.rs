@@ -9,6 +9,8 @@ mod frame;
 mod guard;
 mod hpack;
 mod receive;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use connection::{Bounds, Connection, Role};
 pub(crate) use fields::{Answered, Asked};
