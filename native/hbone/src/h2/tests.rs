@@ -154,7 +154,7 @@ fn every_cut_of_the_input_gives_the_same_events() {
                 match event {
                     // Payload may come in any number of pieces.
                     Event::Data { id, range } => {
-                        story.extend(piece[range].iter().flat_map(|byte| [char::from(b'0' + id as u8), char::from(*byte)]))
+                        story.extend(piece[range].iter().flat_map(|byte| [char::from(b'0' + id as u8), char::from(*byte)]));
                     }
                     other => write!(story, "{other:?}").unwrap(),
                 }
