@@ -83,7 +83,8 @@ impl Driver {
         if let Some(reason) = core.over() {
             return Poll::Ready(End::Lost(reason.to_string()));
         }
-        if core.h2.live() == 0 && (core.retired || core.h2.is_going_away() || core.h2.is_left()) {
+        // What was said last must be with the wire: behind it comes close_notify.
+        if core.h2.live() == 0 && core.is_flushed() && (core.retired || core.h2.is_going_away() || core.h2.is_left()) {
             return Poll::Ready(End::Orderly);
         }
         drop(core);
@@ -143,7 +144,7 @@ impl Drop for Driver {
 /// Reads until there is nothing more or others must have their turn.
 fn receive(core: &mut Core, cx: &mut Context<'_>, now: Instant, fresh: &mut bool) -> Result<(), Ended> {
     let mut left = TURN;
-    loop {
+    while !core.closed {
         let received = if std::mem::take(fresh) {
             core.receive_rest(now)?
         } else {
@@ -154,8 +155,7 @@ fn receive(core: &mut Core, cx: &mut Context<'_>, now: Instant, fresh: &mut bool
         };
         match received {
             Received::Closed if core.h2.live() == 0 => {
-                core.retired = true;
-                return Ok(());
+                (core.closed, core.retired) = (true, true);
             }
             Received::Closed => return Err(Ended::new("closed by the peer")),
             Received::Bytes(count) => left = left.saturating_sub(count),
@@ -165,6 +165,7 @@ fn receive(core: &mut Core, cx: &mut Context<'_>, now: Instant, fresh: &mut bool
             return Ok(());
         }
     }
+    Ok(())
 }
 
 /// Both sides have said everything: GOAWAY, close_notify, and then reading until the peer has closed too. Closing a socket with unread data

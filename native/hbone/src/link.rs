@@ -55,6 +55,8 @@ pub(crate) struct Core {
     pub(crate) ponged: bool,
     /// Nobody asks for streams any more.
     pub(crate) retired: bool,
+    /// The peer has said close_notify.
+    pub(crate) closed: bool,
     /// Why the connection is over.
     over: Option<Rc<str>>,
     idle_since: Option<Instant>,
@@ -114,6 +116,7 @@ impl Link {
             bulk: None,
             ponged: false,
             retired: false,
+            closed: false,
             over: None,
             idle_since: Some(now),
         })))
