@@ -33,6 +33,7 @@ const BULK_SECONDS: u64 = 5;
 
 pub(crate) struct Link(RefCell<Core>);
 
+#[allow(clippy::struct_excessive_bools)] // each is a fact of its own
 pub(crate) struct Core {
     pub(crate) h2: Connection<Leg>,
     /// None when the connection is over.
