@@ -57,8 +57,9 @@ impl Socket {
         if self.stream.poll_read_ready(cx).is_ready() {
             self.unread = true;
             self.forget(Interest::READABLE);
-            // After a FIN it stays readable for ever: then the other side of the readiness tells.
-            if self.stream.poll_read_ready(cx).is_ready() {
+            // After a FIN it stays readable for ever: then the other side of the readiness tells. It must not lose what it has to say first:
+            // that there is room again.
+            if self.stream.poll_read_ready(cx).is_ready() && self.poll_writable(cx) {
                 self.forget(Interest::WRITABLE);
                 let _ = self.stream.poll_write_ready(cx);
             }
@@ -159,4 +160,60 @@ pub(crate) fn abort(socket: &TcpStream) {
 
 pub(crate) fn is_later(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)] // in tests a failed unwrap is the message
+    use std::future::poll_fn;
+    use std::task::Poll;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        (near.unwrap(), far.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn looking_for_a_reset_does_not_lose_the_word_that_there_is_room() {
+        let (near, mut far) = pair().await;
+        let mut socket = Socket::new(near);
+        let block = vec![7; 1 << 16];
+        let mut written = 0;
+        while !socket.full {
+            written += socket.write(&[IoSlice::new(&block)]).unwrap();
+        }
+        far.shutdown().await.unwrap();
+        while !socket.stream().ready(Interest::READABLE).await.unwrap().is_read_closed() {}
+        assert!(!poll_fn(|cx| Poll::Ready(socket.poll_writable(cx))).await);
+        far.read_exact(&mut vec![0; written]).await.unwrap();
+        socket.stream().ready(Interest::WRITABLE).await.unwrap();
+        let room = poll_fn(|cx| {
+            assert!(!socket.poll_broken(cx));
+            Poll::Ready(socket.poll_writable(cx))
+        });
+        assert!(room.await);
+    }
+
+    #[tokio::test]
+    async fn a_reset_is_heard_while_nothing_is_read_and_what_came_before_it_is_still_there() {
+        let (near, mut far) = pair().await;
+        let mut socket = Socket::new(near);
+        far.write_all(b"last words").await.unwrap();
+        socket.stream().ready(Interest::READABLE).await.unwrap();
+        assert!(!poll_fn(|cx| Poll::Ready(socket.poll_broken(cx))).await);
+        abort(&far);
+        drop(far);
+        let broken = poll_fn(|cx| if socket.poll_broken(cx) { Poll::Ready(()) } else { Poll::Pending });
+        tokio::time::timeout(Duration::from_secs(10), broken).await.expect("the reset wakes the task");
+        let mut seen = [0; 20];
+        assert!(poll_fn(|cx| Poll::Ready(socket.poll_readable(cx))).await);
+        assert_eq!((socket.read(&mut seen).unwrap(), &seen[..10]), (10, &b"last words"[..]));
+        assert_eq!(socket.read(&mut seen).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    }
 }

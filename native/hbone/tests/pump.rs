@@ -259,6 +259,50 @@ fn a_lost_tunnel_resets_the_application_and_names_the_code() {
 }
 
 #[test]
+fn both_sides_filled_to_the_brim_and_ended_move_again_once_they_are_read() {
+    const TOTAL: u64 = 24 << 20;
+    local(async {
+        for server_reads_first in [true, false] {
+            let path = Fixture::new().await.path().await;
+            let (mut client_read, client_write) = path.client.into_split();
+            let (mut server_read, server_write) = path.server.into_split();
+            let senders = [client_write, server_write].map(|mut writer| {
+                let progress = Rc::new(std::cell::Cell::new(0));
+                let sent = Rc::clone(&progress);
+                let task = tokio::task::spawn_local(async move {
+                    let mut buffer = vec![0; 100_003];
+                    while sent.get() < TOTAL {
+                        let size = usize::try_from(TOTAL - sent.get()).unwrap().min(buffer.len());
+                        pattern(sent.get(), &mut buffer[..size]);
+                        writer.write_all(&buffer[..size]).await.unwrap();
+                        sent.set(sent.get() + size as u64);
+                    }
+                    writer.shutdown().await.unwrap();
+                });
+                (task, progress)
+            });
+            // Until nothing moves any more: the kernel's buffers and the windows hold less than what is to be sent, or all but the FIN.
+            let mut before = (1, 1);
+            while before != (senders[0].1.get(), senders[1].1.get()) {
+                before = (senders[0].1.get(), senders[1].1.get());
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            if server_reads_first {
+                check_pattern(&mut server_read, TOTAL).await;
+                check_pattern(&mut client_read, TOTAL).await;
+            } else {
+                check_pattern(&mut client_read, TOTAL).await;
+                check_pattern(&mut server_read, TOTAL).await;
+            }
+            for (task, _) in senders {
+                task.await.unwrap();
+            }
+            assert!(!path.outbound.await.unwrap().reset && !path.inbound.await.unwrap().reset);
+        }
+    });
+}
+
+#[test]
 fn a_hundred_streams_fill_one_tunnel_and_all_answer() {
     local(async {
         let mut fixture = Fixture::new().await;
