@@ -20,9 +20,10 @@ import { type Cluster, cluster, waitFor } from "../cluster.ts";
 
 const ROOT = new URL("../../../", import.meta.url).pathname;
 
-/** A source and what a consumer of it holds. */
-function follow(api: Api, resources: readonly Resource[]) {
-  const stop = new AbortController();
+/** A source and what a consumer of it holds, until `end` or, where a test failed before that, until `over`: a watch keeps the process alive. */
+function follow(api: Api, resources: readonly Resource[], over: AbortSignal) {
+  const ended = new AbortController();
+  const stop = AbortSignal.any([ended.signal, over]);
   const view = createView("cluster.local");
   const held = new Map<ObjectKey, MeshObject>();
   const causes: string[] = [];
@@ -36,7 +37,7 @@ function follow(api: Api, resources: readonly Resource[]) {
       onRestart: (path, cause) => causes.push(`${path} ${cause}`),
       times: { ...REFLECTOR_TIMES, pageSize: 50, absentMilliseconds: 500 },
     });
-    for await (const change of source(stop.signal)) {
+    for await (const change of source(stop)) {
       batches++;
       view.apply(change);
       for (const key of change.remove) held.delete(key);
@@ -46,10 +47,10 @@ function follow(api: Api, resources: readonly Resource[]) {
     }
   })();
   const end = async () => {
-    stop.abort();
+    ended.abort();
     await running;
   };
-  return { view, held, causes, removed, listeners, batches: () => batches, stop: stop.signal, end };
+  return { view, held, causes, removed, listeners, batches: () => batches, stop, end };
 }
 
 describe("a real API server", { concurrency: false }, () => {
@@ -57,6 +58,7 @@ describe("a real API server", { concurrency: false }, () => {
   let c: Cluster;
   let api: Api;
   let all: ReturnType<typeof follow>;
+  const over = new AbortController();
   const pod = (name: string): Pod | undefined => all.held.get(`Pod/${namespace}/${name}`) as Pod | undefined;
   const report = (of: Pod, phase: PodPhase, more: Partial<PodReport> = {}): PodReport =>
     ({ ...of.metadata, phase, netnsCookie: 7n, code: "", reason: "", ...more }) as unknown as PodReport;
@@ -64,12 +66,13 @@ describe("a real API server", { concurrency: false }, () => {
     c = await cluster();
     api = await connectApi(c.settings.kubeconfig);
     await c.kubectl("create", "namespace", namespace);
-    all = follow(api, controlResources());
+    all = follow(api, controlResources(), over.signal);
   });
   after(async () => {
-    await all.end();
+    over.abort();
+    await all?.end();
+    await api?.close();
     await c.kubectl("delete", "namespace", namespace, "--wait=false");
-    await api.close();
   });
 
   test("everything is listed, in pages, and each change comes by the watch", async () => {
@@ -83,7 +86,7 @@ describe("a real API server", { concurrency: false }, () => {
     await waitFor("all pods", () => pods.every(({ metadata }) => pod(metadata.name) !== undefined));
     await c.kubectl("-n", namespace, "label", "pod", "waiting-0", "trackbed.dev/mesh=disabled");
     await waitFor("the label", () => pod("waiting-0")?.metadata.labels["trackbed.dev/mesh"] === "disabled");
-    const second = follow(api, controlResources());
+    const second = follow(api, controlResources(), over.signal);
     await waitFor("a second look is the same", () => second.batches() > 0);
     assert.deepEqual(new Set(second.held.keys()), new Set(all.held.keys()));
     await second.end();
@@ -245,7 +248,7 @@ spec:
           onChange: () => undefined,
           onError: (error) => errors.push(error),
         },
-        stop.signal,
+        AbortSignal.any([stop.signal, over.signal]),
       ),
     );
     const first = await waitFor("one leads", () => leases.find((lease) => lease.held()));
@@ -259,7 +262,9 @@ spec:
   });
 
   test("an API server that is killed and comes back takes nothing away, and what changed meanwhile arrives", async () => {
-    const mine = follow(api, nodeResources(c.nodes[0] ?? ""));
+    const runs = pod("runs");
+    assert.ok(runs !== undefined);
+    const mine = follow(api, nodeResources(runs.nodeName), over.signal); // the scheduler chose the node
     await waitFor("read", () => mine.batches() > 0);
     const before = new Set(mine.held.keys());
     all.removed.length = 0;
