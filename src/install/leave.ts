@@ -1,4 +1,5 @@
 // How the mesh leaves a cluster, as manifests: first every daemon takes its pods out, then what is left on the nodes' disks goes.
+import { basename, dirname } from "node:path";
 import { kubernetes, paths, product } from "#contract/tables.ts";
 import type { Manifest } from "./render.ts";
 
@@ -56,7 +57,8 @@ export function leaving(manifests: readonly Manifest[], drainSeconds: number): M
 }
 
 /**
- * Removes our directories and the seccomp profiles from every node's disk: what a container mounts it cannot remove, hence their parents.
+ * Removes our directories and the seccomp profiles from every node's disk: what a container mounts it cannot remove, hence their parents,
+ * and of the kubelet's directory of profiles too, which is ours to remove where nothing was in it before us.
  * `withPlugin`: the CNI plugin too. Runtimes that keep the chain a pod was made with call it once more at that pod's end, and a plugin that is
  * missing then would leave the pod Terminating for ever.
  */
@@ -67,7 +69,7 @@ export function cleaning(manifests: readonly Manifest[], withPlugin: boolean): M
   const [first] = find(manifests, kubernetes.daemon).spec.template.spec.containers;
   const image = (first as { readonly image?: string } | undefined)?.image;
   const labels = { "app.kubernetes.io/name": CLEANER, "app.kubernetes.io/part-of": "trackbed" };
-  const parents = { run: "/run", state: "/var/lib", seccomp };
+  const parents = { run: "/run", state: "/var/lib", kubelet: dirname(seccomp) };
   const mounts = withPlugin ? { ...parents, plugins } : parents;
   const securityContext = {
     runAsUser: 0,
@@ -84,7 +86,7 @@ export function cleaning(manifests: readonly Manifest[], withPlugin: boolean): M
     imagePullPolicy: "IfNotPresent",
     command: command("clean"),
     args: [
-      ...Object.keys(parents).map((name) => `--directory=/host/${name}/trackbed`),
+      ...["run", "state", `kubelet/${basename(seccomp)}`].map((parent) => `--directory=/host/${parent}/trackbed`),
       ...(withPlugin ? [`--file=/host/plugins/${PLUGIN}`] : []),
     ],
     securityContext,

@@ -157,8 +157,8 @@ test("a leaving daemon waits neither for control's root nor for a check of its n
 
 test("the cleaner sees the parents of what it removes, and the plugins only where it may remove ours", () => {
   const paths = (withPlugin: boolean) => podOf(cleaning(manifests, withPlugin).at(-1)).volumes.map(({ hostPath }) => hostPath?.path);
-  assert.deepEqual(paths(false), ["/run", "/var/lib", "/var/lib/kubelet/seccomp"]);
-  assert.deepEqual(paths(true), ["/run", "/var/lib", "/var/lib/kubelet/seccomp", "/opt/cni/bin"]);
+  assert.deepEqual(paths(false), ["/run", "/var/lib", "/var/lib/kubelet"]);
+  assert.deepEqual(paths(true), ["/run", "/var/lib", "/var/lib/kubelet", "/opt/cni/bin"]);
 });
 
 test("uninstall reads from the DaemonSet with what the installation was made", () => {
