@@ -5,7 +5,8 @@ import { fakeApi } from "../../../test/apiserver.ts";
 import { holdLease } from "./lease.ts";
 
 const LEASES = "/apis/coordination.k8s.io/v1/leases";
-const TIMES = { durationMilliseconds: 300, renewMilliseconds: 200, retryMilliseconds: 20 };
+/** Room of more than a second between a renewal and the end of the Lease: on a busy machine 100 ms were not enough. */
+const TIMES = { durationMilliseconds: 1500, renewMilliseconds: 300, retryMilliseconds: 20 };
 
 async function until(what: string, condition: () => boolean): Promise<void> {
   for (const end = performance.now() + 10_000; !condition(); ) {
