@@ -36,10 +36,7 @@ const CUT_WITHIN_MS = 1000;
 const GREETED_WITHIN_MS = 1000;
 const SERVED_WITHIN_MS = 300;
 const REPAIRED_WITHIN_MS = 1000;
-const REPAIR_COMMANDS = 4;
-// What the probe's own work costs when two cores also run seven programs, control, two daemons and two engines.
-const BUSY_MACHINE_MS = 200;
-const PROPAGATION_MS = 20_000;
+const PROPAGATION_MS = 3000;
 
 function assert(condition: unknown, message: string): asserts condition {
   if (!condition) throw new Error(message);
@@ -240,16 +237,13 @@ async function rulesComeBack({ lab }: Demo): Promise<string> {
   const receipts = lab.pod("receipts");
   const holdsRules = async (): Promise<boolean> =>
     (await receipts.exec(["nft", "list", "table", "inet", "trackbed"])).stdout.includes(`redirect to :${ports.outbound}`);
-  const looked = performance.now();
   assert(await holdsRules(), "the pod has no rules to begin with");
-  const look = performance.now() - looked;
   const queued = countQueued(() => lab.nodes.flatMap((node) => [...node.pidsOf("daemon"), ...node.pidsOf("worker")]));
   const begun = performance.now();
   await receipts.run(["nft", "delete", "table", "inet", "trackbed"]);
   await until("the rules are back", holdsRules, PROPAGATION_MS);
   const took = performance.now() - begun;
-  // Deleting, looking and the repair itself start nft as the first look did: on a busy machine that is what takes long.
-  assert(took < REPAIRED_WITHIN_MS + queued() + REPAIR_COMMANDS * look, `it took ${ms(took)}`);
+  assert(took < REPAIRED_WITHIN_MS + queued(), `it took ${ms(took)}`);
   return `back after ${ms(took)}`;
 }
 
@@ -267,7 +261,7 @@ async function workerDies({ lab, flows }: Demo): Promise<string> {
   assert(result.refused === 0, `${result.refused} new connections were refused: ${JSON.stringify(result)}`);
   assert(result.served > 0, `nothing was served: ${JSON.stringify(result)}`);
   assert(
-    result.slowestMs < SERVED_WITHIN_MS + BUSY_MACHINE_MS + queued(),
+    result.slowestMs < SERVED_WITHIN_MS + queued(),
     `the slowest took ${ms(result.slowestMs)}: ${JSON.stringify(result)}`,
   );
   return `${result.served} served, 0 refused, ${result.broken} cut with the worker, slowest ${ms(result.slowestMs)}`;
