@@ -12,7 +12,7 @@ import { listenOn } from "#engine/socket.ts";
 import { type Enrolment, enrolment } from "#mesh/enrolment.ts";
 import { explainError, meshError } from "#mesh/error.ts";
 import type { Namespace, Pod } from "#mesh/objects.ts";
-import { hostRules } from "#redirect/host.ts";
+import type { HostRules } from "#redirect/host.ts";
 import type { Api } from "#source/kubernetes/api.ts";
 import { readObject } from "#source/kubernetes/read.ts";
 import { NAMESPACES, PODS } from "#source/kubernetes/resources.ts";
@@ -35,6 +35,7 @@ export type ClusterParts = {
   readonly helper: string;
   /** Path of trackbed-cni as it came with us. */
   readonly plugin: string;
+  readonly hostRules: HostRules;
   readonly run: string;
   readonly log: Logger;
 };
@@ -253,7 +254,7 @@ export function createCluster(parts: ClusterParts): Cluster {
   function keepProbes(): Probes {
     let weak = false;
     return probeRules({
-      rules: hostRules(),
+      rules: parts.hostRules,
       kubelet: kubeletCgroup,
       records: () => node.pods.records.values(),
       placed: (by, ports) => {

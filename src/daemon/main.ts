@@ -6,8 +6,7 @@ import { CommanderError } from "commander";
 import type { Logger } from "pino";
 import { findBinary } from "#engine/binary.ts";
 import { explainError, isMeshError } from "#mesh/error.ts";
-import { compare } from "#redirect/compare.ts";
-import { nftBackend } from "#redirect/nft.ts";
+import { chooseBackend } from "#redirect/choose.ts";
 import { plan } from "#redirect/plan.ts";
 import { directorySource } from "#source/directory.ts";
 import { connectApi } from "#source/kubernetes/api.ts";
@@ -42,6 +41,8 @@ async function run({ options, helper, plugin }: Parsed): Promise<number> {
   try {
     const { version } = JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as { version: string };
     const { kubernetes, node, run } = options;
+    const { backend, hostRules, refused } = await chooseBackend(options.redirect);
+    log.info({ backend: backend.name, refused }, "how pods are captured on this node");
     const api = kubernetes === null ? null : await connectApi(kubernetes.kubeconfig);
     const parts: DaemonParts = {
       version,
@@ -51,10 +52,11 @@ async function run({ options, helper, plugin }: Parsed): Promise<number> {
         api === null
           ? directorySource(options.mesh ?? "")
           : kubernetesSource({ api, resources: nodeResources(node), onRestart: told(log) }),
-      cluster: api === null || kubernetes === null ? null : createCluster({ options: kubernetes, api, helper, plugin, run, log }),
-      backend: nftBackend(),
+      cluster:
+        api === null || kubernetes === null ? null : createCluster({ options: kubernetes, api, helper, plugin, hostRules, run, log }),
+      backend,
       planOf: ({ capture }) => plan(capture),
-      compare,
+      compare: backend.compare,
     };
     const daemon = await buildDaemon(options, parts);
     flushCompileCache(); // where the launcher keeps one: a daemon that is killed has written it all the same

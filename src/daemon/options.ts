@@ -1,8 +1,10 @@
 // The daemon's command line, checked before anything is touched.
-import { Command, InvalidArgumentError } from "commander";
+import { Command, InvalidArgumentError, Option } from "commander";
 import { bounds, paths, product } from "#contract/tables.ts";
 import { meshError } from "#mesh/error.ts";
 import { isSubdomain } from "#mesh/identity.ts";
+import type { BackendName } from "#redirect/backend.ts";
+import { BACKENDS } from "#redirect/choose.ts";
 
 export type DaemonOptions = {
   readonly node: string;
@@ -16,6 +18,8 @@ export type DaemonOptions = {
   readonly clusterDomain: string;
   readonly health: { readonly host: string; readonly port: number } | null;
   readonly log: string;
+  /** By what pods are captured; auto: the first that works on this node. */
+  readonly redirect: BackendName | "auto";
 };
 
 export type KubernetesOptions = {
@@ -56,18 +60,25 @@ export function parseOptions(argv: readonly string[]): DaemonOptions {
     .requiredOption("--token <file>", "this node's token")
     .option("--cluster-domain <name>", "DNS domain of services until control says it for the first time", domainName, "cluster.local")
     .option("--health <address>", "ADDRESS:PORT of /healthz/ready and /metrics", listenAddress)
+    .addOption(
+      new Option("--redirect <backend>", "by what pods are captured; auto is the first that works on this node")
+        .choices(["auto", ...BACKENDS])
+        .default("auto")
+        .env("TRACKBED_REDIRECT"),
+    )
     .option("--log <level>", LEVELS.join(" | "), logLevel, "info")
     .allowExcessArguments(false)
     .exitOverride();
   const given = command.parse([...argv], { from: "user" }).opts<Given>();
   if ((given.mesh === undefined) === (given.kubernetes !== true))
     throw meshError("E_USAGE", "one of --mesh DIR and --kubernetes is needed, and not both");
-  const { node, run, control, root, token, clusterDomain, health = null, log, mesh = null } = given;
-  return { node, run, control, root, token, clusterDomain, health, log, mesh, kubernetes: given.kubernetes ? kubernetesOf(given) : null };
+  const { node, run, control, root, token, clusterDomain, health = null, log, redirect, mesh = null } = given;
+  const kubernetes = given.kubernetes ? kubernetesOf(given) : null;
+  return { node, run, control, root, token, clusterDomain, health, log, redirect, mesh, kubernetes };
 }
 
 /** What commander found; what was not given is absent. */
-type Given = Pick<DaemonOptions, "node" | "run" | "control" | "root" | "token" | "clusterDomain" | "log"> & {
+type Given = Pick<DaemonOptions, "node" | "run" | "control" | "root" | "token" | "clusterDomain" | "log" | "redirect"> & {
   readonly health?: NonNullable<DaemonOptions["health"]>;
   readonly mesh?: string;
   readonly kubernetes?: boolean;

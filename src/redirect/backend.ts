@@ -1,5 +1,8 @@
-// The seam between what shall be captured and how a kernel is told: nftables now, another backend behind the same four verbs later.
+// The seam between what shall be captured and how a kernel is told: nftables, or iptables where a kernel has no better, behind the same verbs.
 import type { Plan } from "./plan.ts";
+
+/** nft wherever the kernel can; the two kinds of iptables are different places in the kernel, and neither sees the other's rules. */
+export type BackendName = "nft" | "iptables-legacy" | "iptables-nft";
 
 /** Path of an open namespace: "/proc/self/fd/N" of this process, /run/netns/NAME, or any path that leads to one. */
 export type NetnsPath = string;
@@ -21,6 +24,8 @@ export type Reading = {
   /** False where IPv6 is switched off or absent: routing for it is neither possible nor needed. */
   readonly ipv6: boolean;
   readonly foreign: readonly Foreign[];
+  /** Back ends other than the one that reads whose rules of ours stand here: left by a daemon that took another. */
+  readonly leftovers: readonly BackendName[];
 };
 
 /** Sorted lines, each one set, chain or rule with its place; counters and handles left out. */
@@ -48,6 +53,7 @@ export type Comparison = {
 };
 
 export type Backend = {
+  readonly name: BackendName;
   /** Routing where it is missing, then the whole table in one transaction. May be repeated at any time. */
   apply(netns: NetnsPath, plan: Plan): Promise<void>;
   /** Replaces the table by the one that keeps captured connections alive and captures nothing new. */
@@ -55,4 +61,7 @@ export type Backend = {
   /** Table first, then routing. Only without captured connections: they would go on in clear. */
   remove(netns: NetnsPath): Promise<void>;
   read(netns: NetnsPath): Promise<Reading>;
+  compare(reading: Reading, plan: Plan): Comparison;
+  /** Takes its rules away and nothing else: for a namespace in which another back end has its own. */
+  purge(netns: NetnsPath): Promise<void>;
 };

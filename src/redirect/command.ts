@@ -7,16 +7,22 @@ const DEADLINE_MILLISECONDS = 2000;
 /** A ruleset of a pod is kilobytes; a larger one is not a pod's. */
 const MAX_OUTPUT_BYTES = 16 * 1024 * 1024;
 
+/**
+ * iptables-legacy reads the whole table, changes it and writes it back, under a lock that is one file for all namespaces and often not writable.
+ * The namespace itself is a better one: as many locks as there are tables to protect, and always there.
+ */
+const OWN_LOCK = "/proc/self/ns/net";
+
 export type Output = { readonly code: number; readonly stdout: string; readonly stderr: string };
 
 /** Rejects only when the program could not run to its end; a code other than 0 is the caller's to judge. */
-export function execute(netns: string, command: readonly string[], input = ""): Promise<Output> {
+export function execute(netns: string, command: readonly string[], input = "", lock = OWN_LOCK): Promise<Output> {
   const { promise, resolve, reject } = Promise.withResolvers<Output>();
   // "self" would be nsenter.
   const path = netns.replace(/^\/proc\/self\//, `/proc/${process.pid}/`);
   const child = spawn("nsenter", [`--net=${path}`, "--", ...command], {
     stdio: "pipe",
-    env: { PATH: process.env["PATH"] ?? "", LC_ALL: "C" },
+    env: { PATH: process.env["PATH"] ?? "", LC_ALL: "C", XTABLES_LOCKFILE: lock },
   });
   const fail = (reason: string, cause?: unknown): void => {
     child.kill("SIGKILL");
@@ -42,8 +48,8 @@ export function execute(netns: string, command: readonly string[], input = ""): 
 }
 
 /** Like execute, but a code other than 0 rejects with what the program wrote. */
-export async function run(netns: string, command: readonly string[], input = ""): Promise<string> {
-  const { code, stdout, stderr } = await execute(netns, command, input);
+export async function run(netns: string, command: readonly string[], input = "", lock = OWN_LOCK): Promise<string> {
+  const { code, stdout, stderr } = await execute(netns, command, input, lock);
   if (code === 0) return stdout;
   throw meshError(
     "E_CAPTURE_RULES_FAILED",

@@ -1,6 +1,7 @@
 // Finds what is not ours in a namespace and would take packets before our rules do, or shows that another mesh owns the pod.
 import type { Foreign } from "./backend.ts";
 import { rulesetObjects } from "./form.ts";
+import { PREFIX } from "./iptables/chain.ts";
 import { TABLE } from "./plan.ts";
 
 /** Names of tables and chains that meshes make, by their beginnings. */
@@ -27,7 +28,7 @@ export function foreignRules(ruleset: unknown): Foreign[] {
   const found: Foreign[] = [];
   const objects = rulesetObjects(ruleset);
   const rules = Map.groupBy(
-    objects.filter(({ kind }) => kind === "rule"),
+    objects.filter(({ kind, fields }) => kind === "rule" && !leadsToUs(fields["expr"])),
     ({ fields }) => placeOf(fields["family"], fields["table"], fields["chain"]),
   );
   for (const { kind, fields } of objects) {
@@ -43,6 +44,9 @@ export function foreignRules(ruleset: unknown): Foreign[] {
   }
   return found.slice(0, MAX_FOREIGN);
 }
+
+/** iptables-nft hangs our chains into tables that look like anybody's. */
+const leadsToUs = (expression: unknown): boolean => new RegExp(`"target":"${PREFIX}`).test(JSON.stringify(expression) ?? "");
 
 const placeOf = (family: unknown, table: unknown, chain: unknown): string =>
   `table ${String(family)} ${String(table)}, chain ${String(chain)}`;
@@ -70,7 +74,18 @@ export function foreignLegacy(tables: readonly string[], saved: string | null): 
   if (saved === null) return [{ kind: "legacy", where, reason: "they are in use and cannot be read here; their changes are not noticed" }];
   const mesh = [...saved.matchAll(/^:(\S+) /gm)].map(([, chain = ""]) => meshOf(chain)).find((name) => name !== undefined);
   if (mesh !== undefined) return [{ kind: "mesh", where, reason: `${mesh} captures this pod` }];
-  return /^-A /m.test(saved)
-    ? [{ kind: "legacy", where, reason: "their rules may run before ours, and their changes are not noticed" }]
-    : [];
+  return theirs(saved) ? [{ kind: "legacy", where, reason: "their rules may run before ours, and their changes are not noticed" }] : [];
+}
+
+const OURS = new RegExp(`^-A (?:${PREFIX}|\\S+ .*-[jg] ${PREFIX})`);
+const theirs = (saved: string): boolean => saved.split("\n").some((line) => line.startsWith("-A ") && !OURS.test(line));
+
+/** Another mesh by its chains in what iptables-save wrote of one family. Rules before ours are no matter: ours are put first again. */
+export function foreignChains(family: string, saved: string): Foreign[] {
+  const chains = [...saved.matchAll(/^:(\S+) /gm)].map(([, chain = ""]) => chain);
+  const found = chains.flatMap((chain): Foreign[] => {
+    const mesh = meshOf(chain);
+    return mesh === undefined ? [] : [{ kind: "mesh", where: `${family} chain ${chain}`, reason: `${mesh} captures this pod` }];
+  });
+  return found.slice(0, MAX_FOREIGN);
 }

@@ -3,11 +3,12 @@ import assert from "node:assert/strict";
 import { type ChildProcess, execFile, spawn, spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readFileSync, readlinkSync, rmdirSync } from "node:fs";
 import { join } from "node:path";
-import { after, test } from "node:test";
+import { after, type TestContext, test } from "node:test";
 import { promisify } from "node:util";
 import { addresses } from "#contract/tables.ts";
 import { run } from "./command.ts";
-import { hostRules, renderHost } from "./host.ts";
+import { type HostRules, hostRules, renderHost } from "./host.ts";
+import { hostTables, iptablesHostRules } from "./iptables/host.ts";
 
 const DEADLINE_MILLISECONDS = 5000;
 /** A Node is started for each question, on a machine that may be very busy. */
@@ -27,6 +28,24 @@ const alone = ((): string | false => {
   return mapped ? false : `user id ${NOBODY} is not mapped in this user namespace`;
 })();
 const hierarchy = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].find((path) => existsSync(join(path, "cgroup.controllers")));
+
+const WAYS: readonly (readonly [program: string, rules: (netns: string) => HostRules])[] = [
+  ["nft", hostRules],
+  ["iptables-legacy", (netns) => iptablesHostRules("legacy", netns)],
+  ["iptables-nft", (netns) => iptablesHostRules("nft", netns)],
+];
+
+/** A claim about the host's rules by every back end. */
+function everyWay(
+  claim: string,
+  otherwise: string | false,
+  prove: (rulesOf: (netns: string) => HostRules, t: TestContext) => Promise<void>,
+): void {
+  for (const [program, rulesOf] of WAYS) {
+    const absent = spawnSync(program, ["--version"]).status === 0 ? false : `${program} is not installed here`;
+    test(`${program}: ${claim}`, { skip: skip || otherwise || absent }, (t) => prove(rulesOf, t));
+  }
+}
 
 const children: ChildProcess[] = [];
 after(() => {
@@ -86,11 +105,9 @@ const probed = [
   { address: "fd77:9::2", port: 8080 },
 ];
 
-test("connections to probe ports get the probe address where no cgroup can be matched, in both families", {
-  skip,
-}, async () => {
+everyWay("connections to probe ports get the probe address where no cgroup can be matched, in both families", false, async (rulesOf) => {
   const { host, ask } = await pair();
-  const rules = hostRules(host);
+  const rules = rulesOf(host);
   assert.equal(await rules.list(), null);
   const listing = await rules.apply({ cgroup: null }, probed);
   assert.equal(await rules.list(), listing, "the listing tells changes, so it must not change by itself");
@@ -107,43 +124,48 @@ test("connections to probe ports get the probe address where no cgroup can be ma
   assert.equal(await ask("10.77.9.2", 9090), "10.77.9.1");
 });
 
-test("where no cgroup can be matched, only root gets the probe address", { skip: skip || alone }, async () => {
+everyWay("where no cgroup can be matched, only root gets the probe address", alone, async (rulesOf) => {
   const { host, ask } = await pair();
-  const rules = hostRules(host);
+  const rules = rulesOf(host);
   await rules.apply({ cgroup: null }, probed);
   assert.equal(await ask("10.77.9.2", 8080), addresses.probeV4);
   assert.equal(await ask("10.77.9.2", 8080, { uid: NOBODY }), "10.77.9.1");
   await rules.remove();
 });
 
-test("with the kubelet's cgroup only what it makes counts, and a group of the same name later does not", {
-  skip: skip || (hierarchy === undefined ? "there is no cgroup v2 hierarchy" : false),
-}, async (t) => {
-  const group = join(hierarchy ?? "", `trackbed-host-test-${process.pid}`);
-  try {
-    mkdirSync(group);
-  } catch (error) {
-    return t.skip(`no cgroup can be made here: ${String(error)}`);
-  }
-  const { host, ask } = await pair();
-  const rules = hostRules(host);
-  const prober = { cgroup: { path: group, level: group.slice((hierarchy ?? "").length).split("/").length - 1 } };
-  try {
-    await rules.apply(prober, probed);
-    assert.equal(await ask("10.77.9.2", 8080, { group }), addresses.probeV4);
-    assert.equal(await ask("fd77:9::2", 8080, { group }), addresses.probeV6);
-    assert.equal(await ask("10.77.9.2", 8080), "10.77.9.1", "root outside of the group is no kubelet");
-    assert.equal(await ask("10.77.9.2", 9090, { group }), "10.77.9.1");
-    // The same directory by another path: containers do not see the node's own.
-    await rules.apply({ cgroup: { ...prober.cgroup, path: join("/proc/self/root", group) } }, probed);
-    assert.equal(await ask("10.77.9.2", 8080, { group }), addresses.probeV4);
-  } finally {
-    await rules.remove();
-    rmdirSync(group);
-  }
-});
+everyWay(
+  "with the kubelet's cgroup only what it makes counts, by whatever path it is named",
+  hierarchy === undefined ? "there is no cgroup v2 hierarchy" : false,
+  async (rulesOf, t) => {
+    const group = join(hierarchy ?? "", `trackbed-host-test-${process.pid}`);
+    try {
+      mkdirSync(group);
+    } catch (error) {
+      return t.skip(`no cgroup can be made here: ${String(error)}`);
+    }
+    const { host, ask } = await pair();
+    const rules = rulesOf(host);
+    const prober = { cgroup: { path: group, level: group.slice((hierarchy ?? "").length).split("/").length - 1 } };
+    try {
+      await rules.apply(prober, probed);
+      assert.equal(await ask("10.77.9.2", 8080, { group }), addresses.probeV4);
+      assert.equal(await ask("fd77:9::2", 8080, { group }), addresses.probeV6);
+      assert.equal(await ask("10.77.9.2", 8080), "10.77.9.1", "root outside of the group is no kubelet");
+      assert.equal(await ask("10.77.9.2", 9090, { group }), "10.77.9.1");
+      // The same directory by another path: containers do not see the node's own.
+      await rules.apply({ cgroup: { ...prober.cgroup, path: join("/proc/self/root", group) } }, probed);
+      assert.equal(await ask("10.77.9.2", 8080, { group }), addresses.probeV4);
+    } finally {
+      await rules.remove();
+      rmdirSync(group);
+    }
+  },
+);
 
 test("marks of others stay, and a path that is not a path is never written into a rule", () => {
   assert.match(renderHost({ cgroup: null }, probed), /meta mark set meta mark & 0xfffff000 \| 0x53a/);
   assert.throws(() => renderHost({ cgroup: { path: '/sys/fs/cgroup/a" accept', level: 1 } }, probed), /cannot be written in a rule/);
+  assert.match(hostTables({ cgroup: null }, probed, 4).mangle[0]?.rules[0] ?? "", /--set-xmark 0x53a\/0xfff$/);
+  for (const path of ["/sys/fs/cgroup/a -j ACCEPT", "/sys/fs/cgroup/a\nCOMMIT", "/sys/fs/cgroup/--help"])
+    assert.throws(() => hostTables({ cgroup: { path, level: 1 } }, probed, 4), /cannot be written in a rule/);
 });

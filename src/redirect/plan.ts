@@ -44,7 +44,13 @@ export type Hook = { readonly type: "filter" | "nat" | "route"; readonly hook: "
 
 export type ChainPlan = { readonly name: string; readonly base: Hook | null; readonly rules: readonly (readonly Statement[])[] };
 
-export type Plan = { readonly sets: readonly SetPlan[]; readonly chains: readonly ChainPlan[] };
+export type Plan = {
+  /** Null: capture nothing, and keep alive what is captured. */
+  readonly capture: CaptureSpec | null;
+  /** The same for nftables. */
+  readonly sets: readonly SetPlan[];
+  readonly chains: readonly ChainPlan[];
+};
 
 /** Priorities of the kernel's own stages: before conntrack, mangle, destination NAT. */
 const RAW = -300;
@@ -60,6 +66,7 @@ const probeSet = { ip: "probe_v4", ip6: "probe_v6" } as const;
 export function plan(spec: CaptureSpec): Plan {
   const { inbound, dns } = spec;
   return {
+    capture: spec,
     sets: [
       portSet("skip_out_ports", spec.excludeOutbound.ports, true),
       ...addressSets("skip_out", spec.excludeOutbound.cidrs),
@@ -77,6 +84,7 @@ export function plan(spec: CaptureSpec): Plan {
  * brings answers to spoofed sources home. Each of the three is needed.
  */
 export const holderPlan: Plan = {
+  capture: null,
   sets: [],
   chains: [
     { name: "h", base: { type: "nat", hook: "output", priority: DSTNAT }, rules: [] },

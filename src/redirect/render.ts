@@ -1,5 +1,6 @@
 // Plans as the text that nft and ip take: always the whole table in one transaction, never a flush or a delete on its own.
 import { marks } from "#contract/tables.ts";
+import type { Family } from "./family.ts";
 import { type ChainPlan, holderPlan, type Plan, type SetPlan, TABLE } from "./plan.ts";
 
 /** Create-if-missing first, so that the delete after it never fails; with what follows it is one transaction. */
@@ -23,8 +24,6 @@ function renderChain({ name, base, rules }: ChainPlan): string {
   const hook = base === null ? "" : `\t\ttype ${base.type} hook ${base.hook} priority ${base.priority}; policy accept;\n`;
   return `\tchain ${name} {\n${hook}${rules.map((rule) => `\t\t${rule.map(({ text }) => text).join(" ")}\n`).join("")}\t}\n`;
 }
-
-export type Family = 4 | 6;
 
 export const ROUTE_TABLE = String(marks.routeTable);
 const hex = (value: number): string => `0x${value.toString(16)}`;

@@ -5,9 +5,8 @@ import { release } from "node:os";
 import { join } from "node:path";
 import { formatReport, isUsable, type NodeFacts, type NodeReport, nodeReport, reportFindings } from "#install/node-report.ts";
 import { explainError } from "#mesh/error.ts";
+import { chooseBackend } from "#redirect/choose.ts";
 import { run } from "#redirect/command.ts";
-import { compare } from "#redirect/compare.ts";
-import { nftBackend } from "#redirect/nft.ts";
 import { plan } from "#redirect/plan.ts";
 import { until } from "../../lab/until.ts";
 import { findingPage } from "../findings.ts";
@@ -109,10 +108,10 @@ async function loadRules(netns: string): Promise<NodeFacts["rules"]> {
   const nothing = { ports: [], cidrs: [] };
   const wanted = plan({ inbound: true, dns: true, excludeOutbound: nothing, excludeInbound: nothing, probePorts: [8080] });
   try {
-    const backend = nftBackend();
+    const { backend } = await chooseBackend("auto");
     await run(netns, ["ip", "link", "set", "lo", "up"]); // as every pod has it
     await backend.apply(netns, wanted);
-    const { rules, differences } = compare(await backend.read(netns), wanted);
+    const { rules, differences } = backend.compare(await backend.read(netns), wanted);
     return rules === "equal" ? "work" : { failed: `read back they are ${rules}: ${differences.join("; ")}` };
   } catch (error) {
     return { failed: explainError(error) };
