@@ -31,6 +31,34 @@ before(async () => {
   }
 });
 
+/** By any kind of iptables, in both families, beside a rule of somebody else. */
+const KINDS = ["iptables-legacy", "ip6tables-legacy", "iptables-nft", "ip6tables-nft"].filter(
+  (program) => spawnSync("unshare", ["-n", "--", `${program}-save`]).status === 0,
+);
+
+test("what an iptables back end left is found and goes, and what others made stays", {
+  skip: KINDS.length === 0 && "no iptables is here",
+}, () => {
+  execFileSync("ip", ["netns", "add", "legacy"]);
+  const legacy = (...command: string[]): string =>
+    execFileSync("nsenter", ["--net=/run/netns/legacy", "--", ...command], { encoding: "utf8" });
+  for (const program of KINDS) {
+    legacy(program, "-t", "nat", "-N", "TRACKBED_OUT_NAT");
+    legacy(program, "-t", "nat", "-A", "TRACKBED_OUT_NAT", "-p", "tcp", "-j", "REDIRECT", "--to-ports", "15001");
+    legacy(program, "-t", "nat", "-A", "OUTPUT", "-p", "tcp", "--dport", "22", "-j", "RETURN");
+    legacy(program, "-t", "nat", "-A", "OUTPUT", "-j", "TRACKBED_OUT_NAT");
+  }
+  assert.match(rescue("--netns", "/run/netns/legacy").stdout, /chains of iptables-legacy, chains of iptables-nft +found/);
+  const { status, stdout } = rescue("--yes", "--netns", "/run/netns/legacy");
+  assert.equal(status, 0, stdout);
+  for (const program of KINDS) {
+    const left = legacy(`${program}-save`);
+    assert.doesNotMatch(left, /TRACKBED/, program);
+    assert.match(left, /-A OUTPUT -p tcp -m tcp --dport 22 -j RETURN/, program);
+  }
+  execFileSync("ip", ["netns", "del", "legacy"]);
+});
+
 test("without --yes it only tells what is there and exits 1", () => {
   const { status, stdout } = rescue("--netns", NETNS);
   assert.equal(status, 1);

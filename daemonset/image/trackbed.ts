@@ -9,6 +9,9 @@ const ROOT = resolve(import.meta.dirname, "../..");
 const TARGET = join(ROOT, "native/target");
 /** The daemon runs these in pods' and the host's namespaces; unshare makes the one in which a node is checked. */
 const TOOLS = ["/usr/sbin/nft", "/usr/bin/nsenter", "/usr/bin/unshare", "/sbin/ip", "/usr/bin/ss", "/usr/bin/grep", "/sbin/sysctl"];
+/** One program by four names, and its matches and targets: for kernels without nftables, whose old tables only it can write. */
+const IPTABLES = "/usr/sbin/xtables-legacy-multi";
+const IPTABLES_NAMES = ["iptables", "ip6tables"].flatMap((program) => [`${program}-legacy-save`, `${program}-legacy-restore`]);
 const NATIVE = ["trackbed-engine", "trackbed-netns", "trackbed-cni"];
 /** Bundle in /app ← the process's sources. */
 const BUNDLES = { "control.js": "src/control/main.ts", "daemon.js": "src/daemon/main.ts", "trackbed.js": "src/cli/main.ts" };
@@ -28,6 +31,10 @@ export async function trackbedImage(name = imageName(), profile: Profile = "rele
   base.text("/etc/protocols", "icmp 1 ICMP\ntcp 6 TCP\nudp 17 UDP\nipv6-icmp 58 IPv6-ICMP\n");
   base.program(realpathSync(process.execPath), "/usr/local/bin/node");
   for (const tool of TOOLS) base.program(realpathSync(existing(tool, "make setup")), tool.replace(/^\/sbin/, "/usr/sbin"));
+  base.program(existing(IPTABLES, "make setup"), IPTABLES);
+  for (const name of IPTABLES_NAMES) base.link(`/usr/sbin/${name}`, "xtables-legacy-multi");
+  const [modules] = globSync("/usr/lib/*/xtables");
+  base.tree(existing(modules ?? "/usr/lib/xtables", "make setup"), modules ?? "");
 
   const native = newLayer();
   for (const program of NATIVE) native.program(existing(nativePath(program, profile), "make engine cni"), `/usr/local/bin/${program}`);

@@ -1,10 +1,13 @@
-// `trackbed rescue`: the way out when nothing else works. Takes Trackbed's rules and routes out of network namespaces with nft and ip alone:
-// no daemon, no engine, no control, no document is asked.
+// `trackbed rescue`: the way out when nothing else works. Takes Trackbed's rules and routes out of network namespaces with nft, iptables and ip
+// alone: no daemon, no engine, no control, no document is asked.
 import { execFile } from "node:child_process";
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { marks } from "#contract/tables.ts";
+import { BACKENDS, backendOf } from "#redirect/choose.ts";
+import { execute } from "#redirect/command.ts";
+import { CHAIN } from "#redirect/iptables/chain.ts";
 import { runningLabs } from "../lab/find.ts";
 import { type Exit, exit, type Format } from "./outcome.ts";
 import { paint, table } from "./table.ts";
@@ -64,20 +67,22 @@ const inside = (netns: string, command: readonly string[]): Promise<{ stdout: st
 
 /** What of ours the namespace holds, in words. */
 async function look(netns: string): Promise<string[]> {
-  const [tables, ...routing] = await Promise.all([
-    inside(netns, ["nft", "list", "tables", "inet"]),
+  const [tables, chains, ...routing] = await Promise.all([
+    listTables(netns),
+    chainsIn(netns),
     ...FAMILIES.flatMap((family) => [
       inside(netns, ["ip", family, "rule", "show", "pref", String(marks.rulePreference)]),
       inside(netns, ["ip", family, "route", "show", "table", "all", "type", "local"]),
     ]),
   ]);
-  const names = TABLES.filter((name) => tables.stdout.split("\n").includes(`table inet ${name}`)).map((name) => `table inet ${name}`);
+  const names = TABLES.filter((name) => tables.split("\n").includes(`table inet ${name}`)).map((name) => `table inet ${name}`);
   const [rule4, route4, rule6, route6] = routing.map(({ stdout }) => stdout);
   const isRule = (text = ""): boolean => text.includes(marked(marks.reply));
   const isEngineRule = (text = ""): boolean => text.includes(marked(marks.engine));
   const isRoute = (text = ""): boolean => new RegExp(`^local default dev lo table ${marks.routeTable}\\b`, "m").test(text);
   return [
     ...names,
+    ...chains.map((name) => `chains of ${name}`),
     ...(isRule(rule4) ? ["IPv4 rule"] : []),
     ...(isRoute(route4) ? ["IPv4 route"] : []),
     ...(isRule(rule6) ? ["IPv6 rule"] : []),
@@ -86,10 +91,34 @@ async function look(netns: string): Promise<string[]> {
   ];
 }
 
+/** A kernel without nftables holds no table of ours. */
+async function listTables(netns: string): Promise<string> {
+  const { code, stdout, stderr } = await execute(netns, ["nft", "list", "tables", "inet"]);
+  if (code === 0 || /Protocol not supported/.test(stderr)) return stdout;
+  throw new Error(stderr.trim() || `nft list tables ended with ${code}`);
+}
+
+const IPTABLES = BACKENDS.filter((name) => name !== "nft");
+
+/** Which of the two kinds of iptables hold chains of ours. One that cannot be run is passed over, unless the kernel says that it is in use. */
+async function chainsIn(netns: string): Promise<typeof IPTABLES> {
+  const legacy = (await execute(netns, ["grep", "-sh", "^nat$", "/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"])).stdout !== "";
+  const found = await Promise.all(
+    IPTABLES.map(async (name) => {
+      const saves = await Promise.all([name, name.replace("ip", "ip6")].map((program) => execute(netns, [`${program}-save`])));
+      if (name === "iptables-legacy" && legacy && saves.some(({ code }) => code !== 0))
+        throw new Error("tables of iptables-legacy are in use and iptables-legacy-save cannot be run: install it");
+      return saves.some(({ stdout }) => CHAIN.test(stdout)) ? [name] : [];
+    }),
+  );
+  return found.flat();
+}
+
 /** Tables in one transaction, then routing. What is not there is not missed: look() afterwards is what counts. */
 async function remove(netns: string): Promise<void> {
   const script = TABLES.map((name) => `table inet ${name} {}; delete table inet ${name}`).join("; ");
-  await inside(netns, ["nft", script]);
+  if ((await listTables(netns)) !== "") await inside(netns, ["nft", script]);
+  for (const name of await chainsIn(netns)) await backendOf(name, false).purge(netns);
   for (const family of FAMILIES) {
     await Promise.allSettled([
       ...RULES.map((rule) => inside(netns, ["ip", family, "rule", "del", ...rule])),

@@ -170,6 +170,36 @@ fn one_pod_is_freed_and_the_rest_stays() {
     assert!(place.there("conf/00-trackbed.conflist"));
 }
 
+/// What a pod of a node without nftables holds, in short, beside a rule of somebody else.
+const CHAINS: &str = "*nat
+:TRACKBED_OUT_NAT - [0:0]
+-A TRACKBED_OUT_NAT -p tcp -j REDIRECT --to-ports 15001
+-A OUTPUT -p tcp -m tcp --dport 22 -j RETURN
+-A OUTPUT -j TRACKBED_OUT_NAT
+COMMIT
+";
+
+#[test]
+fn a_pod_that_was_captured_by_iptables_is_freed_of_it_and_of_nothing_else() {
+    let Some(pod) = Pod::captured() else { return };
+    let programs = ["iptables-legacy", "ip6tables-legacy", "iptables-nft", "ip6tables-nft"];
+    let here: Vec<&str> = programs.into_iter().filter(|program| Command::new(format!("{program}-save")).output().is_ok()).collect();
+    if here.is_empty() {
+        return std::io::stderr().write_all(b"skipped: no iptables is installed here\n").unwrap();
+    }
+    for program in &here {
+        pod.run(&format!("{program}-restore --noflush"), CHAINS);
+    }
+    let place = Place::new(&[&pod]);
+    let (free, said) = place.rescue(&["--netns", &pod.netns()]);
+    assert!(free, "{said}");
+    assert_eq!(pod.state(), (false, false, true), "{said}");
+    for program in &here {
+        let left = pod.run(&format!("{program}-save"), "");
+        assert!(!left.contains("TRACKBED") && left.contains("--dport 22 -j RETURN"), "{program}: {left}");
+    }
+}
+
 #[test]
 fn what_cannot_be_freed_is_said_and_the_rest_is_freed() {
     let Some(one) = Pod::captured() else { return };

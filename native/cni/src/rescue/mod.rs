@@ -1,4 +1,5 @@
-//! `trackbed-cni rescue`: frees a node whose daemon and API server are gone. Needs nothing but the kernel and root.
+//! `trackbed-cni rescue`: frees a node whose daemon and API server are gone. Needs nothing but the kernel and root, and the host's iptables
+//! where that made the rules.
 use std::{
     ffi::OsString,
     io,
@@ -10,6 +11,7 @@ use lexopt::prelude::{Long, Short, Value, ValueExt};
 
 use crate::tables::{errors, paths};
 
+mod iptables;
 mod namespaces;
 mod netlink;
 mod rules;

@@ -1,9 +1,12 @@
-//! What the mesh leaves in a network namespace, taken out of it: the table first, in one transaction, then rules and routes.
+//! What the mesh leaves in a network namespace, taken out of it: the table first, in one transaction, then rules and routes, then what iptables made.
 use std::{fs::File, io, os::fd::AsFd, path::Path, thread};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::netlink::{self, Family};
+use super::{
+    iptables,
+    netlink::{self, Family},
+};
 use crate::tables::marks;
 
 const TABLE: &str = "trackbed";
@@ -27,9 +30,12 @@ fn remove_here() -> io::Result<bool> {
         }
         removed |= netlink::delete_routes(family)?;
     }
+    // Last: it needs programs that may be missing, and what can be done without them shall be done.
+    removed |= iptables::remove_chains()?;
     Ok(removed)
 }
 
 pub(super) fn remove_host() -> io::Result<bool> {
-    netlink::delete_table(HOST_TABLE)
+    let removed = netlink::delete_table(HOST_TABLE)?;
+    Ok(iptables::remove_chains()? || removed)
 }
