@@ -10,12 +10,14 @@ import {
   type PeerAuthentication,
   type Pod,
   type Service,
+  type ServiceEntry,
 } from "#mesh/objects.ts";
 import { type Claims, createClaims } from "./claim.ts";
 import type { NodeUpdate } from "./compiler.ts";
 import { type SliceIndex, sliceIndex } from "./endpoint.ts";
 import { type LabelIndex, labelIndex, type SelectorIndex, selectorIndex } from "./label-index.ts";
 import { type Governing, oldest } from "./peer-authentication.ts";
+import { type EntryIndex, entryIndex } from "./service-entry.ts";
 
 export type Cluster = {
   readonly objects: ReadonlyMap<ObjectKey, MeshObject>;
@@ -25,6 +27,8 @@ export type Cluster = {
   readonly peers: SelectorIndex<PeerAuthentication>;
   readonly claims: Claims;
   readonly slices: SliceIndex;
+  readonly entries: EntryIndex;
+  readonly selectiveEntries: SelectorIndex<ServiceEntry>;
   put(object: MeshObject): void;
   remove(object: MeshObject): void;
   namespace(name: string): Namespace | undefined;
@@ -47,6 +51,8 @@ export function createCluster(rootNamespace: string): Cluster {
   const peers = selectorIndex<PeerAuthentication>();
   const claims = createClaims();
   const slices = sliceIndex();
+  const entries = entryIndex();
+  const selectiveEntries = selectorIndex<ServiceEntry>();
   const podsByNode = new Map<string, Set<Pod>>();
   const podsByUid = new Map<string, Pod>();
   const captured = new Map<string, Set<string>>();
@@ -73,7 +79,10 @@ export function createCluster(rootNamespace: string): Cluster {
       else if (podsByUid.get(object.metadata.uid) === object) podsByUid.delete(object.metadata.uid);
     } else if (object.kind === "Service") services[act](object);
     else if (object.kind === "EndpointSlice") slices[act](object);
-    else if (object.kind === "AuthorizationPolicy") policies[act](object);
+    else if (object.kind === "ServiceEntry") {
+      entries[act](object);
+      selectiveEntries[act](object);
+    } else if (object.kind === "AuthorizationPolicy") policies[act](object);
     else if (object.kind === "PeerAuthentication") peers[act](object);
   }
 
@@ -85,6 +94,8 @@ export function createCluster(rootNamespace: string): Cluster {
     peers,
     claims,
     slices,
+    entries,
+    selectiveEntries,
     put: (object) => {
       objects.set(keyOf(object), object);
       index(object, "add");

@@ -4,7 +4,7 @@ import { test } from "node:test";
 import fc from "fast-check";
 import { type Compiler, createCompiler, type NodeUpdate } from "#compile/compiler.ts";
 import { keyOf, type Labels, type MeshObject } from "#mesh/objects.ts";
-import { ENABLED, held, meta, namespace, peer, pod, policy, put, remove, service, settings, slice } from "./specimen.ts";
+import { ENABLED, entry, held, meta, namespace, peer, pod, policy, put, remove, service, settings, slice } from "./specimen.ts";
 
 test("policies arrive before the workloads that name them and go after them", () => {
   const compiler = createCompiler(settings);
@@ -57,6 +57,19 @@ test("any sequence of changes gives what a compiler that starts with the result 
     fc
       .tuple(place, name, labels, mode, mode, fc.constantFrom("", "2026-01-01T00:00:00Z"))
       .map(([ns, n, selector, m, p, t]) => peer(ns, n, m, { selector, portModes: { 80: p }, metadata: meta(ns, n, {}, t) })),
+    fc
+      .tuple(
+        place,
+        name,
+        fc.subarray(["x.example.com", "y.example.com", "web.shop.svc.cluster.local"], { minLength: 1 }),
+        labels,
+        place,
+        name,
+      )
+      .map(([ns, n, hosts, selector, podNs, podName]) => {
+        const endpoints = pod(podNs, podName).podIPs.map((address) => ({ address, ports: {}, locality: "", weight: 1 }));
+        return entry(ns, n, { hosts, selector, endpoints: Object.keys(selector).length === 0 ? endpoints : [] });
+      }),
     fc.tuple(place, mesh).map(([n, l]) => namespace(n, l)),
     fc.tuple(fc.constantFrom("n1", "n2"), fc.constantFrom("z1", "z2")).map(
       ([n, z]): MeshObject => ({

@@ -11,6 +11,7 @@ import { compileEndpoints } from "./endpoint.ts";
 import { convert, convertedName, peerFaults, peerPolicyName, staticStrict } from "./peer-authentication.ts";
 import { ADDRESS_TYPE, AUTHORIZATION_TYPE, type Compiled, type Delta, type ObjectFault, type Resource, type TypeUrl } from "./resource.ts";
 import { compileService, hostnameOf } from "./service.ts";
+import { compileEntries, type EntryHost, settleHosts } from "./service-entry.ts";
 import { compileWorkload, isReachable, uidOf, type WorkloadInputs } from "./workload.ts";
 
 export type CompilerSettings = {
@@ -69,6 +70,8 @@ export function createCompiler(settings: CompilerSettings): Compiler {
   const faults = new Map<ObjectKey, readonly ObjectFault[]>();
   /** Names of the resources that each EndpointSlice became. */
   const endpoints = new Map<ObjectKey, ReadonlySet<string>>();
+  /** What the ServiceEntries of each namespace became. */
+  const entries = new Map<string, { readonly names: ReadonlySet<string>; readonly faults: readonly ObjectFault[] }>();
   const addresses: Output = { held: new Map(), upsert: new Map(), remove: new Set() };
   const authorizations: Output = { held: new Map(), upsert: new Map(), remove: new Set() };
   const strict = encodeAuthorization(staticStrict(rootNamespace));
@@ -85,6 +88,7 @@ export function createCompiler(settings: CompilerSettings): Compiler {
       pod,
       node: cluster.node(pod.nodeName),
       tunnel: cluster.isTunnelled(pod),
+      entries: entryHostsOf(pod),
       services: cluster.services.matching(namespace, pod.metadata.labels).filter(({ type }) => type !== "ExternalName"),
       policies: policiesOf(pod),
     };
@@ -92,7 +96,7 @@ export function createCompiler(settings: CompilerSettings): Compiler {
     const resource = encode(inputs);
     if (!isTooLarge(resource)) return { output: addresses, name: uid, resource, faults };
     const effect = `${inputs.policies.length} policies and ${inputs.services.length} services select the pod; it is refused to everybody`;
-    const closed = encode({ ...inputs, services: [], policies: [UNTOLD_POLICY] });
+    const closed = encode({ ...inputs, services: [], entries: [], policies: [UNTOLD_POLICY] });
     return { output: addresses, name: uid, resource: closed, faults: [...faults, tooLarge(key, "E_POLICY_INVALID", resource, effect)] };
   }
 
@@ -133,6 +137,23 @@ export function createCompiler(settings: CompilerSettings): Compiler {
     for (const one of compiled) set(addresses, one.uid, encodeWorkload(one, false));
     if (now.size === 0) endpoints.delete(key);
     else endpoints.set(key, now);
+  }
+
+  function entryHostsOf(pod: Pod): readonly EntryHost[] {
+    const { namespace, labels } = pod.metadata;
+    const picking = new Set(cluster.selectiveEntries.matching(namespace, labels));
+    return picking.size === 0 ? [] : settleHosts(cluster.entries.of(namespace), settings).hosts.filter(({ entry }) => picking.has(entry));
+  }
+
+  /** All of a namespace: who has a host depends on all. */
+  function entriesOf(namespace: string): void {
+    const compiled = compileEntries(cluster.entries.of(namespace), cluster, settings);
+    const resources = [...compiled.services.map(encodeService), ...compiled.workloads.map((one) => encodeWorkload(one, false))];
+    const names = new Set(resources.map(({ name }) => name));
+    for (const name of (entries.get(namespace)?.names ?? new Set()).difference(names)) set(addresses, name, null);
+    for (const one of resources) set(addresses, one.name, one);
+    if (names.size + compiled.faults.length === 0) entries.delete(namespace);
+    else entries.set(namespace, { names, faults: compiled.faults });
   }
 
   function policy(key: ObjectKey): Outcome {
@@ -199,15 +220,17 @@ export function createCompiler(settings: CompilerSettings): Compiler {
       recompile(dirty.pods, workload);
       for (const key of dirty.pods) {
         const pod = cluster.objects.get(key);
-        if (pod?.kind === "Pod") for (const one of cluster.slices.naming(pod.podIPs)) dirty.slices.add(keyOf(one));
+        if (pod?.kind !== "Pod") continue;
+        for (const one of cluster.slices.naming(pod.podIPs)) dirty.slices.add(keyOf(one));
+        for (const one of cluster.entries.naming(pod.podIPs)) dirty.entries.add(one);
       }
       for (const key of dirty.slices) slice(key);
-      const { policies, peers, services, pods, slices } = dirty;
-      const recompiled = policies.size + peers.size + services.size + pods.size + slices.size;
+      for (const one of dirty.entries) entriesOf(one);
+      const recompiled = Object.values(dirty).reduce((sum, { size }) => sum + size, 0);
       return { deltas: flush(authorizations, addresses), recompiled };
     },
     resources: (typeUrl) => (typeUrl === ADDRESS_TYPE ? addresses : authorizations).held.values(),
-    faults: () => [...faults.values()].flat(),
+    faults: () => [...[...faults.values()].flat(), ...[...entries.values()].flatMap((one) => one.faults)],
     objects: () => cluster.objects.values(),
   };
 }

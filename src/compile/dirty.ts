@@ -7,11 +7,20 @@ export type Dirty = {
   readonly pods: Set<ObjectKey>;
   readonly services: Set<ObjectKey>;
   readonly slices: Set<ObjectKey>;
+  /** Namespaces: entries of one compete for hosts. */
+  readonly entries: Set<string>;
   readonly policies: Set<ObjectKey>;
   readonly peers: Set<ObjectKey>;
 };
 
-export const noneDirty = (): Dirty => ({ pods: new Set(), services: new Set(), slices: new Set(), policies: new Set(), peers: new Set() });
+export const noneDirty = (): Dirty => ({
+  pods: new Set(),
+  services: new Set(),
+  slices: new Set(),
+  entries: new Set(),
+  policies: new Set(),
+  peers: new Set(),
+});
 
 /** "" asks for every namespace. */
 const reach = (namespace: string, rootNamespace: string): string => (namespace === rootNamespace ? "" : namespace);
@@ -26,6 +35,7 @@ export function affected(object: MeshObject, cluster: Cluster, rootNamespace: st
       dirty.pods.add(keyOf(object));
       for (const rival of cluster.claims.rivals(object)) dirty.pods.add(keyOf(rival));
       for (const slice of cluster.slices.naming(object.podIPs)) dirty.slices.add(keyOf(slice));
+      for (const one of cluster.entries.naming(object.podIPs)) dirty.entries.add(one);
       break;
     case "Namespace":
       markPods(cluster.pods.find(name, {}));
@@ -41,6 +51,11 @@ export function affected(object: MeshObject, cluster: Cluster, rootNamespace: st
       break;
     case "EndpointSlice":
       dirty.slices.add(keyOf(object));
+      break;
+    case "ServiceEntry":
+      dirty.entries.add(namespace);
+      // Also of the others: a host may be theirs now.
+      for (const { selector } of cluster.selectiveEntries.selective(namespace)) markPods(cluster.pods.find(namespace, selector));
       break;
     case "AuthorizationPolicy":
       dirty.policies.add(keyOf(object));

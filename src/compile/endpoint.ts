@@ -61,7 +61,7 @@ export function compileEndpoints(
   return [...new Map(byUid).values()];
 }
 
-function identityOf(pod: Pod | undefined, { isTunnelled }: Pick<Cluster, "isTunnelled">, { trustDomain }: CompilerSettings) {
+export function identityOf(pod: Pod | undefined, { isTunnelled }: Pick<Cluster, "isTunnelled">, { trustDomain }: CompilerSettings) {
   if (pod === undefined) return { tunnelProtocol: TunnelProtocol.NONE };
   const tunnelProtocol = isTunnelled(pod) ? TunnelProtocol.HBONE : TunnelProtocol.NONE;
   return { tunnelProtocol, trustDomain, serviceAccount: pod.serviceAccountName };

@@ -15,6 +15,7 @@ import type {
   PeerAuthentication,
   Pod,
   Service,
+  ServiceEntry,
 } from "#mesh/objects.ts";
 import { keyOf } from "#mesh/objects.ts";
 
@@ -108,6 +109,20 @@ export const peer = (
   portModes: {},
   ...more,
 });
+export const entry = (namespace: string, name: string, more: Partial<ServiceEntry> = {}): ServiceEntry => ({
+  kind: "ServiceEntry",
+  metadata: meta(namespace, name),
+  hosts: [`${name}.example.com`],
+  addresses: [],
+  ports: [{ name: "tcp", port: 5432, targetPort: 5432, protocol: "TCP" }],
+  resolution: "STATIC",
+  endpoints: [{ address: "192.0.2.1", ports: {}, locality: "", weight: 1 }],
+  selector: {},
+  subjectAltNames: [],
+  exportTo: [],
+  resolved: {},
+  ...more,
+});
 export const namespace = (name: string, labels: Labels = {}): MeshObject => ({ kind: "Namespace", metadata: meta("", name, labels) });
 
 export const put = (...objects: MeshObject[]) => ({ reset: false, put: objects, remove: [] as ObjectKey[] });
@@ -138,6 +153,10 @@ export function held(compiler: Compiler = createCompiler(settings)) {
     },
     endpoint: (slice: string, ip: string): Workload | undefined => {
       const found = address(`Kubernetes/discovery.k8s.io/EndpointSlice/${slice}/${ip}`);
+      return found?.case === "workload" ? found.value : undefined;
+    },
+    entryEndpoint: (entry: string, host: string, ip: string): Workload | undefined => {
+      const found = address(`Kubernetes/networking.istio.io/ServiceEntry/${entry}/${host}/${ip}`);
       return found?.case === "workload" ? found.value : undefined;
     },
     service: (name: string): WireService | undefined => {

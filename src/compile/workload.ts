@@ -15,6 +15,7 @@ import { parseAddress } from "#mesh/address.ts";
 import type { Node, Pod, Service } from "#mesh/objects.ts";
 import type { CompilerSettings } from "./compiler.ts";
 import { appProtocolOf, hostnameOf, isTcp } from "./service.ts";
+import { type EntryHost, entryName, wirePort } from "./service-entry.ts";
 
 export type WorkloadInputs = {
   readonly pod: Pod;
@@ -23,6 +24,8 @@ export type WorkloadInputs = {
   readonly tunnel: boolean;
   /** Services of the pod's namespace whose selector picks it. */
   readonly services: readonly Service[];
+  /** Hosts of ServiceEntries of the pod's namespace whose selector picks it. */
+  readonly entries: readonly EntryHost[];
   /** "namespace/name", sorted. */
   readonly policies: readonly string[];
 };
@@ -33,7 +36,7 @@ export const uidOf = (namespace: string, name: string, settings: CompilerSetting
 /** A pod that is over or has no address yet is nobody that could be reached. */
 export const isReachable = (pod: Pod): boolean => pod.phase !== "Succeeded" && pod.phase !== "Failed" && pod.podIPs.length > 0;
 
-export function compileWorkload({ pod, node, tunnel, services, policies }: WorkloadInputs, settings: CompilerSettings): Workload {
+export function compileWorkload({ pod, node, tunnel, services, entries, policies }: WorkloadInputs, settings: CompilerSettings): Workload {
   const { metadata } = pod;
   const { type, name } = workloadOf(pod);
   return create(WorkloadSchema, {
@@ -54,7 +57,12 @@ export function compileWorkload({ pod, node, tunnel, services, policies }: Workl
     authorizationPolicies: [...policies],
     status: pod.ready ? WorkloadStatus.HEALTHY : WorkloadStatus.UNHEALTHY,
     clusterId: settings.clusterId,
-    services: Object.fromEntries(services.map((service) => [serviceName(service, settings), portsAt(service, pod)] as const).sort(byName)),
+    services: Object.fromEntries(
+      [
+        ...services.map((service) => [serviceName(service, settings), portsAt(service, pod)] as const),
+        ...entries.map(({ entry, host }) => [entryName(entry, host), { ports: entry.ports.map(wirePort) }] as const),
+      ].sort(byName),
+    ),
     locality: {
       region: node?.metadata.labels["topology.kubernetes.io/region"] ?? "",
       zone: node?.metadata.labels["topology.kubernetes.io/zone"] ?? "",

@@ -21,6 +21,7 @@ import { kubernetesPlatform } from "./kubernetes.ts";
 import { listen } from "./listener.ts";
 import type { Log } from "./log.ts";
 import { createMetrics } from "./metrics.ts";
+import { resolveByDns, resolvingNames } from "./names.ts";
 import { createNodesServer } from "./nodes.ts";
 import type { ControlOptions } from "./options.ts";
 import { isHalfOver, makeOwnCertificate, secondsUntil, warnOfExpiry } from "./own-certificate.ts";
@@ -144,7 +145,16 @@ async function start(options: ControlOptions, log: Log, stop: AbortController, s
 
   const feed = startFeed(
     {
-      source: endingBypasses(platform.source),
+      source: resolvingNames(endingBypasses(platform.source), {
+        resolve: resolveByDns(),
+        onTrouble: (name, error) =>
+          error === null
+            ? log.info({ name }, "the name of a ServiceEntry can be asked for again")
+            : log.warn(
+                { name, reason: explainError(error) },
+                "the name of a ServiceEntry cannot be asked for; it means what it meant last",
+              ),
+      }),
       compiler,
       store,
       view,

@@ -18,6 +18,7 @@ type PodSpec = {
   readonly volumes?: readonly { readonly name: string; readonly hostPath?: { readonly path: string } }[];
 };
 
+const COUNTS = ["no", "one", "two", "three", "four", "five"];
 const page = readFileSync(join(import.meta.dirname, "../../docs/permissions.md"), "utf8");
 const rows = page
   .split("\n")
@@ -40,7 +41,7 @@ test("every rule of every role is a row, and every row is a rule", () => {
     .filter(({ kind }) => kind === "ClusterRole" || kind === "Role")
     .flatMap((role) =>
       rules(role).map(({ verbs, resources, resourceNames = [] }) => {
-        const names = resourceNames.length > 1 ? "two by name" : resourceNames.join(", ");
+        const names = resourceNames.length > 1 ? `${COUNTS[resourceNames.length]} by name` : resourceNames.join(", ");
         return [
           `${role.metadata.name}${role.kind === "Role" ? ", in trackbed-system" : ""}`,
           verbs.join(", "),

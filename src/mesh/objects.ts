@@ -138,7 +138,38 @@ export type PeerAuthentication = {
   readonly portModes: Readonly<Record<number, MutualTlsMode>>;
 };
 
-export type MeshObject = Namespace | Node | Pod | Service | EndpointSlice | AuthorizationPolicy | PeerAuthentication;
+export type EntryPort = { readonly name: string; readonly port: number; readonly targetPort: number; readonly protocol: string };
+
+export type EntryEndpoint = {
+  /** An IP address, or with resolution DNS a host name. */
+  readonly address: string;
+  /** Where it serves a port of the entry, by that port's name. */
+  readonly ports: Readonly<Record<string, number>>;
+  /** region/zone/subzone */
+  readonly locality: string;
+  readonly weight: number;
+};
+
+/** Hosts that the mesh shall know beside the cluster's own services. */
+export type ServiceEntry = {
+  readonly kind: "ServiceEntry";
+  readonly metadata: ObjectMeta;
+  readonly hosts: readonly string[];
+  /** Addresses or blocks by which it is reached; empty: it is given one of its own. */
+  readonly addresses: readonly string[];
+  readonly ports: readonly EntryPort[];
+  /** NONE: to where the client wanted. STATIC: to the endpoints. DNS: to what the endpoints' names, or else the hosts, mean. */
+  readonly resolution: "NONE" | "STATIC" | "DNS";
+  readonly endpoints: readonly EntryEndpoint[];
+  /** Pods of the namespace that are endpoints too. */
+  readonly selector: Labels;
+  readonly subjectAltNames: readonly string[];
+  readonly exportTo: readonly string[];
+  /** With resolution DNS: what each name meant when it was asked last. Filled by control; a name that is not there was never answered. */
+  readonly resolved: Readonly<Record<string, readonly string[]>>;
+};
+
+export type MeshObject = Namespace | Node | Pod | Service | EndpointSlice | ServiceEntry | AuthorizationPolicy | PeerAuthentication;
 
 export type Kind = MeshObject["kind"];
 

@@ -2,6 +2,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use trackbed_balance::Mode;
+
 use crate::refusal::Refusal;
 use crate::resource::{Service, Workload};
 use crate::world::World;
@@ -16,10 +18,12 @@ pub struct Answer {
 
 impl World {
     /// A host name without its final dot, any case: of a service (`web.shop.svc.cluster.local`) or of one endpoint of a headless service
-    /// (`db-0.db.shop.svc.cluster.local`). `None` = not a name of the mesh for this client.
+    /// (`db-0.db.shop.svc.cluster.local`). `None` = not a name of the mesh for this client. A service that passes through goes to where the client
+    /// wanted, so its name means what the client's own server says.
     pub fn lookup(&self, hostname: &str, client_namespace: &str) -> Option<Answer> {
         let hostname = hostname.to_ascii_lowercase();
-        if let Some(service) = visible(self.services_named(&hostname), client_namespace) {
+        let named = self.services_named(&hostname).iter().filter(|service| service.mode != Mode::Passthrough);
+        if let Some(service) = visible(named, client_namespace) {
             let addresses = if service.addresses.is_empty() { self.headless(service, |_| true) } else { self.host_vips(service) };
             return Some(Answer { service: Arc::clone(service), addresses });
         }
@@ -32,8 +36,8 @@ impl World {
             .then(|| Answer { service: Arc::clone(service), addresses: self.headless(service, is_it) })
     }
 
-    /// The service that a client means by a virtual address: an exact one, then a pod's own address, then a block. A service that exists but is not for this client
-    /// is refused: unknown to the mesh would mean plaintext.
+    /// The service that a client means by a virtual address: an exact one, then a pod's own address, then a block. A service of the cluster that exists but is not
+    /// for this client is refused: unknown to the mesh would mean plaintext. What another namespace says of addresses outside of it means nothing to this client.
     pub(crate) fn service_by_vip(&self, address: IpAddr, client_namespace: &str) -> Result<Option<&Arc<Service>>, Refusal> {
         let pods = self.workloads_at(address);
         let exact = self.services_at(address);
@@ -43,11 +47,21 @@ impl World {
             let rightful = exact.iter().filter(|service| &*service.namespace == client_namespace || serves(service));
             return Ok(visible(rightful, client_namespace));
         }
-        let claimants = if exact.is_empty() { self.services_around(address) } else { exact };
-        match (visible(claimants, client_namespace), claimants.first()) {
-            (None, Some(hidden)) => Err(Refusal::destination(format!("service {} is visible in its own namespace only", hidden.key))),
-            (found, _) => Ok(found),
+        for claimants in std::iter::once(exact).chain(self.services_around(address)) {
+            if let Some(found) = visible(claimants, client_namespace) {
+                return Ok(Some(found));
+            }
+            if let Some(hidden) = claimants.iter().find(|service| self.is_of_cluster(service)) {
+                return Err(Refusal::destination(format!("service {} is visible in its own namespace only", hidden.key)));
+            }
         }
+        Ok(None)
+    }
+
+    /// The cluster gave it its name and its address; any other is what somebody wrote about the world.
+    fn is_of_cluster(&self, service: &Service) -> bool {
+        let rest = service.hostname.strip_suffix(&*self.settings().cluster_domain);
+        rest.is_some_and(|rest| rest.ends_with(".svc."))
     }
 
     fn host_vips(&self, service: &Service) -> Vec<IpAddr> {

@@ -161,15 +161,11 @@ impl World {
         self.by_vip.get(&IpNet::from(address))
     }
 
-    /// Services whose block of virtual addresses holds this one, of the longest prefix.
-    pub(crate) fn services_around(&self, address: IpAddr) -> &[Arc<Service>] {
+    /// Services whose block of virtual addresses holds this one, the longest prefix first.
+    pub(crate) fn services_around(&self, address: IpAddr) -> impl Iterator<Item = &[Arc<Service>]> {
         let host = IpNet::from(address);
-        let lengths = self.vip_lengths.keys().rev().filter(|length| **length < host.prefix_len());
-        lengths
-            .filter_map(|length| IpNet::new(address, *length).ok())
-            .map(|net| self.by_vip.get(&net.trunc()))
-            .find(|services| !services.is_empty())
-            .unwrap_or_default()
+        let lengths = self.vip_lengths.keys().rev().filter(move |length| **length < host.prefix_len());
+        lengths.filter_map(move |length| IpNet::new(address, *length).ok()).map(|net| self.by_vip.get(&net.trunc()))
     }
 
     /// Services of this host name, by key.

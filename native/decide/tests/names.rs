@@ -90,3 +90,16 @@ fn a_service_for_its_own_namespace_has_no_name_elsewhere() {
     assert!(world.lookup("vault.shop.svc.cluster.local", "shop").is_some());
     assert!(world.lookup("vault.shop.svc.cluster.local", "pay").is_none());
 }
+
+#[test]
+fn a_service_that_passes_through_has_no_name_of_the_mesh() {
+    let passing = wire::Service {
+        hostname: "db.example.com".to_owned(),
+        load_balancing: Some(wire::LoadBalancing {
+            mode: wire::load_balancing::Mode::Passthrough.into(),
+            ..wire::LoadBalancing::default()
+        }),
+        ..service("db", &["192.0.2.7"], &[(5432, 5432)])
+    };
+    assert!(mesh::with(&shop(), vec![of_service(&passing)]).lookup("db.example.com", "shop").is_none());
+}

@@ -299,6 +299,30 @@ fn a_service_for_its_own_namespace_is_refused_to_others_not_passed_on() {
 }
 
 #[test]
+fn what_another_namespace_says_of_addresses_outside_means_nothing_to_this_one() {
+    let entry = |namespace: &str, visibility: wire::service::Visibility, addresses: &[&str]| wire::Service {
+        namespace: namespace.to_owned(),
+        hostname: "api.example.com".to_owned(),
+        visibility: visibility.into(),
+        ..service("api", addresses, &[(80, 80)])
+    };
+    let others = entry("pay", wire::service::Visibility::Namespace, &["192.0.2.9", "198.51.100.0/24", "0.0.0.0/0"]);
+    let world = with(&shop(), vec![of_service(&others)]);
+    for address in ["192.0.2.9:80", "198.51.100.1:443", "203.0.113.1:80"] {
+        assert_eq!(code(&decide(&world, &web(), address)), "plain", "{address}");
+    }
+    let everybodys = entry("root", wire::service::Visibility::Public, &["198.51.0.0/16"]);
+    let world = with(&world, vec![of_service(&everybodys)]);
+    assert_eq!(code(&decide(&world, &web(), "198.51.100.1:80")), "E_SERVICE_NO_ENDPOINT", "the shorter block is everybody's and counts");
+    let own = entry("shop", wire::service::Visibility::Namespace, &["192.0.2.9"]);
+    assert_eq!(
+        code(&decide(&with(&world, vec![of_service(&own)]), &web(), "192.0.2.9:80")),
+        "E_SERVICE_NO_ENDPOINT",
+        "its own entry counts"
+    );
+}
+
+#[test]
 fn passthrough_goes_to_the_original_address_but_not_around_the_mesh() {
     let mode = wire::load_balancing::Mode::Passthrough.into();
     let load_balancing = Some(wire::LoadBalancing { mode, ..wire::LoadBalancing::default() });

@@ -1,4 +1,4 @@
-// Says on each policy whether it is in force as written, and what is wrong when it is not. Written by the replica that holds the Lease.
+// Says on each policy, and on each ServiceEntry, whether it is in force as written, and what is wrong when it is not. Written by the replica that holds the Lease.
 import { z } from "zod";
 import { errors, kubernetes } from "#contract/tables.ts";
 import type { ObjectKey } from "#mesh/objects.ts";
@@ -27,7 +27,7 @@ export type PolicyStatus = {
 
 /** Istio's API: status.conditions of its own policies have these fields. */
 export const ACCEPTED = kubernetes.acceptedCondition;
-const KINDS = ["AuthorizationPolicy", "PeerAuthentication"];
+const KINDS = ["AuthorizationPolicy", "PeerAuthentication", "ServiceEntry"];
 const MESSAGE_CHARACTERS = 2_048;
 
 const condition = z.looseObject({ type: z.string(), status: z.string().default(""), lastTransitionTime: z.string().optional() });

@@ -23,13 +23,13 @@ const core = (kind: Kind, plural: string, query: Resource["query"] = {}): Resour
   definition: null,
 });
 
-const security = (kind: Kind, plural: string): Resource => ({
+const defined = (group: string, kind: Kind, plural: string): Resource => ({
   kind,
-  apiVersion: "security.istio.io/v1",
-  root: "/apis/security.istio.io/v1",
+  apiVersion: `${group}/v1`,
+  root: `/apis/${group}/v1`,
   plural,
   query: {},
-  definition: `${plural}.security.istio.io`,
+  definition: `${plural}.${group}`,
 });
 
 export const NAMESPACES = core("Namespace", "namespaces");
@@ -52,8 +52,9 @@ export const controlResources = (): readonly Resource[] => [
   core("Service", "services"),
   SLICES,
   PODS,
-  security("AuthorizationPolicy", "authorizationpolicies"),
-  security("PeerAuthentication", "peerauthentications"),
+  defined("networking.istio.io", "ServiceEntry", "serviceentries"),
+  defined("security.istio.io", "AuthorizationPolicy", "authorizationpolicies"),
+  defined("security.istio.io", "PeerAuthentication", "peerauthentications"),
 ];
 
 /** What one node's daemon must know by itself: which pods it has and what their namespaces ask for. */

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { parse } from "yaml";
-import type { AuthorizationPolicy, Pod } from "#mesh/objects.ts";
+import type { AuthorizationPolicy, Pod, ServiceEntry } from "#mesh/objects.ts";
 import { CONDITION_L4, OPERATION_L4, OPERATION_L7, SOURCE_L4, SOURCE_L7 } from "./authorization.ts";
 import { formatPath } from "./problem.ts";
 import { projectDocument } from "./project.ts";
@@ -236,4 +236,71 @@ test("a slice names the endpoints of a service; what a controller made of a sele
     slice({ metadata: { name: "s", labels }, endpoints: [{ addresses: ["nowhere"] }] }).problems[0]?.reason ?? "",
     /not an endpoint/,
   );
+});
+
+test("a ServiceEntry is projected whole, or refused with the field that stands against it", () => {
+  const entry = (spec: object) =>
+    projectDocument({
+      apiVersion: "networking.istio.io/v1",
+      kind: "ServiceEntry",
+      metadata: { name: "e", namespace: "shop" },
+      spec: { hosts: ["DB.example.com"], ports: [{ number: 5432, name: "tcp" }], ...spec },
+    });
+  const { object, problems } = entry({ resolution: "DNS_ROUND_ROBIN", exportTo: ["."], location: "MESH_INTERNAL" });
+  assert.deepEqual(problems, []);
+  const { metadata: _, ...rest } = object as ServiceEntry;
+  assert.deepEqual(rest, {
+    kind: "ServiceEntry",
+    hosts: ["db.example.com"],
+    addresses: [],
+    ports: [{ name: "tcp", port: 5432, targetPort: 5432, protocol: "TCP" }],
+    resolution: "DNS",
+    endpoints: [],
+    selector: {},
+    subjectAltNames: [],
+    exportTo: ["."],
+    resolved: {},
+  });
+  const STATIC = { resolution: "STATIC", endpoints: [{ address: "192.0.2.1" }] };
+  const cases: [object, string][] = [
+    [{ resolution: "NONE" }, "E_SOURCE_INVALID spec.addresses"],
+    [{ resolution: "NONE", addresses: ["192.0.2.1"], endpoints: [{ address: "192.0.2.2" }] }, "E_SOURCE_INVALID spec.resolution"],
+    [{ resolution: "STATIC" }, "E_SOURCE_INVALID spec.endpoints"],
+    [{ resolution: "STATIC", endpoints: [{ address: "db.example.com" }] }, "E_SOURCE_INVALID spec.endpoints[0].address"],
+    [{ resolution: "STATIC", endpoints: [{ address: "unix:///x" }] }, "E_SOURCE_UNSUPPORTED spec.endpoints[0].address"],
+    [{ resolution: "DYNAMIC_DNS" }, "E_SOURCE_UNSUPPORTED spec.resolution"],
+    [{ resolution: "DNS", hosts: ["*.example.com"] }, "E_SOURCE_INVALID spec.hosts[0]"],
+    [{ resolution: "DNS", workloadSelector: { labels: { app: "db" } } }, "E_SOURCE_INVALID spec.workloadSelector"],
+    [{ ...STATIC, workloadSelector: { labels: { app: "db" } } }, "E_SOURCE_INVALID spec.endpoints"],
+    [{ ...STATIC, exportTo: ["pay"] }, "E_SOURCE_UNSUPPORTED spec.exportTo[0]"],
+    [{ ...STATIC, subjectAltNames: ["db.example.com"] }, "E_SOURCE_UNSUPPORTED spec.subjectAltNames[0]"],
+    [{ ...STATIC, newField: 1 }, "E_SOURCE_UNSUPPORTED spec.newField"],
+    [{ ...STATIC, hosts: ["no host"] }, "E_SOURCE_INVALID spec.hosts[0]"],
+    [{ ...STATIC, addresses: ["10.0.0.0/99"] }, "E_SOURCE_INVALID spec.addresses[0]"],
+    [{ ...STATIC, ports: [{ number: 1, name: "a", protocol: "UDP" }] }, "E_SOURCE_INVALID spec.ports[0].protocol"],
+    [
+      {
+        ...STATIC,
+        ports: [
+          { number: 1, name: "a" },
+          { number: 1, name: "b" },
+        ],
+      },
+      "E_SOURCE_INVALID spec.ports",
+    ],
+    [{ resolution: "STATIC", endpoints: [{ address: "192.0.2.1", network: "far" }] }, "E_SOURCE_UNSUPPORTED spec.endpoints[0].network"],
+    [
+      { resolution: "STATIC", endpoints: [{ address: "192.0.2.1", serviceAccount: "x" }] },
+      "E_SOURCE_UNSUPPORTED spec.endpoints[0].serviceAccount",
+    ],
+    [
+      { resolution: "STATIC", endpoints: [{ address: "192.0.2.1", ports: { other: 1 } }] },
+      "E_SOURCE_INVALID spec.endpoints[0].ports.other",
+    ],
+  ];
+  for (const [spec, expected] of cases) {
+    const { object, problems } = entry(spec);
+    assert.equal(object, null, expected);
+    assert.deepEqual(reasons(problems), [expected]);
+  }
 });

@@ -11,6 +11,7 @@ import { projectPod } from "./pod.ts";
 import { invalid, type Problem, problemsOf, unsupported } from "./problem.ts";
 import type { Projector } from "./projector.ts";
 import { projectService } from "./service.ts";
+import { projectServiceEntry } from "./service-entry.ts";
 
 export type Projection = {
   /** Null when the document does not say which object it is; also for kinds that the mesh has no use for. */
@@ -27,6 +28,7 @@ export type Projection = {
 const erase = <T extends MeshObject, D>(projector: Projector<T, D>): Projector => projector as unknown as Projector;
 
 const CORE = ["v1"];
+const NETWORKING = ["networking.istio.io/v1", "networking.istio.io/v1beta1"];
 const SECURITY = ["security.istio.io/v1", "security.istio.io/v1beta1"];
 
 const KNOWN: Readonly<Record<Kind, { readonly apiVersions: readonly string[]; readonly projector: Projector }>> = {
@@ -35,6 +37,7 @@ const KNOWN: Readonly<Record<Kind, { readonly apiVersions: readonly string[]; re
   Pod: { apiVersions: CORE, projector: erase(projectPod) },
   Service: { apiVersions: CORE, projector: erase(projectService) },
   EndpointSlice: { apiVersions: ["discovery.k8s.io/v1"], projector: erase(projectEndpointSlice) },
+  ServiceEntry: { apiVersions: NETWORKING, projector: erase(projectServiceEntry) },
   AuthorizationPolicy: { apiVersions: SECURITY, projector: erase(projectAuthorizationPolicy) },
   PeerAuthentication: { apiVersions: SECURITY, projector: erase(projectPeerAuthentication) },
 };
