@@ -42,7 +42,7 @@ engine: ## build the engine (release)
 .PHONY: cni
 cni: ## build the CNI plugin (static: it runs on any node)
 	$(call say,building the CNI plugin)
-	RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build $(WORKSPACE) --release -p trackbed-cni --target $(shell rustc -vV | sed -n 's/^host: //p') --target-dir native/target/static
+	RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build $(WORKSPACE) --release -p trackbed-cni --target $(HOST) --target-dir native/target/static
 
 .PHONY: needs-root
 needs-root:
@@ -118,6 +118,26 @@ bench-gate: $(STAMPS)/npm $(STAMPS)/debian-gate ## hold instruction counts of th
 	$(call say,building what is counted)
 	$(CARGO) build $(WORKSPACE) --release -p trackbed-gate
 	node bench/gate.ts
+
+# Coverage for libFuzzer without its command line tool: stable options only. No address sanitizer: the code in question has no `unsafe`.
+SANCOV := -Cpasses=sancov-module $(foreach flag,level=4 inline-8bit-counters pc-table trace-compares,-Cllvm-args=-sanitizer-coverage-$(flag))
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+
+.PHONY: fuzz-build
+fuzz-build: $(STAMPS)/npm
+	$(call say,building the fuzz targets)
+	RUSTFLAGS='$(SANCOV)' $(CARGO) build $(WORKSPACE) --profile fuzz -p trackbed-fuzz --features fuzzer --bins --target $(HOST) --target-dir .cache/fuzz/target
+	@rm -rf .cache/fuzz/target/bin && ln -s $(HOST)/fuzz .cache/fuzz/target/bin
+
+.PHONY: fuzz
+fuzz: fuzz-build ## let libFuzzer look for bytes that break the codecs (SECONDS=60 of CPU for each target)
+	$(call say,fuzzing)
+	node fuzz/run.ts --cpu-seconds $(or $(SECONDS),60)
+
+.PHONY: long
+long: fuzz-build ## what takes hours: 30 CPU-minutes of each fuzz target
+	$(call say,fuzzing for half an hour of CPU each)
+	node fuzz/run.ts --cpu-seconds 1800
 
 .PHONY: clean
 clean: ## remove everything that was built or installed here

@@ -9,7 +9,14 @@ import { enterSandbox } from "../src/lab/sandbox.ts";
 const CONCURRENCY = 2;
 /** No single test comes near it; one that hangs must not take the rest with it. */
 const TEST_TIMEOUT_MS = 400_000;
-const PATTERNS = ["src/**/*.test.ts", "test/**/*.test.ts", "bench/**/*.test.ts", "proto/**/*.test.ts", "daemonset/**/*.test.ts"];
+const PATTERNS = [
+  "src/**/*.test.ts",
+  "test/**/*.test.ts",
+  "bench/**/*.test.ts",
+  "fuzz/**/*.test.ts",
+  "proto/**/*.test.ts",
+  "daemonset/**/*.test.ts",
+];
 /** They need a Kubernetes cluster: `make test-cluster`. */
 const NOT_HERE = ["test/cluster/drills/**"];
 

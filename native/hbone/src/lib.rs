@@ -22,6 +22,9 @@ mod socket;
 mod splice;
 mod stream;
 mod sys;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod testing;
 mod vigil;
 
 pub use client::{ConnectRequest, Tunnel};

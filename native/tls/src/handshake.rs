@@ -178,8 +178,8 @@ fn record_error(error: RecordError) -> TlsError {
 }
 
 /// Where the records of the handshake end. Everything about them but their length is rustls's business.
-#[derive(Default)]
-struct Records {
+#[derive(Debug, Default)]
+pub(crate) struct Records {
     header: [u8; HEADER],
     have: usize,
     /// Bytes of the present record still to come behind its header.
@@ -189,7 +189,7 @@ struct Records {
 impl Records {
     /// How many of `bytes` may be fed at once: never beyond the end of a record, nor beyond that of a header, so that rustls refuses a
     /// bad one before its body is there.
-    fn within(&mut self, bytes: &[u8]) -> usize {
+    pub(crate) fn within(&mut self, bytes: &[u8]) -> usize {
         if self.body > 0 {
             let count = self.body.min(bytes.len());
             self.body -= count;

@@ -21,6 +21,9 @@ mod record;
 mod san;
 mod secrets;
 mod stream;
+#[cfg(any(test, feature = "testing"))]
+#[doc(hidden)]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 mod verify;

@@ -96,6 +96,8 @@ pub(crate) struct Connection<U> {
     /// The peer takes no stream beyond this one.
     pub(super) going_away: Option<u32>,
     pub(super) leaving: Leaving,
+    /// The last stream that our GOAWAY named: a later one names none beyond it.
+    last_taken: u32,
     /// Frames on their way out, in order.
     pub(crate) out: Vec<u8>,
 }
@@ -123,6 +125,7 @@ impl<U: Default> Connection<U> {
             resets_told: 0,
             going_away: None,
             leaving: Leaving::No,
+            last_taken: LAST_ID,
             out: Vec::new(),
         };
         connection.introduce();
@@ -354,6 +357,9 @@ impl<U: Default> Connection<U> {
 
     /// Announces that we leave. Streams that are on their way are still taken, until the peer has answered our PING: then `leave`.
     pub(crate) fn announce_leave(&mut self) {
+        if self.leaving != Leaving::No {
+            return; // a second GOAWAY must not name a later stream than the first
+        }
         self.leaving = Leaving::Announced;
         self.goaway(LAST_ID, Reason::NO_ERROR);
         self.ping();
@@ -374,7 +380,8 @@ impl<U: Default> Connection<U> {
     }
 
     fn goaway(&mut self, last: u32, reason: Reason) {
-        let payload = [last.to_be_bytes(), reason.0.to_be_bytes()].concat();
+        self.last_taken = self.last_taken.min(last);
+        let payload = [self.last_taken.to_be_bytes(), reason.0.to_be_bytes()].concat();
         frame::write(kind::GOAWAY, 0, 0, &payload, &mut self.out);
     }
 }

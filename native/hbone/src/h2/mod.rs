@@ -15,6 +15,8 @@ mod tests;
 pub(crate) use connection::{Bounds, Connection, Role};
 pub(crate) use fields::{Answered, Asked};
 pub(crate) use frame::{HEAD, Reason};
+#[cfg(feature = "testing")]
+pub(crate) use hpack::Decoder;
 pub(crate) use receive::Event;
 
 /// The connection cannot go on; the peer is told `reason` with GOAWAY.

@@ -577,6 +577,10 @@ impl<U: Default> Connection<U> {
 
     /// The peer broke a rule of one stream: that one is reset. It costs, or it could be done for ever (CVE-2025-8671).
     fn provoked(&mut self, id: u32, reason: Reason, now: Instant) -> Result<()> {
+        // Nothing may be said of a stream that was never opened (RFC 9113, 6.4).
+        if self.is_idle(id) {
+            return fatal(reason, "a broken frame of a stream that was never opened");
+        }
         if self.streams.get(&id).is_some_and(|stream| stream.sending || stream.receiving) {
             self.reset(id, reason);
             self.queued = Some(Event::Reset { id, reason });

@@ -242,6 +242,14 @@ fn frames_of_a_wrong_size_or_place_end_the_connection() {
 }
 
 #[test]
+fn a_broken_priority_of_a_stream_that_was_never_opened_ends_the_connection() {
+    // It cannot be answered by RST_STREAM, which would close what the peer may still open.
+    assert_eq!(Peer::accepted().fatal(&frame(kind::PRIORITY, 0, 3, &[0; 4])), SIZE);
+    assert_eq!(Peer::accepted().fatal(&frame(kind::PRIORITY, 0, 3, &[0, 0, 0, 3, 0])), RULE);
+    Peer::accepted().breaks_stream(&frame(kind::PRIORITY, 0, 1, &[0; 4]), SIZE);
+}
+
+#[test]
 fn settings_out_of_range_are_refused_and_the_rest_is_taken() {
     for (id, value, reason) in [
         (setting::ENABLE_PUSH, 2, RULE),
@@ -534,6 +542,26 @@ fn a_server_that_leaves_takes_what_is_on_its_way_and_then_nothing() {
     assert!(peer.send(&ask(5)).unwrap().is_empty());
     assert_eq!(peer.resets(), [(5, Reason::REFUSED_STREAM)]);
     assert_eq!(peer.ours.live(), 2);
+}
+
+#[test]
+fn a_server_that_has_left_does_not_announce_it_again() {
+    let mut peer = Peer::accepted();
+    peer.ours.leave(Reason::NO_ERROR);
+    peer.frames();
+    peer.ours.announce_leave();
+    assert!(peer.frames().is_empty(), "it would take the first GOAWAY back");
+    assert!(peer.ours.is_left());
+}
+
+#[test]
+fn a_server_that_left_and_then_breaks_off_names_no_stream_that_it_refused_meanwhile() {
+    let mut peer = Peer::accepted();
+    peer.ours.leave(Reason::NO_ERROR);
+    peer.send(&ask(3)).unwrap();
+    peer.ours.leave(Reason::PROTOCOL_ERROR);
+    let last: Vec<_> = peer.frames().into_iter().filter(|(kind, ..)| *kind == kind::GOAWAY).map(|(.., payload)| payload[3]).collect();
+    assert_eq!(last, [1, 1]);
 }
 
 #[test]

@@ -25,9 +25,13 @@ pub(crate) struct Sealer {
 
 impl Sealer {
     pub(crate) fn new(keys: Keys) -> Self {
+        #[cfg(any(test, feature = "testing"))]
+        let rekey_after = crate::testing::rekey_after_or(REKEY_AFTER);
+        #[cfg(not(any(test, feature = "testing")))]
+        let rekey_after = REKEY_AFTER;
         Self {
             keys,
-            rekey_after: REKEY_AFTER,
+            rekey_after,
             owed: false,
             #[cfg(test)]
             generations: 0,
@@ -112,6 +116,17 @@ impl Sealer {
         let record = out.get_mut(..length).ok_or(RecordError::Internal { what: "no room for a record of our own" })?;
         self.keys.seal(kind, Some(message), record)?;
         Ok(length)
+    }
+
+    /// One record of any content type.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn record_of(&mut self, kind: u8, content: &[u8], record: &mut [u8]) -> Result<(), RecordError> {
+        self.keys.seal(kind, Some(content), record)
+    }
+
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn follow(&mut self) -> Result<(), RecordError> {
+        self.keys.update()
     }
 
     #[cfg(test)]

@@ -115,8 +115,8 @@ impl Table {
         }
     }
 
-    #[cfg(test)]
-    pub(super) fn size_for_test(&self) -> usize {
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn size(&self) -> usize {
         self.size
     }
 
