@@ -10,5 +10,5 @@ mod stream;
 
 pub use answer::{Addresses, Names, Reply, TTL_SECONDS, Transport, UDP_PAYLOAD_BYTES, answer, failure};
 pub use counters::Counters;
-pub use relay::{Dial, IN_FLIGHT, UPSTREAM_LIMIT};
+pub use relay::{Dial, IN_FLIGHT, RESEND_AFTER, UPSTREAM_LIMIT};
 pub use server::Resolver;

@@ -4,6 +4,7 @@ use std::{
     cell::{Cell, RefCell},
     io, net,
     net::SocketAddr,
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -12,13 +13,17 @@ use rustix::{
     net::{RecvFlags, recv},
     rand::{GetRandomFlags, getrandom},
 };
-use tokio::{io::Interest, net::UdpSocket};
+use tokio::{io::Interest, net::UdpSocket, time::timeout};
 use trackbed_netns::{Netns, SocketError, socket, socket::Peer};
 
 use crate::question;
 
 /// Resolvers wait 5 s before they ask again and hear nothing of what comes later: told before that, they ask their next server.
 pub const UPSTREAM_LIMIT: Duration = Duration::from_secs(4);
+/// A query that is not answered by then is sent a second time: a lost datagram costs that, not the five seconds of the pod's resolver.
+/// Longer than a neighbour that is solicited twice (1 s, RFC 4861), for that query is not lost. Only once, so that a server that is slow
+/// because it is busy gets at most twice the queries.
+pub const RESEND_AFTER: Duration = Duration::from_millis(1500);
 /// Relayed queries of one pod at a time, UDP and TCP together: each UDP one is a descriptor, and a process has 20000.
 pub const IN_FLIGHT: usize = 1024;
 /// Largest UDP message.
@@ -55,7 +60,7 @@ fn cause(error: SocketError) -> io::Error {
 }
 
 /// Sends the query under a fresh random id from a fresh port and waits for the answer that matches id and question. Others are ignored:
-/// one forged packet must not end the wait. The caller bounds the time.
+/// one forged packet must not end the wait. Sent again once. The caller bounds the time.
 pub(crate) async fn udp(dial: &impl Dial, query: &[u8], server: SocketAddr, scratch: &RefCell<Vec<u8>>) -> io::Result<Vec<u8>> {
     let asked = question::parse(query).map_err(|_| io::ErrorKind::InvalidInput)?;
     let asked = query.get(asked.bytes).unwrap_or_default();
@@ -65,19 +70,32 @@ pub(crate) async fn udp(dial: &impl Dial, query: &[u8], server: SocketAddr, scra
 
     let upstream = UdpSocket::from_std(dial.udp(server)?)?;
     upstream.send(&message).await?;
+    let mut answered = pin!(receive(&upstream, sent, asked, scratch));
+    let mut response = match timeout(RESEND_AFTER, &mut answered).await {
+        Ok(response) => response?,
+        Err(_unanswered) => {
+            upstream.send(&message).await?;
+            answered.await?
+        }
+    };
+    exchange_id(&mut response, id);
+    Ok(response)
+}
+
+/// The first datagram that answers what was asked.
+async fn receive(upstream: &UdpSocket, sent: [u8; 2], asked: &[u8], scratch: &RefCell<Vec<u8>>) -> io::Result<Vec<u8>> {
     loop {
         let answer = upstream
             // A closed port shows as an error alone, without anything to read.
             .async_io(Interest::READABLE | Interest::ERROR, || {
                 let mut scratch = scratch.borrow_mut();
                 scratch.resize(RESPONSE_BYTES, 0);
-                let (length, _) = recv(&upstream, scratch.as_mut_slice(), RecvFlags::empty())?;
+                let (length, _) = recv(upstream, scratch.as_mut_slice(), RecvFlags::empty())?;
                 let response = scratch.get(..length).unwrap_or_default();
                 Ok(question::answers(response, sent, asked).then(|| response.to_vec()))
             })
             .await?;
-        if let Some(mut response) = answer {
-            exchange_id(&mut response, id);
+        if let Some(response) = answer {
             return Ok(response);
         }
     }

@@ -25,7 +25,7 @@ use tokio::{
     net::{TcpStream, UdpSocket},
     time::{sleep, timeout},
 };
-use trackbed_dns::{Addresses, IN_FLIGHT, Names, Resolver, UPSTREAM_LIMIT};
+use trackbed_dns::{Addresses, IN_FLIGHT, Names, RESEND_AFTER, Resolver, UPSTREAM_LIMIT};
 use trackbed_netns::{Netns, socket};
 
 const MESH_NAME: &str = "cart.shop.svc.cluster.local.";
@@ -81,6 +81,8 @@ fn server(outside: &Netns, address: SocketAddr) -> Arc<Seen> {
             let say = |message: &Message| udp.send_to(&message.to_vec().unwrap(), from).unwrap();
             match query.queries.first().unwrap().name.iter().next().unwrap() {
                 b"silent" => {}
+                // The first datagram is taken for lost.
+                b"lossy" if log.queries.load(Ordering::SeqCst) % 2 == 1 => {}
                 b"forged" => {
                     let forged = Ipv4Addr::new(203, 0, 113, 66);
                     let mut other_id = response(&query, forged);
@@ -261,6 +263,26 @@ async fn a_server_that_is_closed_or_silent_becomes_servfail_and_mesh_names_go_on
         assert_eq!(resolver.counters().limited.get(), 0);
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_lost_query_is_sent_again_long_before_the_app_would_and_only_once() {
+    let Some(pair) = captured_pod() else { return };
+    let pod = Arc::new(pair.pod);
+    for server_address in [at(OUTSIDE_V4, 53), at(OUTSIDE_V6, 53)] {
+        let seen = server(&pair.outside, server_address);
+        serving(&pod, async |_| {
+            let began = Instant::now();
+            assert_eq!(told(&dig(&pod, server_address, "lossy.example.").await), [IpAddr::from(SERVER_IP)]);
+            assert!(began.elapsed() >= RESEND_AFTER && began.elapsed() < UPSTREAM_LIMIT);
+            assert_eq!(seen.queries.load(Ordering::SeqCst), 2);
+            assert_eq!(dig(&pod, server_address, "silent.example.").await.metadata.response_code, ResponseCode::ServFail);
+            assert_eq!(seen.queries.load(Ordering::SeqCst), 4, "twice, not more");
+            let sent = seen.ids_and_ports.lock().unwrap();
+            assert_eq!((sent[0], sent[2]), (sent[1], sent[3]), "the same query, so that either answer will do");
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
