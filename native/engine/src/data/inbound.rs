@@ -35,7 +35,7 @@ impl Thread {
                 return pump::reset(socket);
             }
         };
-        let ready = match hold(&self.shared, || station.pod()).await {
+        let ready = match hold(&self.shared, || self.published(&station)).await {
             Ok(ready) => ready,
             Err(refusal) => {
                 let mut account = Account::new(&self.ledger, Direction::Inbound, &station.pod());
@@ -71,12 +71,12 @@ impl Thread {
         account.path(Path::Tunnel);
         account.peer(&request.peer);
         account.source(from, None, Some(&identity));
-        let admitted = hold(&self.shared, || station.pod()).await.and_then(|ready| {
+        let admitted = hold(&self.shared, || self.published(&station)).await.and_then(|ready| {
             // The port that was asked for, so that a refusal too says what was refused.
             let port = Authority::parse(&request.authority).map_or(ports::HBONE, |authority| authority.port);
             name_ends(&mut account, &ready, from, Some(&identity), port);
             let world = ready.world().ok_or_else(no_world)?;
-            let admitted = inbound_tunnel(world, &station.pod().local, &identity, from.ip(), &request.authority)?;
+            let admitted = inbound_tunnel(world, &self.published(&station).local, &identity, from.ip(), &request.authority)?;
             let registered = self.admit(&station, &mut account, &admitted);
             Ok((admitted, registered))
         });
@@ -164,11 +164,11 @@ impl Thread {
         let destination = socket::original_destination(client, from)
             .map_err(|error| missing(errors::DESTINATION_REFUSED, format!("it was not redirected: {error}")))?;
         account.destination(destination, None, None);
-        let ready = hold(&self.shared, || station.pod()).await?;
+        let ready = hold(&self.shared, || self.published(station)).await?;
         name_ends(account, &ready, from, None, destination.port());
         account.destination(destination, Some(&ready.local.workload), None);
         let world = ready.world().ok_or_else(no_world)?;
-        let admitted = inbound_plain(world, &station.pod().local, from.ip(), destination)?;
+        let admitted = inbound_plain(world, &self.published(station).local, from.ip(), destination)?;
         let registered = self.admit(station, account, &admitted);
         Ok((admitted, registered))
     }
@@ -178,7 +178,7 @@ impl Thread {
         account.destination(admitted.target, Some(&admitted.workload), admitted.source.as_ref().map(|_| &admitted.workload.identity));
         account.service(admitted.service.as_ref());
         account.policy(admitted.policy.as_ref());
-        self.register(&station.pod(), Facts::Inbound(Box::new(admitted.clone())))
+        self.register(&self.published(station), Facts::Inbound(Box::new(admitted.clone())))
     }
 }
 

@@ -103,7 +103,7 @@ impl Thread {
     }
 
     /// The pod as the control thread has it now: its word to the station may still be under way when the bell rings.
-    fn published(&self, station: &Station) -> Arc<Pod> {
+    pub(super) fn published(&self, station: &Station) -> Arc<Pod> {
         let pod = station.pod();
         let published = self.shared.pods.load().get(&pod.local.uid).filter(|published| published.cookie == pod.cookie).cloned();
         published.unwrap_or(pod)
