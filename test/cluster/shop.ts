@@ -111,8 +111,14 @@ export async function openShop(c: Cluster, namespace: string, options: Options =
     assert.ok(found, `no pod of ${app} of ${namespace} on ${node}`);
     return found;
   };
-  const get = async (node: string, url: string): Promise<string> =>
-    c.podExec(namespace, (await podOn("client", node)).metadata.name, fetching(url));
+  const get = async (node: string, url: string): Promise<string> => {
+    const client = (await podOn("client", node)).metadata.name;
+    try {
+      return await c.podExec(namespace, client, fetching(url));
+    } catch (cause) {
+      throw new Error(`${client} on ${node} got no answer from ${url}\n${await whatEnginesSay(c)}`, { cause });
+    }
+  };
   const conditions = async (): Promise<(Condition | null)[]> => (await pods()).map(capture);
   return {
     namespace,
@@ -147,6 +153,10 @@ export async function openShop(c: Cluster, namespace: string, options: Options =
     remove: async () => void (await c.kubectl("delete", "namespace", namespace, "--ignore-not-found")),
   };
 }
+
+/** The last lines of every engine: why a connection failed stands there, and the cluster is gone when somebody reads of it. */
+const whatEnginesSay = (c: Cluster): Promise<string> =>
+  c.kubectl("-n", "trackbed-system", "logs", "-l", "app.kubernetes.io/name=trackbed-engine", "--prefix", "--tail=40").catch(String);
 
 /** The capture condition of a pod, null when it has none. */
 export const capture = ({ status }: Document): Condition | null => status?.conditions?.find(({ type }) => type === CAPTURED) ?? null;
