@@ -260,9 +260,6 @@ async function workerDies({ lab, flows }: Demo): Promise<string> {
   await until("another worker runs", () => node.pidsOf("worker").some((pid) => !killed.includes(pid)));
   assert(result.refused === 0, `${result.refused} new connections were refused: ${JSON.stringify(result)}`);
   assert(result.served > 0, `nothing was served: ${JSON.stringify(result)}`);
-  assert(
-    result.slowestMs < SERVED_WITHIN_MS + queued(),
-    `the slowest took ${ms(result.slowestMs)}: ${JSON.stringify(result)}`,
-  );
+  assert(result.slowestMs < SERVED_WITHIN_MS + queued(), `the slowest took ${ms(result.slowestMs)}: ${JSON.stringify(result)}`);
   return `${result.served} served, 0 refused, ${result.broken} cut with the worker, slowest ${ms(result.slowestMs)}`;
 }
