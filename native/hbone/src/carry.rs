@@ -24,19 +24,22 @@ use crate::socket::Socket;
 /// The kernel tells nobody when the last byte was acknowledged, so it is asked again.
 const FLUSH_CHECK: Duration = Duration::from_millis(2);
 
-pub(crate) async fn run(socket: TcpStream, stream: TunnelStream, side: Side, meter: &Rc<Meter>) -> Outcome {
+pub(crate) fn run(socket: TcpStream, stream: TunnelStream, side: Side, meter: &Rc<Meter>) -> impl Future<Output = Outcome> {
     let start = Instant::now();
     let mut carry = Carry::new(socket, stream.handle, side, meter);
-    let orderly = poll_fn(|cx| carry.poll(cx)).await == Ended::Orderly;
-    if !orderly && !meter.is_cut() {
-        // Boxed: few connections come here, and the rest need not hold the memory for it. What comes before a reset must not be overtaken
-        // by it; a slow reader need not be waited for.
-        let _ = timeout(LINGER, Box::pin(carry.deliver())).await;
+    async move {
+        let orderly = poll_fn(|cx| carry.poll(cx)).await == Ended::Orderly;
+        if !orderly && !carry.meter.is_cut() {
+            // Boxed: few connections come here, and the rest need not hold the memory for it. What comes before a reset must not be
+            // overtaken by it; a slow reader need not be waited for.
+            let _ = Box::pin(timeout(LINGER, carry.deliver())).await;
+        }
+        let cut = carry.meter.is_cut();
+        let code = if carry.lost && !orderly && !cut { errors::TUNNEL_LOST } else { "" };
+        let outcome = carry.meter.outcome(start, carry.closed_by, !orderly, code);
+        carry.finish(orderly, cut);
+        outcome
     }
-    let code = if carry.lost && !orderly && !meter.is_cut() { errors::TUNNEL_LOST } else { "" };
-    let outcome = meter.outcome(start, carry.closed_by, !orderly, code);
-    carry.finish(orderly, meter.is_cut());
-    outcome
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -222,7 +225,7 @@ impl<'m> Carry<'m> {
     }
 
     /// Ends both: the socket by what is taken from the stream here, the stream by a reset or, when it is over, by being forgotten.
-    fn finish(self, orderly: bool, cut: bool) {
+    fn finish(&self, orderly: bool, cut: bool) {
         let mut core = self.handle.link.borrow_mut();
         let port = core.h2.stream(self.handle.id).and_then(|stream| stream.user.port.take());
         if let Some(port) = port.filter(|_| orderly) {

@@ -378,7 +378,13 @@ impl Core {
             let head = self.h2.data(id, u32::try_from(count).map_err(io::Error::other)?);
             self.h2.out.extend_from_slice(&head);
             self.h2.out.extend_from_slice(&lent[FRONT + PAYLOAD_AT..FRONT + PAYLOAD_AT + count]);
-            self.schedule();
+            // Alone in its tunnel it waits for nobody.
+            if self.h2.live() == 1 {
+                drop(lent);
+                self.flush();
+            } else {
+                self.schedule();
+            }
             return Ok(Carried::Bytes(count));
         }
         if leg.is_bulk_after(count, Instant::now) {

@@ -1,4 +1,6 @@
 //! Moves the bytes of one connection both ways, and its ends: FIN as FIN, reset as reset.
+//!
+//! Plain functions that give futures: an async function would keep its arguments beside what is made of them, for every idle connection.
 use std::rc::Rc;
 
 use tokio::net::TcpStream;
@@ -9,18 +11,18 @@ use crate::socket::abort;
 use crate::{TunnelStream, carry};
 
 /// Outbound: a captured application is the client, the tunnel leads to the server.
-pub async fn outbound(client: TcpStream, server: TunnelStream, meter: &Rc<Meter>) -> Outcome {
-    carry::run(client, server, Side::Client, meter).await
+pub fn outbound(client: TcpStream, server: TunnelStream, meter: &Rc<Meter>) -> impl Future<Output = Outcome> {
+    carry::run(client, server, Side::Client, meter)
 }
 
 /// Inbound: the tunnel brings the client, the local application is the server.
-pub async fn inbound(client: TunnelStream, server: TcpStream, meter: &Rc<Meter>) -> Outcome {
-    carry::run(server, client, Side::Server, meter).await
+pub fn inbound(client: TunnelStream, server: TcpStream, meter: &Rc<Meter>) -> impl Future<Output = Outcome> {
+    carry::run(server, client, Side::Server, meter)
 }
 
 /// Both ends are sockets: the same-node relay, and plain paths.
-pub async fn relay(client: TcpStream, server: TcpStream, meter: &Rc<Meter>) -> Outcome {
-    crate::relay::run(client, server, meter).await
+pub fn relay(client: TcpStream, server: TcpStream, meter: &Rc<Meter>) -> impl Future<Output = Outcome> {
+    crate::relay::run(client, server, meter)
 }
 
 /// From now on the socket ends with RST, also when this process dies: for connections that wait for their pump. An orderly end of the pump

@@ -20,7 +20,7 @@ const BULK: usize = 64 << 10;
 /// The kernel tells nobody when the last byte was acknowledged, so it is asked again.
 const FLUSH_CHECK: Duration = Duration::from_millis(2);
 
-pub(crate) async fn run(client: TcpStream, server: TcpStream, meter: &Rc<Meter>) -> Outcome {
+pub(crate) fn run(client: TcpStream, server: TcpStream, meter: &Rc<Meter>) -> impl Future<Output = Outcome> {
     let start = Instant::now();
     let mut relay = Relay {
         client: Socket::new(client),
@@ -32,17 +32,19 @@ pub(crate) async fn run(client: TcpStream, server: TcpStream, meter: &Rc<Meter>)
         closed_by: None,
         meter,
     };
-    let orderly = poll_fn(|cx| relay.poll(cx)).await;
-    if !orderly && !meter.is_cut() {
-        // Boxed: few connections come here, and the rest need not hold the memory for it.
-        let _ = timeout(LINGER, Box::pin(relay.deliver())).await;
+    async move {
+        let orderly = poll_fn(|cx| relay.poll(cx)).await;
+        if !orderly && !relay.meter.is_cut() {
+            // Boxed: few connections come here, and the rest need not hold the memory for it.
+            let _ = Box::pin(timeout(LINGER, relay.deliver())).await;
+        }
+        let outcome = relay.meter.outcome(start, relay.closed_by, !orderly, "");
+        if orderly {
+            relay.client.close();
+            relay.server.close();
+        }
+        outcome
     }
-    let outcome = meter.outcome(start, relay.closed_by, !orderly, "");
-    if orderly {
-        relay.client.close();
-        relay.server.close();
-    }
-    outcome
 }
 
 struct Relay<'m> {

@@ -144,7 +144,7 @@ impl Socket {
     }
 
     /// With the linger of `abort` the kernel would throw away what the application has not acknowledged yet.
-    pub(crate) fn close(self) {
+    pub(crate) fn close(&self) {
         if let Err(error) = SockRef::from(&self.stream).set_linger(None) {
             tracing::debug!(%error, "a socket will end with RST instead of FIN");
         }

@@ -490,3 +490,20 @@ fn a_connection_refused_before_any_pump_is_reset() {
         assert_eq!(read_error(&mut client).await, Some(ErrorKind::ConnectionReset));
     });
 }
+
+#[test]
+fn what_an_idle_connection_holds_does_not_grow() {
+    local(async {
+        let mut fixture = Fixture::new().await;
+        let request = ConnectRequest { authority: "10.0.0.1:80".into(), ..ConnectRequest::default() };
+        let stream = fixture.tunnel.open(&request).await.unwrap();
+        let ((_client, near), (far, _server)) = (pair().await, pair().await);
+        let meter = Meter::new();
+        let outbound = size_of_val(&pump::outbound(near, stream, &meter));
+        let (_other, near) = pair().await;
+        let relay = size_of_val(&pump::relay(near, far, &meter));
+        println!("outbound {outbound}, relay {relay}, meter {}", size_of::<Meter>());
+        assert!(outbound <= 96 && relay <= 384 && size_of::<Meter>() <= 72, "outbound {outbound}, relay {relay} bytes");
+        drop(fixture.arrivals.recv().await);
+    });
+}
