@@ -202,7 +202,8 @@ impl Thread {
         tokio::task::spawn_local(async move {
             let outcome = match carrier {
                 Carrier::Tunnel(stream) => pump::outbound(client, stream, registered.meter()).await,
-                Carrier::Socket(server) => pump::relay(client, server, registered.meter()).await,
+                // Boxed: it is larger than the other, and there are more of those.
+                Carrier::Socket(server) => Box::pin(pump::relay(client, server, registered.meter())).await,
             };
             registered.closed(&outcome);
             drop(counted);
