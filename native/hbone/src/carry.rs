@@ -26,7 +26,7 @@ const FLUSH_CHECK: Duration = Duration::from_millis(2);
 
 pub(crate) fn run(socket: TcpStream, stream: TunnelStream, side: Side, meter: &Rc<Meter>) -> impl Future<Output = Outcome> {
     let start = Instant::now();
-    let mut carry = Carry::new(socket, stream.handle, side, meter);
+    let mut carry = Carry::new(socket, stream, side, meter);
     async move {
         let orderly = poll_fn(|cx| carry.poll(cx)).await == Ended::Orderly;
         if !orderly && !carry.meter.is_cut() {
@@ -66,8 +66,12 @@ struct Carry<'m> {
 }
 
 impl<'m> Carry<'m> {
-    fn new(socket: TcpStream, handle: Handle, side: Side, meter: &'m Rc<Meter>) -> Self {
-        let port = Port { socket: Socket::new(socket), meter: Rc::clone(meter), side, broken: false, streaming: false };
+    fn new(socket: TcpStream, stream: TunnelStream, side: Side, meter: &'m Rc<Meter>) -> Self {
+        let TunnelStream { handle, early, .. } = stream;
+        let mut socket = Socket::new(socket);
+        let broken = side == Side::Client && socket.take_over(early).is_err();
+        meter.count(side, early);
+        let port = Port { socket, meter: Rc::clone(meter), side, broken, streaming: false };
         if let Some(stream) = handle.link.borrow_mut().h2.stream(handle.id) {
             stream.user.port = Some(port);
         }

@@ -7,12 +7,14 @@ use std::time::{Duration, Instant};
 
 use http::uri::Authority;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use trackbed_contract::Identity;
 use trackbed_contract::tables::bounds;
 use trackbed_tls::{Certified, PeerInfo};
 
 use crate::driver::{Driver, End};
+use crate::early::Early;
 use crate::h2::{Answered, Reason, Role};
 use crate::leg::Gone;
 use crate::limits::Limits;
@@ -73,15 +75,21 @@ impl Tunnel {
 
     /// CONNECT, within `limits.connect_answer`. Any status but 200 is `TunnelError::Refused`.
     pub async fn open(&self, request: &ConnectRequest) -> Result<TunnelStream, TunnelError> {
+        self.open_for(request, None).await
+    }
+
+    /// The same for this client: what it has said already goes along, and stays in its socket until the pump has it.
+    pub async fn open_for(&self, request: &ConnectRequest, client: Option<&TcpStream>) -> Result<TunnelStream, TunnelError> {
         let handle = self.ask(request)?;
         let limit = self.0.limits.connect_answer;
-        let answer = timeout(limit, poll_fn(|cx| poll_answer(&handle, cx))).await;
+        let mut early = Early::new(client);
+        let answer = timeout(limit, poll_fn(|cx| poll_answer(&handle, &mut early, cx))).await;
         let answered = answer.map_err(|_| TunnelError::Timeout { what: "the answer to CONNECT", milliseconds: millis(limit) })??;
         if answered.status != 200 {
             return Err(TunnelError::Refused { status: answered.status });
         }
         let baggage = headers::merged(&answered.headers, "baggage");
-        Ok(TunnelStream { handle, peer: Rc::clone(&self.0.peer), timing: Timing::default(), baggage })
+        Ok(TunnelStream { handle, peer: Rc::clone(&self.0.peer), timing: Timing::default(), baggage, early: early.sent() })
     }
 
     pub fn peer(&self) -> &Rc<PeerInfo> {
@@ -149,7 +157,7 @@ impl Drop for Inner {
     }
 }
 
-fn poll_answer(handle: &Handle, cx: &Context<'_>) -> Poll<Result<Box<Answered>, TunnelError>> {
+fn poll_answer(handle: &Handle, early: &mut Early<'_>, cx: &mut Context<'_>) -> Poll<Result<Box<Answered>, TunnelError>> {
     let mut core = handle.link.borrow_mut();
     let over = core.over().map(ToString::to_string);
     let Some(stream) = core.h2.stream(handle.id) else { return Poll::Ready(Err(TunnelError::Lost("the stream is gone".into()))) };
@@ -163,6 +171,7 @@ fn poll_answer(handle: &Handle, cx: &Context<'_>) -> Poll<Result<Box<Answered>, 
         Some(Gone::Lost) => Poll::Ready(Err(TunnelError::Lost(over.unwrap_or_default()))),
         None => {
             leg.attend(cx);
+            early.poll(cx, &mut core, handle.id);
             Poll::Pending
         }
     }

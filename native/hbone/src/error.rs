@@ -37,7 +37,7 @@ impl TunnelError {
         }
     }
 
-    /// Another endpoint may be tried: payload flows only after 200, so no byte of the client has reached an application. Whether a refusal
+    /// Another endpoint may be tried: an application gets bytes only after 200, so none of this client's has reached one. Whether a refusal
     /// by status would come out otherwise elsewhere is the caller's to judge.
     pub fn before_application(&self) -> bool {
         !matches!(self, Self::Request(_))

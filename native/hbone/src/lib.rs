@@ -6,6 +6,7 @@ mod backlog;
 mod carry;
 pub mod client;
 mod driver;
+mod early;
 mod error;
 mod h2;
 pub mod headers;

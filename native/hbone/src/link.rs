@@ -375,9 +375,7 @@ impl Core {
         };
         port.meter.count(port.side, count);
         if count <= SMALL {
-            let head = self.h2.data(id, u32::try_from(count).map_err(io::Error::other)?);
-            self.h2.out.extend_from_slice(&head);
-            self.h2.out.extend_from_slice(&lent[FRONT + PAYLOAD_AT..FRONT + PAYLOAD_AT + count]);
+            self.say(id, &lent[FRONT + PAYLOAD_AT..FRONT + PAYLOAD_AT + count]);
             // Alone in its tunnel it waits for nobody.
             if self.h2.live() == 1 {
                 drop(lent);
@@ -394,6 +392,13 @@ impl Core {
             self.fail(&error);
         }
         Ok(Carried::Bytes(count))
+    }
+
+    /// Adds a DATA frame of at most `room` bytes to what leaves together.
+    pub(crate) fn say(&mut self, id: u32, payload: &[u8]) {
+        let head = self.h2.data(id, u32::try_from(payload.len()).unwrap_or(u32::MAX));
+        self.h2.out.extend_from_slice(&head);
+        self.h2.out.extend_from_slice(payload);
     }
 
     /// Seals payload that lies in its records already, behind what was collected, and sends all of it.

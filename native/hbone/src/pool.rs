@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
@@ -102,10 +103,20 @@ impl<C: Connector> Pool<C> {
     /// A stream to `target`, in a tunnel with room or in a new one. A stream that the peer did not take (REFUSED_STREAM, GOAWAY), or that
     /// found its pooled tunnel dead, is tried once more in a tunnel made since.
     pub async fn open(&self, target: &Target, request: &ConnectRequest) -> Result<TunnelStream, TunnelError> {
+        self.open_for(target, request, None).await
+    }
+
+    /// The same for this client; see [`Tunnel::open_for`].
+    pub async fn open_for(
+        &self,
+        target: &Target,
+        request: &ConnectRequest,
+        client: Option<&TcpStream>,
+    ) -> Result<TunnelStream, TunnelError> {
         let key = Key::of(target);
         let start = Instant::now();
         let (pooled, first) = self.tunnel(&key, target, None).await?;
-        let error = match pooled.tunnel.open(request).await {
+        let error = match pooled.tunnel.open_for(request, client).await {
             Ok(stream) => return Ok(timed(stream, &pooled, first)),
             Err(error) => error,
         };
@@ -115,7 +126,7 @@ impl<C: Connector> Pool<C> {
         }
         tracing::debug!(%error, destination = %target.destination, "stream is tried again in a fresh tunnel");
         let (pooled, first) = self.tunnel(&key, target, Some(pooled.made)).await?;
-        Ok(timed(pooled.tunnel.open(request).await?, &pooled, first))
+        Ok(timed(pooled.tunnel.open_for(request, client).await?, &pooled, first))
     }
 
     /// The address belongs to another workload now, or to none: its tunnels end at once, dials under way included.

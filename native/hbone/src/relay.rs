@@ -32,6 +32,7 @@ pub(crate) fn run(client: TcpStream, server: TcpStream, meter: &Rc<Meter>) -> im
         closed_by: None,
         meter,
     };
+    relay.client_gone = relay.client.take_over(0).is_err();
     async move {
         let orderly = poll_fn(|cx| relay.poll(cx)).await;
         if !orderly && !relay.meter.is_cut() {

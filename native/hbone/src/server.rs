@@ -56,7 +56,7 @@ impl Request {
             core.schedule();
         }
         let baggage = headers::merged(&self.headers, "baggage");
-        Ok(TunnelStream { handle: self.handle, peer: self.peer, timing: Timing::default(), baggage })
+        Ok(TunnelStream { handle: self.handle, peer: self.peer, timing: Timing::default(), baggage, early: 0 })
     }
 
     /// Returns when the client takes the request back, or is gone: stop working for it.

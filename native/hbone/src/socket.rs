@@ -12,7 +12,7 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use crate::sys;
+use crate::{scratch, sys};
 
 #[derive(Debug)]
 pub(crate) struct Socket {
@@ -36,6 +36,18 @@ impl Socket {
     pub(crate) fn new(stream: TcpStream) -> Self {
         abort(&stream);
         Self { stream, fin_sent: false, unread: false, full: false }
+    }
+
+    /// Somebody may have looked into it: what is there may be more than what tokio knows of. The bytes that were passed on already, `count`
+    /// of them, are taken out.
+    pub(crate) fn take_over(&mut self, count: usize) -> io::Result<()> {
+        self.unread = true;
+        if count == 0 {
+            return Ok(());
+        }
+        // TCP throws away what is read with this flag, so the buffer stays as it is.
+        let (_, skipped) = rustix::net::recv(&self.stream, &mut scratch::lend()[..count], RecvFlags::TRUNC)?;
+        if skipped == count { Ok(()) } else { Err(ErrorKind::UnexpectedEof.into()) }
     }
 
     /// There may be something to read; if not, the task is woken when there is.

@@ -20,6 +20,8 @@ pub struct TunnelStream {
     pub(crate) peer: Rc<PeerInfo>,
     pub(crate) timing: Timing,
     pub(crate) baggage: Option<String>,
+    /// Bytes at the front of the client's socket that the stream has already.
+    pub(crate) early: usize,
 }
 
 impl TunnelStream {

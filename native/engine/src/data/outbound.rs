@@ -1,5 +1,4 @@
 //! What a pod's applications send: one captured connection from accept to its end, by relay, tunnel or in plain.
-use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -65,15 +64,15 @@ impl Thread {
         let mut captured = Captured { pod, client: from, destination, account };
         captured.account.source(from, None, None);
         captured.account.destination(destination, None, None);
-        let client = ClientCell(RefCell::new(Some(client)));
-        if let Err(refusal) = self.carry(&station, &mut captured, &client).await {
+        let mut client = Client(Some(client));
+        if let Err(refusal) = self.carry(&station, &mut captured, &mut client).await {
             client.reset();
             captured.account.refused(&refusal);
         }
     }
 
     /// Carries the connection to its end. The error is that of a connection that was never opened.
-    async fn carry(self: &Rc<Self>, station: &Station, captured: &mut Captured, client: &ClientCell) -> Result<(), Refusal> {
+    async fn carry(self: &Rc<Self>, station: &Station, captured: &mut Captured, client: &mut Client) -> Result<(), Refusal> {
         let mut failed: Vec<Arc<str>> = Vec::new();
         let mut first: Option<Refusal> = None;
         loop {
@@ -125,7 +124,7 @@ impl Thread {
         ready: Ready,
         captured: &mut Captured,
         decision: Outbound,
-        client: &ClientCell,
+        client: &mut Client,
     ) -> Result<(), Failed> {
         match decision {
             Outbound::Refuse(refusal) => Err(refusal.into()),
@@ -150,7 +149,7 @@ impl Thread {
         }
     }
 
-    async fn plain(self: &Rc<Self>, captured: &mut Captured, plain: Plain, client: &ClientCell) -> Result<(), Failed> {
+    async fn plain(self: &Rc<Self>, captured: &mut Captured, plain: Plain, client: &mut Client) -> Result<(), Failed> {
         captured.account.path(Path::Plain);
         let address = plain.address;
         let endpoint = plain.endpoint.as_ref().map(|endpoint| Arc::clone(&endpoint.uid));
@@ -162,13 +161,13 @@ impl Thread {
         self.pump(captured, registered, client, Carrier::Socket(server), endpoint)
     }
 
-    async fn tunnel(self: &Rc<Self>, ready: Ready, captured: &mut Captured, tunnel: Tunnel, client: &ClientCell) -> Result<(), Failed> {
+    async fn tunnel(self: &Rc<Self>, ready: Ready, captured: &mut Captured, tunnel: Tunnel, client: &mut Client) -> Result<(), Failed> {
         captured.account.path(Path::Tunnel);
         let (target, request) = (target(&ready, captured, &tunnel), self.request(captured, &tunnel));
         drop(ready);
         let endpoint = Arc::clone(&tunnel.endpoint);
         let registered = self.register(&captured.pod, Facts::Outbound(tunnel.standing()));
-        let opened = registered.unless_cut(self.pool.open(&target, &request)).await?;
+        let opened = registered.unless_cut(self.pool.open_for(&target, &request, client.0.as_ref())).await?;
         let stream = opened.map_err(|error| tunnel_failed(target.destination, &error))?;
         let (peer, timing) = (Rc::clone(stream.peer()), stream.timing());
         captured.account.peer(&peer);
@@ -192,7 +191,7 @@ impl Thread {
         self: &Rc<Self>,
         captured: &mut Captured,
         registered: Registered,
-        client: &ClientCell,
+        client: &mut Client,
         carrier: Carrier,
         endpoint: Option<Arc<str>>,
     ) -> Result<(), Failed> {
@@ -213,16 +212,16 @@ impl Thread {
 }
 
 /// The client's socket until a pump takes it: an attempt that fails leaves it for the next one.
-pub(super) struct ClientCell(RefCell<Option<TcpStream>>);
+pub(super) struct Client(Option<TcpStream>);
 
-impl ClientCell {
+impl Client {
     /// Once: nothing that carries can fail and be tried again afterwards.
-    pub(super) fn take(&self) -> Result<TcpStream, Refusal> {
-        self.0.borrow_mut().take().ok_or_else(|| missing(errors::ENGINE_LIMIT, "the connection is already carried".into()))
+    pub(super) fn take(&mut self) -> Result<TcpStream, Refusal> {
+        self.0.take().ok_or_else(|| missing(errors::ENGINE_LIMIT, "the connection is already carried".into()))
     }
 
-    fn reset(&self) {
-        if let Some(client) = self.0.borrow_mut().take() {
+    fn reset(&mut self) {
+        if let Some(client) = self.0.take() {
             pump::reset(client);
         }
     }

@@ -18,7 +18,7 @@ use trackbed_netns::socket::{self, Peer};
 
 use super::hold::{Ready, missing, ready};
 use super::live::{Facts, Relayed};
-use super::outbound::{Captured, ClientCell, Counted, Failed, upstream_failed};
+use super::outbound::{Captured, Client, Counted, Failed, upstream_failed};
 use super::{Thread, dial_application};
 use crate::report::account::Account;
 use crate::worker::shared::Pod;
@@ -90,7 +90,7 @@ impl Thread {
         captured: &mut Captured,
         relay: Relay,
         destination: &Arc<Pod>,
-        client: &ClientCell,
+        client: &mut Client,
     ) -> Result<(), Failed> {
         captured.account.path(Path::Relay);
         // The probe may have taken a second: both sides are asked as they are now.

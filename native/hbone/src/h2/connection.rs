@@ -327,7 +327,6 @@ impl<U: Default> Connection<U> {
     }
 
     /// The peer holds what comes before its answer back until it has accepted: it may be sent at once.
-    #[expect(dead_code)]
     pub(crate) fn takes_early_data(&self) -> bool {
         self.allowed.early_data
     }
