@@ -11,9 +11,9 @@ usage: trackbed-load serve LISTEN
        trackbed-load connects TO [--at-once N] [--seconds N | --count N]
        trackbed-load idle TO [--connections N]
 
-serve        answers every mode; the first byte of a connection says which (b, e); SIGTERM ends it
+serve        answers every mode; the first byte of a connection says which (b, e, a); SIGTERM ends it
 bulk         sends for --seconds (3), or --bytes, over each of --streams connections (1) and waits for the count that arrived
-round-trips  100-byte echoes in a closed loop on --connections (1) for --seconds (3)
+round-trips  100-byte echoes in a closed loop on --connections (1) for --seconds (3); a single one keeps to two CPUs
 requests     1 KB echoes at a fixed --rate (1000 a second) spread over --connections (16) for --seconds (3), timed from when each was due;
              --beside-bulk sends on one more connection as fast as it takes
 connects     connect, 64-byte echo, close, by --at-once threads (1) for --seconds (3), or --count times in all

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::args::Until;
+use crate::cpu::{self, Cpu};
 use crate::exchange::{collect, exchange, open, warm};
 use crate::figures::{Figures, Latencies, Start};
 use crate::socket;
@@ -14,14 +15,20 @@ use crate::socket;
 const MESSAGE: usize = 100;
 const FIRST_MESSAGE: usize = 64;
 
+/// One connection alone is kept on two CPUs, one at either end: where the scheduler joins them on one, an exchange takes a third of the time,
+/// and which it does changes from run to run.
 pub(crate) fn round_trips(to: SocketAddr, connections: usize, seconds: f64) -> io::Result<Figures> {
     let gate = Arc::new(Barrier::new(connections + 1));
+    let alone = connections == 1;
     let threads: Vec<_> = (0..connections)
         .map(|_| {
             let gate = Arc::clone(&gate);
             thread::spawn(move || -> io::Result<Latencies> {
-                let stream = warm(to);
+                let stream = warm(to, if alone { socket::ECHO_APART } else { socket::ECHO });
                 gate.wait();
+                if alone {
+                    cpu::pin(Cpu::First)?;
+                }
                 let (mut stream, end, mut times) = (stream?, Instant::now() + Duration::from_secs_f64(seconds), Latencies::new());
                 loop {
                     let start = Instant::now();

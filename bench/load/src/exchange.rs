@@ -21,8 +21,8 @@ pub(crate) fn exchange<const N: usize>(stream: &mut TcpStream) -> io::Result<()>
 }
 
 /// A connection that answered once: set up on all proxies of its way.
-pub(crate) fn warm(to: SocketAddr) -> io::Result<TcpStream> {
-    let mut stream = open(to, socket::ECHO)?;
+pub(crate) fn warm(to: SocketAddr, mode: u8) -> io::Result<TcpStream> {
+    let mut stream = open(to, mode)?;
     exchange::<100>(&mut stream)?;
     Ok(stream)
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::exchange::{exchange, warm};
+use crate::socket;
 
 /// A held connection that does not answer for this long counts as dead.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -13,7 +14,7 @@ const SILENCE: Duration = Duration::from_secs(5);
 pub(crate) fn hold(to: SocketAddr, connections: usize) -> io::Result<()> {
     let mut held = Vec::with_capacity(connections);
     for _ in 0..connections {
-        let stream = warm(to)?;
+        let stream = warm(to, socket::ECHO)?;
         stream.set_read_timeout(Some(SILENCE))?;
         held.push(stream);
     }

@@ -24,7 +24,7 @@ pub(crate) fn run(to: SocketAddr, rate: u32, connections: u32, seconds: f64) -> 
         .map(|index| {
             let gate = Arc::clone(&gate);
             thread::spawn(move || -> io::Result<Latencies> {
-                let stream = warm(to);
+                let stream = warm(to, socket::ECHO);
                 // The default of 50 µs would be as long as what is measured.
                 rustix::thread::set_current_timer_slack(NonZeroU64::new(1))?;
                 gate.wait();

@@ -3,6 +3,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::thread;
 
+use crate::cpu::{self, Cpu};
 use crate::socket;
 
 /// 256 KiB per read: the application must not be what limits a bulk run.
@@ -33,6 +34,10 @@ fn answer(mut stream: TcpStream) -> io::Result<()> {
     match mode[0] {
         socket::BULK => sink(stream),
         socket::ECHO => echo(stream),
+        socket::ECHO_APART => {
+            cpu::pin(Cpu::Last)?;
+            echo(stream)
+        }
         other => Err(io::Error::other(format!("unknown mode {other}"))),
     }
 }

@@ -7,6 +7,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 /// The first byte of a connection chooses what the server does with the rest.
 pub(crate) const BULK: u8 = b'b';
 pub(crate) const ECHO: u8 = b'e';
+/// The same on the last CPU; the client is on the first.
+pub(crate) const ECHO_APART: u8 = b'a';
 
 fn socket(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
