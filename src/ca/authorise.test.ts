@@ -37,6 +37,7 @@ const pod = (more: Partial<Pod> = {}): Pod => ({
 function view(pods: Pod[], nodes = ["node-a", "node-b"], namespaces = [namespace]): ClusterView {
   return {
     trustDomain: "cluster.local",
+    adopt: "none",
     node: (name) => nodes.map(node).find(({ metadata }) => metadata.name === name),
     namespace: (name) => namespaces.find(({ metadata }) => metadata.name === name),
     pod: (uid) => pods.find(({ metadata }) => metadata.uid === uid),

@@ -1,6 +1,6 @@
 // Who may have which certificate: a node, for an identity that one of its own live pods has. Pure.
 import type { ErrorCode } from "#contract/tables.ts";
-import { enrolment } from "#mesh/enrolment.ts";
+import { type Adoption, enrolment } from "#mesh/enrolment.ts";
 import { type Identity, parseIdentity } from "#mesh/identity.ts";
 import type { Namespace, Node, Pod } from "#mesh/objects.ts";
 
@@ -16,6 +16,7 @@ export type CertificateClaim = {
 /** What the source says now; a token or an older answer counts for nothing against it. */
 export type ClusterView = {
   readonly trustDomain: string;
+  readonly adopt: Adoption;
   node(name: string): Node | undefined;
   namespace(name: string): Namespace | undefined;
   pod(uid: string): Pod | undefined;
@@ -49,7 +50,7 @@ function obstacle({ node }: CertificateClaim, identity: Identity, pod: Pod, view
   if (pod.metadata.namespace !== identity.namespace) return "is in another namespace";
   if (pod.serviceAccountName !== identity.serviceAccount) return `has service account ${quote(pod.serviceAccountName)}`;
   if (pod.phase === "Succeeded" || pod.phase === "Failed") return `is over (${pod.phase})`;
-  const { enrolled, reason } = enrolment(view.namespace(pod.metadata.namespace), pod);
+  const { enrolled, reason } = enrolment(view.namespace(pod.metadata.namespace), pod, { adopt: view.adopt });
   return enrolled ? null : `is not in the mesh: ${reason}`;
 }
 

@@ -1,5 +1,5 @@
 // Everything known about the cluster, indexed so that each question costs as much as its answer.
-import { enrolment } from "#mesh/enrolment.ts";
+import { type Adoption, enrolment } from "#mesh/enrolment.ts";
 import {
   type AuthorizationPolicy,
   keyOf,
@@ -43,7 +43,7 @@ export type Cluster = {
   workloadPeer(pod: Pod): PeerAuthentication | undefined;
 };
 
-export function createCluster(rootNamespace: string): Cluster {
+export function createCluster(rootNamespace: string, adopt: Adoption): Cluster {
   const objects = new Map<ObjectKey, MeshObject>();
   const pods = labelIndex<Pod>();
   const services = selectorIndex<Service>();
@@ -120,7 +120,7 @@ export function createCluster(rootNamespace: string): Cluster {
       return [...before.symmetricDifference(now)].map((uid) => podsByUid.get(uid)).filter((pod) => pod !== undefined);
     },
     isTunnelled: (pod) =>
-      enrolment(namespace(pod.metadata.namespace), pod).enrolled && (captured.get(pod.nodeName)?.has(pod.metadata.uid) ?? true),
+      enrolment(namespace(pod.metadata.namespace), pod, { adopt }).enrolled && (captured.get(pod.nodeName)?.has(pod.metadata.uid) ?? true),
     governing: (name, workload) => [
       workload,
       name === rootNamespace ? undefined : oldest(peers.unselective(name)),

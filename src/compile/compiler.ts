@@ -1,4 +1,5 @@
 // Turns changes of desired state into changes of xDS resources, at the cost of what changed and not of the cluster.
+import type { Adoption } from "#mesh/enrolment.ts";
 import { keyOf, type MeshObject, type ObjectKey, type Pod } from "#mesh/objects.ts";
 import { isEmptySelector } from "#mesh/selector.ts";
 import type { Change } from "#source/source.ts";
@@ -21,6 +22,8 @@ export type CompilerSettings = {
   readonly rootNamespace: string;
   /** Name of the only network, usually empty. */
   readonly network: string;
+  /** Whose labels count beside ours. */
+  readonly adopt: Adoption;
   /** First part of workload uids, "Kubernetes". */
   readonly clusterId: string;
 };
@@ -66,7 +69,7 @@ const absent = (output: Output, name: string): Outcome => ({ output, name, resou
 
 export function createCompiler(settings: CompilerSettings): Compiler {
   const { rootNamespace } = settings;
-  const cluster = createCluster(rootNamespace);
+  const cluster = createCluster(rootNamespace, settings.adopt);
   const faults = new Map<ObjectKey, readonly ObjectFault[]>();
   /** Names of the resources that each EndpointSlice became. */
   const endpoints = new Map<ObjectKey, ReadonlySet<string>>();

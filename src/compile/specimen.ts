@@ -25,6 +25,7 @@ export const settings: CompilerSettings = {
   rootNamespace: "root",
   network: "",
   clusterId: "Kubernetes",
+  adopt: "none",
 };
 export const ENABLED = { "trackbed.dev/mesh": "enabled" };
 

@@ -59,12 +59,12 @@ export async function startControl(options: ControlOptions, log: Log): Promise<C
 
 /** What is to be ended goes on `started`, in the order of starting; it ends in reverse. */
 async function start(options: ControlOptions, log: Log, stop: AbortController, started: AsyncDisposableStack): Promise<Control> {
-  const { trustDomain, clusterDomain, rootNamespace, encryptSameNode } = options;
+  const { trustDomain, clusterDomain, rootNamespace, encryptSameNode, adopt } = options;
   const metrics = createMetrics();
   const quiet = createQuiet();
   const store = createStore();
-  const view = createView(trustDomain);
-  const compiler = createCompiler({ trustDomain, clusterDomain, rootNamespace, network: "", clusterId: "Kubernetes" });
+  const view = createView(trustDomain, adopt);
+  const compiler = createCompiler({ trustDomain, clusterDomain, rootNamespace, network: "", adopt, clusterId: "Kubernetes" });
   const faults = createFaultBoard(
     ({ code, key, file, line, field, reason }) =>
       log.error({ code, object: key, file, line, field, reason, next: errors[code].next }, "fault"),

@@ -85,6 +85,7 @@ export async function kubernetesPlatform(parts: KubernetesParts, stop: AbortSign
     ending,
   );
   const elsewhere = createElsewhere({
+    adopt: view.adopt,
     isAttached: carried.isAttached,
     namespace: view.namespace,
     pods: () => [...view.objects()].filter((object) => object.kind === "Pod"),

@@ -18,6 +18,7 @@ test("several listen addresses of both families are understood, the rest has def
     clusterDomain: "cluster.local",
     rootNamespace: "trackbed-system",
     encryptSameNode: false,
+    adopt: "none",
   });
 });
 

@@ -2,6 +2,7 @@
 import { isIP } from "node:net";
 import { parseArgs } from "node:util";
 import { ports, product } from "#contract/tables.ts";
+import { ADOPTIONS, type Adoption } from "#mesh/enrolment.ts";
 import { meshError } from "#mesh/error.ts";
 import { isLabel, isSubdomain } from "#mesh/identity.ts";
 
@@ -25,6 +26,7 @@ export type ControlOptions = {
   readonly clusterDomain: string;
   readonly rootNamespace: string;
   readonly encryptSameNode: boolean;
+  readonly adopt: Adoption;
 };
 
 export const HELP = `usage: node src/control/main.ts --mesh DIR --state DIR --tokens DIR --listen ADDRESS:PORT [--listen …] [options]
@@ -45,6 +47,7 @@ Reads the mesh's documents, compiles them, and serves them with certificates to 
   --cluster-domain NAME   DNS domain of services (default cluster.local)
   --root-namespace NAME   policies here govern the whole mesh (default: --namespace)
   --encrypt-same-node     use TLS tunnels between pods of one node too
+  --adopt MESH            none (default), or istio: follow its label istio.io/dataplane-mode as ours; the daemons need the same
   --help                  this text
 `;
 
@@ -64,6 +67,7 @@ export function parseOptions(args: readonly string[]): ControlOptions | null {
     clusterDomain: named("--cluster-domain", values["cluster-domain"] ?? "cluster.local", isSubdomain),
     rootNamespace: named("--root-namespace", values["root-namespace"] ?? values.namespace ?? product.controlPlaneNamespace, isLabel),
     encryptSameNode: values["encrypt-same-node"] ?? false,
+    adopt: adoption(values.adopt ?? "none"),
   };
 }
 
@@ -94,6 +98,7 @@ const OPTIONS = {
   "cluster-domain": { type: "string" },
   "root-namespace": { type: "string" },
   "encrypt-same-node": { type: "boolean" },
+  adopt: { type: "string" },
   help: { type: "boolean" },
 } as const;
 
@@ -127,6 +132,12 @@ function parseEndpoint(option: string, text: string): Endpoint {
 }
 
 const isLoopback = (host: string): boolean => host === "::1" || (isIP(host) === 4 && host.startsWith("127."));
+
+function adoption(text: string): Adoption {
+  const found = ADOPTIONS.find((one) => one === text);
+  if (found === undefined) throw usage(`--adopt ${text} is not one of ${ADOPTIONS.join(", ")}`);
+  return found;
+}
 
 function named(option: string, value: string, valid: (name: string) => boolean): string {
   if (!valid(value)) throw usage(`${option} ${value} is not a DNS name of lower-case letters, digits and "-"`);

@@ -1,5 +1,6 @@
 // What the source says now, indexed for the questions of certificates and node reports.
 import type { ClusterView } from "#ca/authorise.ts";
+import type { Adoption } from "#mesh/enrolment.ts";
 import { type Kind, keyOf, type MeshObject, type Namespace, type Node, type ObjectKey, type Pod } from "#mesh/objects.ts";
 import type { Change } from "#source/source.ts";
 
@@ -11,7 +12,7 @@ export type MeshView = ClusterView & {
   counts(): ReadonlyMap<string, number>;
 };
 
-export function createView(trustDomain: string): MeshView {
+export function createView(trustDomain: string, adopt: Adoption = "none"): MeshView {
   const objects = new Map<ObjectKey, MeshObject>();
   const pods = new Map<string, Pod>();
   const byNode = new Map<string, Set<Pod>>();
@@ -53,6 +54,7 @@ export function createView(trustDomain: string): MeshView {
 
   return {
     trustDomain,
+    adopt,
     apply,
     counts: () => byKind,
     objects: () => objects.values(),

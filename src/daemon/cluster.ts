@@ -9,7 +9,7 @@ import { cniServer } from "#cni/server.ts";
 import { paths } from "#contract/tables.ts";
 import { glanceAt, readBootId, readCookie, readHoldings, visitNamespace } from "#engine/namespace.ts";
 import { listenOn } from "#engine/socket.ts";
-import { type Enrolment, enrolment } from "#mesh/enrolment.ts";
+import { type Adoption, type Enrolment, enrolment } from "#mesh/enrolment.ts";
 import { explainError, meshError } from "#mesh/error.ts";
 import type { Namespace, Pod } from "#mesh/objects.ts";
 import type { HostRules } from "#redirect/host.ts";
@@ -36,6 +36,7 @@ export type ClusterParts = {
   /** Path of trackbed-cni as it came with us. */
   readonly plugin: string;
   readonly hostRules: HostRules;
+  readonly adopt: Adoption;
   readonly run: string;
   readonly log: Logger;
 };
@@ -105,7 +106,8 @@ export function createCluster(parts: ClusterParts): Cluster {
       ),
   });
 
-  const decide = (namespace: Namespace | undefined, pod: Pod): Enrolment => (options.leave ? LEAVING : enrolment(namespace, pod));
+  const decide = (namespace: Namespace | undefined, pod: Pod): Enrolment =>
+    options.leave ? LEAVING : enrolment(namespace, pod, { adopt: parts.adopt });
 
   /** One search at a time; what is still missing is sought again, for its address or its process may come yet. */
   function seek(all: boolean): Promise<void> {

@@ -69,11 +69,10 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
   });
   const promises = await loadPromises(join(run, "captured.json"), bootId, noted("the memory of captured pods"));
   const channel = controlChannel(options);
-  const desired = desiredPods(
-    node,
-    () => settings().clusterDomain,
-    cluster === null ? {} : { quarters: cluster.quarters, decide: cluster.decide },
-  );
+  const desired = desiredPods(node, () => settings().clusterDomain, {
+    adopt: options.adopt,
+    ...(cluster === null ? {} : { quarters: cluster.quarters, decide: cluster.decide }),
+  });
   const flows = createFlows();
   const engine = { since: started, inSync: false, counters: new Map<string, number>() };
   let sourceRead = false;

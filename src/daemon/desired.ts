@@ -1,12 +1,12 @@
 // Which pods this node should have in the mesh: the source's objects, narrowed to one node and told as changes of single pods.
 import { normalize } from "node:path";
-import { annotations, labels } from "#contract/tables.ts";
+import { annotations } from "#contract/tables.ts";
 import type { Desired, Fault as EnrolFault } from "#enrol/state.ts";
 import { formatAddress, parseAddress } from "#mesh/address.ts";
 import { compareAge } from "#mesh/age.ts";
 import { type AnnotationFault, type CaptureSpec, captureSpec } from "#mesh/capture.ts";
 import { searchList } from "#mesh/dns.ts";
-import { bypassUntil, type Enrolment, enrolment } from "#mesh/enrolment.ts";
+import { type Adoption, bypassUntil, type Enrolment, enrolment, wishOf } from "#mesh/enrolment.ts";
 import { keyOf, type Namespace, type ObjectKey, type Pod } from "#mesh/objects.ts";
 import type { Change, Fault, Places } from "#source/source.ts";
 import { annotated, type Quarters } from "./quarters.ts";
@@ -58,11 +58,14 @@ export type DesiredOptions = {
   readonly quarters?: Quarters;
   /** Who is in the mesh; default: whom labels ask for. */
   readonly decide?: (namespace: Namespace | undefined, pod: Pod) => Enrolment;
+  /** Whose labels count beside ours. */
+  readonly adopt?: Adoption;
 };
 
 /** `clusterDomain` is asked at each update: control may name another one. */
 export function desiredPods(node: string, clusterDomain: () => string, options: DesiredOptions = {}): DesiredPods {
-  const { quarters = annotated, decide = enrolment } = options;
+  const { quarters = annotated, adopt = "none" } = options;
+  const decide = options.decide ?? ((namespace, pod) => enrolment(namespace, pod, { adopt }));
   const namespaces = new Map<ObjectKey, Namespace>();
   const pods = new Map<ObjectKey, Pod>();
   let faults: readonly Fault[] = [];
@@ -139,7 +142,7 @@ export function desiredPods(node: string, clusterDomain: () => string, options: 
     },
     namespaces: () => {
       const known = new Map<string, boolean>();
-      for (const namespace of namespaces.values()) known.set(namespace.metadata.name, isLabelled(namespace));
+      for (const namespace of namespaces.values()) known.set(namespace.metadata.name, isLabelled(namespace, adopt));
       for (const pod of pods.values())
         if (decide(namespaceOf(pod.metadata.namespace), pod).enrolled) known.set(pod.metadata.namespace, true);
       return known;
@@ -165,7 +168,7 @@ export function desiredPods(node: string, clusterDomain: () => string, options: 
 }
 
 /** Also a namespace that is bypassed at this moment: the bypass may end while nobody watches. */
-const isLabelled = ({ metadata }: Namespace): boolean => metadata.labels[labels.mesh] === "enabled";
+const isLabelled = ({ metadata }: Namespace, adopt: Adoption): boolean => wishOf(metadata, adopt)?.value === "enabled";
 
 const mayBePod = ({ key }: Fault): boolean => key === null || key.startsWith("Pod/");
 

@@ -53,7 +53,9 @@ async function run({ options, helper, plugin }: Parsed): Promise<number> {
           ? directorySource(options.mesh ?? "")
           : kubernetesSource({ api, resources: nodeResources(node), onRestart: told(log) }),
       cluster:
-        api === null || kubernetes === null ? null : createCluster({ options: kubernetes, api, helper, plugin, hostRules, run, log }),
+        api === null || kubernetes === null
+          ? null
+          : createCluster({ options: kubernetes, api, helper, plugin, hostRules, adopt: options.adopt, run, log }),
       backend,
       planOf: ({ capture }) => plan(capture),
       compare: backend.compare,

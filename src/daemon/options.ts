@@ -1,6 +1,7 @@
 // The daemon's command line, checked before anything is touched.
 import { Command, InvalidArgumentError, Option } from "commander";
 import { bounds, paths, product } from "#contract/tables.ts";
+import { ADOPTIONS, type Adoption } from "#mesh/enrolment.ts";
 import { meshError } from "#mesh/error.ts";
 import { isSubdomain } from "#mesh/identity.ts";
 import type { BackendName } from "#redirect/backend.ts";
@@ -18,6 +19,8 @@ export type DaemonOptions = {
   readonly clusterDomain: string;
   readonly health: { readonly host: string; readonly port: number } | null;
   readonly log: string;
+  /** Whose labels count beside ours; control must say the same. */
+  readonly adopt: Adoption;
   /** By what pods are captured; auto: the first that works on this node. */
   readonly redirect: BackendName | "auto";
 };
@@ -66,19 +69,24 @@ export function parseOptions(argv: readonly string[]): DaemonOptions {
         .default("auto")
         .env("TRACKBED_REDIRECT"),
     )
+    .addOption(
+      new Option("--adopt <mesh>", "istio: follow its label istio.io/dataplane-mode as ours; control needs the same")
+        .choices([...ADOPTIONS])
+        .default("none"),
+    )
     .option("--log <level>", LEVELS.join(" | "), logLevel, "info")
     .allowExcessArguments(false)
     .exitOverride();
   const given = command.parse([...argv], { from: "user" }).opts<Given>();
   if ((given.mesh === undefined) === (given.kubernetes !== true))
     throw meshError("E_USAGE", "one of --mesh DIR and --kubernetes is needed, and not both");
-  const { node, run, control, root, token, clusterDomain, health = null, log, redirect, mesh = null } = given;
+  const { node, run, control, root, token, clusterDomain, health = null, log, redirect, adopt, mesh = null } = given;
   const kubernetes = given.kubernetes ? kubernetesOf(given) : null;
-  return { node, run, control, root, token, clusterDomain, health, log, redirect, mesh, kubernetes };
+  return { node, run, control, root, token, clusterDomain, health, log, redirect, adopt, mesh, kubernetes };
 }
 
 /** What commander found; what was not given is absent. */
-type Given = Pick<DaemonOptions, "node" | "run" | "control" | "root" | "token" | "clusterDomain" | "log" | "redirect"> & {
+type Given = Pick<DaemonOptions, "node" | "run" | "control" | "root" | "token" | "clusterDomain" | "log" | "redirect" | "adopt"> & {
   readonly health?: NonNullable<DaemonOptions["health"]>;
   readonly mesh?: string;
   readonly kubernetes?: boolean;

@@ -89,6 +89,11 @@ export const checks = {
   },
   ENROL_OWN_PORT: { level: "error", next: "move the application to another port, or label the pod trackbed.dev/mesh=disabled" },
   ENROL_UDP: { level: "note", next: "nothing: UDP other than DNS passes as before, outside the mesh" },
+  ENROL_OUTBOUND: {
+    level: "note",
+    next: "nothing for a pod that takes traffic from outside, such as an ingress controller; otherwise remove the annotation trackbed.dev/capture",
+  },
+  ENROL_ANNOTATION: { level: "warning", next: "correct the annotation: until then the pod is captured as if it were absent" },
   ENROL_REOPEN: {
     level: "note",
     next: "nothing: connections that are open now go on as they are and are meshed when they are opened anew",

@@ -23,6 +23,7 @@ const other: Values = {
   imagePullSecrets: ["one", "two"],
   trustDomain: "example.org",
   clusterDomain: "k8s.example.org",
+  adopt: "istio",
   cniBin: "/home/kubernetes/bin",
   cniConf: "/var/lib/rancher/net.d",
   kubelet: "/data/kubelet",

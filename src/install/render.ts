@@ -34,6 +34,7 @@ const EDITS: readonly Edit[] = [
   { what: "tag", matches: after("--profile="), replace: (_, { tag }) => `--profile=${profileOf(tag)}` },
   { what: "trustDomain", matches: after("--trust-domain="), replace: (_, { trustDomain }) => `--trust-domain=${trustDomain}` },
   { what: "clusterDomain", matches: after("--cluster-domain="), replace: (_, { clusterDomain }) => `--cluster-domain=${clusterDomain}` },
+  { what: "adopt", matches: after("--adopt="), replace: (_, { adopt }) => `--adopt=${adopt}` },
   { what: "cniBin", matches: (key, text) => key === "path" && text === "/opt/cni/bin", replace: (_, { cniBin }) => cniBin },
   { what: "cniConf", matches: (key, text) => key === "path" && text === "/etc/cni/net.d", replace: (_, { cniConf }) => cniConf },
   {

@@ -11,6 +11,8 @@ export type Values = {
   readonly trustDomain: string;
   /** DNS domain of services. */
   readonly clusterDomain: string;
+  /** Whose labels count beside ours: none or istio. */
+  readonly adopt: string;
   /** Where the container runtime of the nodes looks for CNI plugins and their configuration. */
   readonly cniBin: string;
   readonly cniConf: string;
@@ -24,6 +26,7 @@ export const defaults = (version: string): Values => ({
   imagePullSecrets: [],
   trustDomain: "cluster.local",
   clusterDomain: "cluster.local",
+  adopt: "none",
   cniBin: "/opt/cni/bin",
   cniConf: "/etc/cni/net.d",
   kubelet: "/var/lib/kubelet",
@@ -36,6 +39,7 @@ export const patterns = {
   imagePullSecrets: "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$",
   trustDomain: "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$",
   clusterDomain: "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$",
+  adopt: "^(none|istio)$",
   cniBin: "^(/[A-Za-z0-9._-]+)+$",
   cniConf: "^(/[A-Za-z0-9._-]+)+$",
   kubelet: "^(/[A-Za-z0-9._-]+)+$",

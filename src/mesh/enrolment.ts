@@ -1,6 +1,6 @@
 // Which pods are in the mesh: the one answer for control (which tunnels to offer) and for daemons (which pods to capture).
 import { annotations, type ErrorCode, labels, product } from "#contract/tables.ts";
-import type { Namespace, Pod } from "./objects.ts";
+import type { Namespace, ObjectMeta, Pod } from "./objects.ts";
 
 export type Enrolment = {
   readonly enrolled: boolean;
@@ -9,6 +9,14 @@ export type Enrolment = {
   /** Set when labels ask for the mesh and the pod cannot be in it, or when a label cannot be understood. */
   readonly code: ErrorCode | null;
 };
+
+/** Whose labels count beside ours: "istio" follows istio.io/dataplane-mode, for clusters that come from Istio's ambient mode. */
+export type Adoption = "none" | "istio";
+export const ADOPTIONS: readonly Adoption[] = ["none", "istio"];
+
+/** Of namespaces and pods. Values that mean something else (sidecars, a later mode) are not ours to follow. */
+export const ISTIO_MODE = "istio.io/dataplane-mode";
+const ISTIO_MODES: Readonly<Record<string, string>> = { ambient: "enabled", none: "disabled" };
 
 /** Marks that another mesh left on a pod: annotation or label, and the mesh's name. */
 export const FOREIGN_MARKS: readonly (readonly [string, string])[] = [
@@ -29,15 +37,30 @@ export function bypassUntil(namespace: Namespace | undefined): number | null {
   return Number.isNaN(time) ? null : time;
 }
 
+type Wish = { readonly value: string; readonly label: string };
+
+/** What an object asks for by its labels: by ours first. Null when by none. */
+export function wishOf({ labels: written }: Pick<ObjectMeta, "labels">, adopt: Adoption): Wish | null {
+  const own = written[labels.mesh];
+  if (own !== undefined) return { value: own, label: `${labels.mesh}=${own}` };
+  const theirs = adopt === "istio" ? written[ISTIO_MODE] : undefined;
+  const value = theirs === undefined ? undefined : ISTIO_MODES[theirs];
+  return value === undefined ? null : { value, label: `${ISTIO_MODE}=${theirs}` };
+}
+
 /** `namespace` is undefined while the pod's Namespace object is not known: then only the pod's own label enrols. */
-export function enrolment(namespace: Namespace | undefined, pod: Pod, now = Date.now()): Enrolment {
-  const own = pod.metadata.labels[labels.mesh];
-  const inherited = namespace?.metadata.labels[labels.mesh];
-  if (own !== undefined && !isSwitch(own)) return misread("pod", own);
-  if (own === "disabled") return out(`the pod is labelled ${labels.mesh}=disabled`);
-  if (own === undefined && inherited !== undefined && !isSwitch(inherited)) return misread("namespace", inherited);
-  const wanted = own === "enabled" || inherited === "enabled";
-  if (!wanted) return out(`neither the pod nor its namespace is labelled ${labels.mesh}=enabled`);
+export function enrolment(
+  namespace: Namespace | undefined,
+  pod: Pod,
+  { adopt = "none", now = Date.now() }: { readonly adopt?: Adoption; readonly now?: number } = {},
+): Enrolment {
+  const own = wishOf(pod.metadata, adopt);
+  const inherited = namespace === undefined ? null : wishOf(namespace.metadata, adopt);
+  if (own !== null && !isSwitch(own.value)) return misread("pod", own.value);
+  if (own?.value === "disabled") return out(`the pod is labelled ${own.label}`);
+  if (own === null && inherited !== null && !isSwitch(inherited.value)) return misread("namespace", inherited.value);
+  const decided = own ?? (inherited?.value === "enabled" ? inherited : null);
+  if (decided === null) return out(unwanted(namespace, pod, adopt));
   if (NEVER.includes(pod.metadata.namespace)) return out(`pods of ${pod.metadata.namespace} are never in the mesh`);
   const bypass = bypassUntil(namespace);
   if (bypass !== null && bypass > now) return out(`the namespace is bypassed until ${new Date(bypass).toISOString()}`);
@@ -45,7 +68,14 @@ export function enrolment(namespace: Namespace | undefined, pod: Pod, now = Date
   if (pod.hostNetwork) return out("the pod uses the host's network", "E_CAPTURE_HOST_NETWORK");
   const foreign = FOREIGN_MARKS.find(([mark]) => Object.hasOwn(pod.metadata.annotations, mark));
   if (foreign !== undefined) return out(`the pod belongs to ${foreign[1]} (annotation ${foreign[0]})`, "E_CAPTURE_FOREIGN_MESH");
-  return { enrolled: true, reason: `the ${own === "enabled" ? "pod" : "namespace"} is labelled ${labels.mesh}=enabled`, code: null };
+  return { enrolled: true, reason: `the ${own === null ? "namespace" : "pod"} is labelled ${decided.label}`, code: null };
+}
+
+/** Who comes from another mesh reads why its label does nothing. */
+function unwanted(namespace: Namespace | undefined, pod: Pod, adopt: Adoption): string {
+  const istios = adopt === "none" && [pod.metadata, namespace?.metadata].some((meta) => meta?.labels[ISTIO_MODE] === "ambient");
+  const none = `neither the pod nor its namespace is labelled ${labels.mesh}=enabled`;
+  return istios ? `${none}; ${ISTIO_MODE}=ambient is Istio's and is followed with --adopt=istio only` : none;
 }
 
 const isSwitch = (value: string): boolean => value === "enabled" || value === "disabled";

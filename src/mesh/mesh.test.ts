@@ -5,7 +5,7 @@ import fc from "fast-check";
 import { annotations, labels } from "#contract/tables.ts";
 import { cidrContains, formatAddress, formatCidr, parseAddress, parseCidr } from "./address.ts";
 import { captureSpec, parsePort } from "./capture.ts";
-import { enrolment } from "./enrolment.ts";
+import { enrolment, ISTIO_MODE } from "./enrolment.ts";
 import type { Labels, Namespace, Pod } from "./objects.ts";
 import { selects } from "./selector.ts";
 
@@ -122,6 +122,33 @@ test("the namespace's label enrols unless the pod says otherwise, and what canno
     assert.deepEqual([answer.enrolled, answer.code], [enrolled, code], answer.reason);
     assert.ok(answer.reason.length > 0);
   }
+});
+
+test("Istio's label counts only where it is adopted, and ours beats it on the same object", () => {
+  const mode = (value: string) => ({ [ISTIO_MODE]: value });
+  const on = { [labels.mesh]: "enabled" };
+  const off = { [labels.mesh]: "disabled" };
+  const cases: [Namespace | undefined, Pod, boolean][] = [
+    [namespace(mode("ambient")), pod(), true],
+    [namespace(mode("ambient")), pod(mode("none")), false],
+    [namespace(mode("none")), pod(mode("ambient")), true],
+    [namespace(mode("something-later")), pod(), false],
+    [namespace({ ...mode("ambient"), ...off }), pod(), false],
+    [namespace({ ...mode("none"), ...on }), pod(), true],
+    [namespace(off), pod(mode("ambient")), true],
+    [namespace(on), pod({ ...mode("none"), ...on }), true],
+    [undefined, pod(mode("ambient")), true],
+    [namespace(mode("ambient")), pod({}, {}, { "ambient.istio.io/redirection": "enabled" }), false],
+  ];
+  for (const [ns, one, enrolled] of cases)
+    assert.equal(enrolment(ns, one, { adopt: "istio" }).enrolled, enrolled, JSON.stringify([ns, one]));
+  const { enrolled, reason, code } = enrolment(namespace(mode("ambient")), pod());
+  assert.deepEqual([enrolled, code], [false, null]);
+  assert.match(reason, /Istio's and is followed with --adopt=istio only/);
+  assert.match(
+    enrolment(namespace(mode("ambient")), pod(), { adopt: "istio" }).reason,
+    /the namespace is labelled istio\.io\/dataplane-mode=ambient/,
+  );
 });
 
 test("an annotation that is not understood captures as if it were absent, and is reported", () => {

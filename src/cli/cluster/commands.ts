@@ -70,14 +70,19 @@ export function addClusterCommands(program: Command, act: Act): void {
 
   withImage(command("install", "put the mesh into a cluster, or bring it to this version, and wait until it works"))
     .option("--trust-domain <name>", "first part of every identity", own.trustDomain)
+    .option("--adopt <mesh>", "none, or istio: namespaces and pods labelled istio.io/dataplane-mode=ambient are in the mesh", own.adopt)
     .option("--cluster-domain <name>", "DNS domain of services", own.clusterDomain)
     .option("--dry-run", "only print the manifests", false)
     .option("--skip-checks", "install although something stands against it", false)
     .addOption(timeout("5m"))
     .action(
-      (options: Parse<Image & { trustDomain: string; clusterDomain: string; dryRun: boolean; skipChecks: boolean; timeout: string }>) => {
-        const { trustDomain, clusterDomain, dryRun, skipChecks } = options;
-        const values = { ...image(options), trustDomain, clusterDomain };
+      (
+        options: Parse<
+          Image & { trustDomain: string; adopt: string; clusterDomain: string; dryRun: boolean; skipChecks: boolean; timeout: string }
+        >,
+      ) => {
+        const { trustDomain, adopt, clusterDomain, dryRun, skipChecks } = options;
+        const values = { ...image(options), trustDomain, adopt, clusterDomain };
         act(runInstall(target(options), { values, dryRun, skipChecks, timeoutMs: milliseconds(options.timeout) }, options.output));
       },
     );

@@ -1,16 +1,16 @@
 // `trackbed enrol|unenrol NAMESPACE`: the label that takes a namespace in or out, what that would change, and how its pods follow.
 import type { V1Namespace, V1NetworkPolicy, V1Pod } from "@kubernetes/client-node";
-import { annotations, labels, product } from "#contract/tables.ts";
+import { annotations, kubernetes, labels, product } from "#contract/tables.ts";
 import { type EnrolmentPreview, previewEnrolment } from "#install/check/enrolment.ts";
 import { networkPolicyFindings } from "#install/check/network-policy.ts";
 import { policyFindings } from "#install/check/policies.ts";
-import type { Finding } from "#install/finding.ts";
-import { sorted } from "#install/finding.ts";
+import { type Finding, finding, sorted } from "#install/finding.ts";
+import { isApiFailure } from "#source/kubernetes/failure.ts";
 import { findingPage } from "../findings.ts";
 import { type Exit, exit, type Format, usage } from "../outcome.ts";
 import { table } from "../table.ts";
 import { type Cluster, connect, type Held, type Target } from "./client.ts";
-import { capturedCondition } from "./facts.ts";
+import { capturedCondition, readAdoption } from "./facts.ts";
 import { type Look, sayOnStderr, waitFor } from "./wait.ts";
 
 export type EnrolOptions = { readonly namespace: string; readonly dryRun: boolean; readonly timeoutMs: number };
@@ -80,17 +80,19 @@ async function read(cluster: Cluster, name: string): Promise<[V1Namespace, V1Pod
 }
 
 async function previewOf(cluster: Cluster, name: string): Promise<{ preview: EnrolmentPreview; findings: Finding[] }> {
-  const [[namespace, pods], networkPolicies, authorization, peer] = await Promise.all([
+  const [[namespace, pods], networkPolicies, authorization, peer, adopt] = await Promise.all([
     read(cluster, name),
     cluster.list<V1NetworkPolicy>("NetworkPolicy", { namespace: name }),
     cluster.list<Held>("AuthorizationPolicy", { namespace: name }),
     cluster.list<Held>("PeerAuthentication", { namespace: name }),
+    readAdoption(cluster).catch(ofForbidden),
   ]);
-  const preview = previewEnrolment(namespace, pods);
+  const preview = previewEnrolment(namespace, pods, adopt ?? "none");
   const enrolled = new Set(preview.pods.filter((pod) => pod.enrolled).map((pod) => pod.name));
   const versioned = (kind: string, items: readonly Held[] | null) =>
     (items ?? []).map((item) => ({ ...item, kind, apiVersion: "security.istio.io/v1" }));
   const findings = [
+    ...(adopt === null ? [finding("CLUSTER_FORBIDDEN", `Deployment ${kubernetes.control}`, UNREAD)] : []),
     ...preview.findings,
     ...networkPolicyFindings(
       networkPolicies ?? [],
@@ -103,6 +105,14 @@ async function previewOf(cluster: Cluster, name: string): Promise<{ preview: Enr
     ),
   ];
   return { preview, findings };
+}
+
+const UNREAD = "this account may not read it, so only our own labels were looked at";
+
+/** Who may label a namespace may not always read what is installed. */
+function ofForbidden(error: unknown): null {
+  if (isApiFailure(error) && error.code === "E_API_FORBIDDEN") return null;
+  throw error;
 }
 
 const podsPage = ({ pods }: EnrolmentPreview): string =>

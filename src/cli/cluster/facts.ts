@@ -1,11 +1,12 @@
 // Everything that the checks look at, read from the API server once. What an account may not read is a finding, not an end.
-import type { V1ConfigMap, V1Namespace, V1NetworkPolicy, V1Node, V1Pod } from "@kubernetes/client-node";
-import { kubernetes, labels, product } from "#contract/tables.ts";
+import type { V1ConfigMap, V1Deployment, V1Namespace, V1NetworkPolicy, V1Node, V1Pod } from "@kubernetes/client-node";
+import { kubernetes, product } from "#contract/tables.ts";
 import { calicoFindings, ciliumFindings, isLinux, meshFindings, nodeFindings, versionFindings } from "#install/check/cluster.ts";
 import { networkPolicyFindings } from "#install/check/network-policy.ts";
-import { isEnrolledNamespace, policyFindings } from "#install/check/policies.ts";
+import { policyFindings } from "#install/check/policies.ts";
 import { type Finding, finding } from "#install/finding.ts";
 import type { KindName } from "#install/kinds.ts";
+import { ADOPTIONS, type Adoption, wishOf } from "#mesh/enrolment.ts";
 import { isApiFailure } from "#source/kubernetes/failure.ts";
 import type { Cluster, Held } from "./client.ts";
 
@@ -20,9 +21,18 @@ export type Facts = {
   readonly cilium: V1ConfigMap | null;
   readonly felix: { readonly spec?: object } | null;
   readonly crds: readonly Held[];
+  /** Whose labels the installed mesh follows beside ours. */
+  readonly adopt: Adoption;
   /** Kinds that this account may not read. */
   readonly forbidden: readonly string[];
 };
+
+/** As control was told; a mesh that is not installed follows nobody's. */
+export async function readAdoption(cluster: Pick<Cluster, "get">): Promise<Adoption> {
+  const control = await cluster.get<V1Deployment>("Deployment", kubernetes.control, product.controlPlaneNamespace);
+  const args = control?.spec?.template.spec?.containers.flatMap(({ args = [] }) => args) ?? [];
+  return ADOPTIONS.find((one) => args.includes(`--adopt=${one}`)) ?? "none";
+}
 
 const POLICY_KINDS = ["AuthorizationPolicy", "PeerAuthentication"] as const;
 
@@ -38,7 +48,7 @@ export async function readFacts(cluster: Cluster): Promise<Facts> {
     }
   };
   const all = <T>(kind: KindName): Promise<T[]> => allowed<T[]>(kind, [], cluster.list<T>(kind));
-  const [version, nodes, namespaces, pods, networkPolicies, cilium, felix] = await Promise.all([
+  const [version, nodes, namespaces, pods, networkPolicies, cilium, felix, adopt] = await Promise.all([
     cluster.raw("/version") as Promise<Facts["version"]>,
     all<V1Node>("Node"),
     all<V1Namespace>("Namespace"),
@@ -46,6 +56,7 @@ export async function readFacts(cluster: Cluster): Promise<Facts> {
     all<V1NetworkPolicy>("NetworkPolicy"),
     allowed("ConfigMap kube-system/cilium-config", null, cluster.get<V1ConfigMap>("ConfigMap", "cilium-config", "kube-system")),
     allowed("FelixConfiguration", null, cluster.get<{ spec?: object }>("FelixConfiguration", "default")),
+    allowed<Adoption>(`Deployment ${kubernetes.control}`, "none", readAdoption(cluster)),
   ]);
   const policies = await Promise.all(
     POLICY_KINDS.map(async (kind) => (await all<Held>(kind)).map((item) => ({ ...item, kind, apiVersion: "security.istio.io/v1" }))),
@@ -66,6 +77,7 @@ export async function readFacts(cluster: Cluster): Promise<Facts> {
     cilium,
     felix,
     crds: crds.filter((crd) => crd !== null),
+    adopt,
     forbidden,
   };
 }
@@ -79,7 +91,7 @@ export function clusterFindings(facts: Facts): Finding[] {
     ...nodeFindings(facts.nodes),
     ...ciliumFindings(facts.cilium),
     ...calicoFindings(facts.felix),
-    ...meshFindings(facts.namespaces, ({ metadata }) => isEnrolledNamespace(metadata?.labels)),
+    ...meshFindings(facts.namespaces, ({ metadata }) => asks(metadata?.labels, facts.adopt) === "enabled", facts.adopt),
     ...networkPolicyFindings(
       facts.networkPolicies,
       facts.pods.filter((pod) => isWanted(facts, pod)),
@@ -92,11 +104,13 @@ export function clusterFindings(facts: Facts): Finding[] {
 }
 
 /** By labels alone: what stands against it is the pod's condition's to say. */
-export function isWanted({ namespaces }: Pick<Facts, "namespaces">, { metadata }: V1Pod): boolean {
-  const own = metadata?.labels?.[labels.mesh];
+export function isWanted({ namespaces, adopt }: Pick<Facts, "namespaces" | "adopt">, { metadata }: V1Pod): boolean {
   const namespace = namespaces.find((one) => one.metadata?.name === metadata?.namespace);
-  return own === "enabled" || (own === undefined && isEnrolledNamespace(namespace?.metadata?.labels));
+  return (asks(metadata?.labels, adopt) ?? asks(namespace?.metadata?.labels, adopt)) === "enabled";
 }
+
+const asks = (written: Readonly<Record<string, string>> | undefined, adopt: Adoption): string | undefined =>
+  wishOf({ labels: written ?? {} }, adopt)?.value;
 
 export const linuxNodes = ({ nodes }: Facts): string[] => nodes.filter(isLinux).map(({ metadata }) => metadata?.name ?? "");
 

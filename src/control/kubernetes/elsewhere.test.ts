@@ -33,6 +33,7 @@ function replica() {
   let attached = false;
   let now = 0;
   const elsewhere = createElsewhere({
+    adopt: "none",
     isAttached: () => attached,
     namespace: view.namespace,
     pods: () => [...view.objects()].filter((one) => one.kind === "Pod"),

@@ -1,6 +1,6 @@
 // Which pods of the nodes that another replica holds are captured: read from the pods' conditions, which that replica wrote. Pure but for time.
 import type { NodeUpdate } from "#compile/compiler.ts";
-import { enrolment } from "#mesh/enrolment.ts";
+import { type Adoption, enrolment } from "#mesh/enrolment.ts";
 import type { Namespace, Pod } from "#mesh/objects.ts";
 import type { Change } from "#source/source.ts";
 import { isCaptured } from "./condition.ts";
@@ -9,6 +9,8 @@ export type ElsewhereOptions = {
   readonly isAttached: (node: string) => boolean;
   readonly namespace: (name: string) => Namespace | undefined;
   readonly pods: () => Iterable<Pod>;
+  /** Whose labels count beside ours. */
+  readonly adopt: Adoption;
   readonly report: (update: NodeUpdate) => void;
   /** A pod that was to be captured and of which nobody said in time that it is; its peers use tunnels from now on. */
   readonly onOverdue: (pod: Pod) => void;
@@ -36,14 +38,14 @@ const NODE = "Node//";
 type Known = { readonly pod: Pod; readonly open: boolean; readonly enrolledAt: number | null; readonly captured: boolean };
 
 export function createElsewhere(options: ElsewhereOptions): Elsewhere {
-  const { isAttached, namespace, pods, report, onOverdue, now = () => performance.now() } = options;
+  const { isAttached, namespace, pods, report, onOverdue, adopt, now = () => performance.now() } = options;
   const known = new Map<string, Known>();
   /** Nodes of which something was told. */
   const spoken = new Set<string>();
 
   function look(pod: Pod): Known {
     const before = known.get(pod.metadata.uid);
-    const { enrolled } = enrolment(namespace(pod.metadata.namespace), pod);
+    const { enrolled } = enrolment(namespace(pod.metadata.namespace), pod, { adopt });
     const open = enrolled ? (before?.open ?? false) && pod.captured === null : pod.podIPs.length > 0;
     const enrolledAt = enrolled ? (before?.enrolledAt ?? now()) : null;
     const overdue = enrolledAt !== null && now() - enrolledAt > OVERDUE_MILLISECONDS;

@@ -85,6 +85,12 @@ test("a namespace of another mesh is left alone, and of two meshes at once an er
       ["MESH_BOTH", "namespace b"],
     ],
   );
+  const adopted = meshFindings(namespaces, () => true, "istio");
+  assert.deepEqual(
+    adopted.map(({ code, subject }) => [code, subject]),
+    [["MESH_BOTH", "namespace b"]],
+    "a label that is followed is nobody else's",
+  );
 });
 
 const pod = (name: string, labels: Record<string, string> = {}, spec: object = {}, more: object = {}): V1Pod =>
@@ -223,6 +229,7 @@ test("enrol --dry-run lists what stays outside, what may undo its capture, what 
     pod("istio", {}, {}, { annotations: { "sidecar.istio.io/status": "{}" } }),
     pod("typo", { "trackbed.dev/mesh": "true" }),
     pod("out", { "trackbed.dev/mesh": "disabled" }),
+    pod("gate", {}, {}, { annotations: { "trackbed.dev/capture": "outbound", "trackbed.dev/exclude-inbound-ports": "http" } }),
     { ...pod("done"), status: { phase: "Succeeded" } },
     pod("leaving", {}, {}, { deletionTimestamp: "2026-01-01T00:00:00Z" }),
   ]);
@@ -235,6 +242,7 @@ test("enrol --dry-run lists what stays outside, what may undo its capture, what 
       ["istio", false],
       ["typo", false],
       ["out", false],
+      ["gate", true],
     ],
   );
   assert.deepEqual(codes(findings), [
@@ -244,7 +252,9 @@ test("enrol --dry-run lists what stays outside, what may undo its capture, what 
     "ENROL_NET_ADMIN",
     "ENROL_FOREIGN_MESH",
     "ENROL_LABEL",
+    "ENROL_OUTBOUND",
+    "ENROL_ANNOTATION",
     "ENROL_REOPEN",
   ]);
-  assert.match(findings.at(-1)?.message ?? "", /^2 running pods/);
+  assert.match(findings.at(-1)?.message ?? "", /^3 running pods/);
 });

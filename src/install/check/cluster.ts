@@ -1,5 +1,6 @@
 // What the API server itself and its nodes must be, and network plugins that stand in the way.
 import type { V1ConfigMap, V1Namespace, V1Node } from "@kubernetes/client-node";
+import { type Adoption, ISTIO_MODE } from "#mesh/enrolment.ts";
 import { type Finding, finding } from "../finding.ts";
 import { kernelIsOld } from "../node-report.ts";
 
@@ -76,18 +77,24 @@ export function calicoFindings(felix: FelixConfiguration | null): Finding[] {
 const OTHER_MESHES: readonly { readonly label: string; readonly value: RegExp; readonly mesh: string }[] = [
   { label: "istio-injection", value: /^enabled$/, mesh: "Istio (sidecars)" },
   { label: "istio.io/rev", value: /./, mesh: "Istio (sidecars)" },
-  { label: "istio.io/dataplane-mode", value: /^ambient$/, mesh: "Istio (ambient)" },
+  { label: ISTIO_MODE, value: /^ambient$/, mesh: "Istio (ambient)" },
   { label: "kuma.io/sidecar-injection", value: /^(enabled|true)$/, mesh: "Kuma" },
   { label: "linkerd.io/inject", value: /^(enabled|ingress)$/, mesh: "Linkerd" },
 ];
 
-/** Linkerd asks by annotation. */
-const meshOf = ({ metadata }: V1Namespace): string | undefined =>
-  OTHER_MESHES.find(({ label, value }) => value.test(metadata?.labels?.[label] ?? metadata?.annotations?.[label] ?? ""))?.mesh;
+/** Linkerd asks by annotation. A label that is followed as ours is nobody else's. */
+const meshOf = ({ metadata }: V1Namespace, adopt: Adoption): string | undefined =>
+  OTHER_MESHES.filter(({ label }) => adopt !== "istio" || label !== ISTIO_MODE).find(({ label, value }) =>
+    value.test(metadata?.labels?.[label] ?? metadata?.annotations?.[label] ?? ""),
+  )?.mesh;
 
-export const meshFindings = (namespaces: readonly V1Namespace[], enrolled: (namespace: V1Namespace) => boolean): Finding[] =>
+export const meshFindings = (
+  namespaces: readonly V1Namespace[],
+  enrolled: (namespace: V1Namespace) => boolean,
+  adopt: Adoption = "none",
+): Finding[] =>
   namespaces.flatMap((namespace) => {
-    const mesh = meshOf(namespace);
+    const mesh = meshOf(namespace, adopt);
     if (mesh === undefined) return [];
     const subject = `namespace ${namespace.metadata?.name}`;
     return [

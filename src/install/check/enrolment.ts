@@ -1,8 +1,9 @@
 // What labelling a namespace would do to each of its pods, before anybody labels it.
 import type { V1Namespace, V1Pod } from "@kubernetes/client-node";
 import { labels, ports } from "#contract/tables.ts";
-import { enrolment } from "#mesh/enrolment.ts";
-import type { Namespace, Pod } from "#mesh/objects.ts";
+import { captureSpec } from "#mesh/capture.ts";
+import { type Adoption, enrolment } from "#mesh/enrolment.ts";
+import type { Namespace } from "#mesh/objects.ts";
 import { projectDocument } from "#source/project/project.ts";
 import { type Finding, finding } from "../finding.ts";
 
@@ -15,7 +16,7 @@ const OWN_PORTS: readonly number[] = [ports.outbound, ports.inboundPlain, ports.
 const DNS_PORT = 53;
 
 /** `pods` are the namespace's; those that are over or on their way out are left out. */
-export function previewEnrolment(namespace: V1Namespace, pods: readonly V1Pod[]): EnrolmentPreview {
+export function previewEnrolment(namespace: V1Namespace, pods: readonly V1Pod[], adopt: Adoption = "none"): EnrolmentPreview {
   const wanted = projectDocument({
     ...namespace,
     apiVersion: "v1",
@@ -25,24 +26,26 @@ export function previewEnrolment(namespace: V1Namespace, pods: readonly V1Pod[])
   const alive = pods.filter(
     ({ metadata, status }) => metadata?.deletionTimestamp === undefined && !["Succeeded", "Failed"].includes(status?.phase ?? ""),
   );
-  const seen = alive.map((pod) => ({ pod, ...decide(wanted, pod) }));
+  const seen = alive.map((pod) => ({ pod, ...decide(wanted, pod, adopt) }));
   const enrolled = seen.filter((one) => one.enrolled);
   return {
     pods: seen.map(({ pod, enrolled, reason }) => ({ name: pod.metadata?.name ?? "", enrolled, reason })),
-    findings: [
-      ...seen.flatMap(({ pod, enrolled, code, reason }) => podFindings(pod, enrolled, code, reason)),
-      ...reopen(namespace, enrolled.length),
-    ],
+    findings: [...seen.flatMap(({ pod, ...decided }) => podFindings(pod, decided)), ...reopen(namespace, enrolled.length)],
   };
 }
 
-function decide(namespace: Namespace | null, pod: V1Pod): { enrolled: boolean; code: string | null; reason: string } {
+type Decided = { readonly enrolled: boolean; readonly code: string | null; readonly reason: string; readonly capture: Captured | null };
+type Captured = ReturnType<typeof captureSpec>;
+
+function decide(namespace: Namespace | null, pod: V1Pod, adopt: Adoption): Decided {
   const { object, problems } = projectDocument({ ...pod, apiVersion: "v1", kind: "Pod" });
-  if (object === null) return { enrolled: false, code: null, reason: problems.map(({ reason }) => reason).join("; ") };
-  return enrolment(namespace ?? undefined, object as Pod);
+  if (object?.kind !== "Pod")
+    return { enrolled: false, code: null, reason: problems.map(({ reason }) => reason).join("; "), capture: null };
+  const known = namespace ?? undefined;
+  return { ...enrolment(known, object, { adopt }), capture: captureSpec(known, object) };
 }
 
-function podFindings(pod: V1Pod, enrolled: boolean, code: string | null, reason: string): Finding[] {
+function podFindings(pod: V1Pod, { enrolled, code, reason, capture }: Decided): Finding[] {
   const subject = `pod ${pod.metadata?.namespace}/${pod.metadata?.name}`;
   if (!enrolled) {
     if (code === "E_CAPTURE_HOST_NETWORK") return [finding("ENROL_HOST_NETWORK", subject, reason)];
@@ -54,6 +57,12 @@ function podFindings(pod: V1Pod, enrolled: boolean, code: string | null, reason:
     list.map((port) => ({ container: name, port: port.containerPort, protocol: port.protocol ?? "TCP" })),
   );
   return [
+    ...(capture?.spec.inbound === false
+      ? [finding("ENROL_OUTBOUND", subject, "only what it sends is captured; plaintext reaches it and is asked no policy")]
+      : []),
+    ...(capture?.faults ?? []).map(({ annotation, value, reason }) =>
+      finding("ENROL_ANNOTATION", subject, `annotation ${annotation}: ${JSON.stringify(value)} ${reason}`),
+    ),
     ...containers
       .filter(mayEditRules)
       .map(({ name }) => finding("ENROL_NET_ADMIN", subject, `container ${name} may edit the rules of its own network namespace`)),

@@ -1,5 +1,5 @@
 // Policies that are written already, read as control would read them: what is wrong with them, and what would be stricter than people expect.
-import { kubernetes, labels as tables } from "#contract/tables.ts";
+import { kubernetes } from "#contract/tables.ts";
 import type { AuthorizationPolicy, MeshObject, PeerAuthentication } from "#mesh/objects.ts";
 import { formatPath } from "#source/project/problem.ts";
 import { projectDocument } from "#source/project/project.ts";
@@ -70,5 +70,3 @@ function unenforceable({ action, unenforceable: fields, dryRun }: AuthorizationP
 }
 
 const isStrict = ({ mode, portModes }: PeerAuthentication): boolean => mode === "STRICT" || Object.values(portModes).includes("STRICT");
-
-export const isEnrolledNamespace = (labels: Readonly<Record<string, string>> | undefined): boolean => labels?.[tables.mesh] === "enabled";
