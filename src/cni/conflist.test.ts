@@ -53,3 +53,25 @@ test("where daemon and decisions are is written into our entry", () => {
   const text = (chained([file("10-cluster.conflist", list)], { socket: "/run/x/cni.sock" }) as { text: string }).text;
   assert.deepEqual((JSON.parse(text) as typeof list).plugins.at(-1), { type: "trackbed-cni", socket: "/run/x/cni.sock" });
 });
+
+test("a configuration of a version in which nobody is chained is left alone, and so is one that nobody knows yet", () => {
+  const said = (version: unknown, more: object = {}): string => {
+    const chain = chained([
+      file("10-old.conf", { ...(version === undefined ? {} : { cniVersion: version }), name: "old", ...bridge, ...more }),
+      file("20-new.conflist", list),
+    ]);
+    assert.equal(chain.from, null, "the next file would be another network");
+    return "version" in chain ? chain.version : "";
+  };
+  assert.match(said("0.2.0"), /^10-old\.conf is of cniVersion 0\.2\.0; ours speaks 0\.3\.0, .*1\.1\.0$/);
+  assert.match(said(undefined), /cniVersion 0\.1\.0/);
+  assert.match(said("9.0.0"), /cniVersion 9\.0\.0/);
+  assert.match(said(1), /cniVersion 1;/);
+  const several = { ...list, cniVersions: ["0.4.0", "9.0.0"] };
+  assert.match((chained([file("10-a.conflist", several)]) as { version: string }).version, /cniVersion 9\.0\.0;/);
+  assert.deepEqual(made(file("10-a.conflist", { ...list, cniVersions: ["0.4.0", "1.1.0"] })), {
+    ...list,
+    cniVersions: ["0.4.0", "1.1.0"],
+    plugins: [bridge, portmap, { type: "trackbed-cni" }],
+  });
+});

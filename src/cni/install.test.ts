@@ -149,6 +149,20 @@ test("a configuration that a runtime would read before ours is an error that nam
   assert.match(told[0]?.message ?? "", /00-multus.conflist in .* comes before 00-trackbed.conflist/);
 });
 
+test("a network of a version without chaining goes on without us, and is chained once its version is raised", async (t) => {
+  const { conf, cluster, ours, until, told } = await node(t);
+  await cluster("br0");
+  await until("ours is there", async () => (await ours()) !== "");
+  const old = { cniVersion: "0.2.0", name: "cluster", type: "bridge", bridge: "br0" };
+  await writeFile(join(conf, "10-cluster.conflist"), JSON.stringify({ ...old, plugins: [old] }));
+  await until("ours is gone", async () => (await ours()) === "");
+  assert.equal(told.at(-1)?.code, "E_CNI_VERSION");
+  assert.match(String(told.at(-1)), /10-cluster\.conflist is of cniVersion 0\.2\.0/);
+  await cluster("br0");
+  await until("ours is back", async () => (await ours()) !== "");
+  assert.equal(told.at(-1), null);
+});
+
 test("the configuration goes when the mesh leaves, and going twice is no error", async (t) => {
   const { cluster, conf, installation, ours } = await node(t);
   await cluster("cni0");

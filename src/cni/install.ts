@@ -147,6 +147,7 @@ async function placeConflist(directory: string, conf: PluginConf): Promise<strin
     await rm(ours, { force: true }).catch((cause: unknown) => {
       throw failure(`${ours} cannot be removed`, cause);
     });
+    if ("version" in wanted) throw meshError("E_CNI_VERSION", `our plugin is not chained in ${directory}: ${wanted.version}`);
     throw meshError("E_CNI_NO_NETWORK", [`no CNI configuration to chain to in ${directory}`, ...wanted.reasons].join("; "));
   }
   const before = files.find(({ name }) => readByRuntimes(name) && name < paths.cniConflist)?.name;

@@ -156,6 +156,8 @@ export const bounds = {
 export const wire = {
   /** HTTP/2 setting; 1: the server holds what comes before its answer back until it has accepted, so a client need not wait */
   settingsEarlyData: 61780,
+  /** versions of the CNI specification that the plugin speaks: those in which a chained plugin gets prevResult; oldest first */
+  cniVersions: "0.3.0 0.3.1 0.4.0 1.0.0 1.1.0",
 } as const;
 
 export const errors = {
@@ -206,6 +208,12 @@ export const errors = {
     retryable: "yes",
     help: "the node has no CNI configuration of its own that the plugin could be chained to",
     next: "install the cluster's network first; ours follows by itself",
+  },
+  E_CNI_VERSION: {
+    side: "self",
+    retryable: "no",
+    help: "the node's CNI configuration is of a version in which no plugin can be chained, or one that ours does not know",
+    next: "raise cniVersion in the file that the reason names; until then new pods start without the plugin and are captured as running ones",
   },
   E_PROBE_RULES_FAILED: {
     side: "self",

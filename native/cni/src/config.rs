@@ -6,12 +6,17 @@ use serde_json::Value;
 
 use crate::{
     answer::Failure,
-    tables::{paths, product},
+    tables::{paths, product, wire::CNI_VERSIONS},
 };
 
-/// Versions in which a chained plugin gets prevResult.
-pub(crate) const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
-pub(crate) const NEWEST: &str = "1.1.0";
+/// Oldest first.
+pub(crate) fn versions() -> Vec<&'static str> {
+    CNI_VERSIONS.split(' ').collect()
+}
+
+pub(crate) fn newest() -> &'static str {
+    CNI_VERSIONS.rsplit(' ').next().unwrap_or(CNI_VERSIONS)
+}
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -48,10 +53,10 @@ impl Config {
     pub(crate) fn parse(input: &[u8]) -> Result<Self, Failure> {
         let config: Self = serde_json::from_slice(input)
             .map_err(|error| Failure::undecodable(format!("the CNI configuration on stdin is not understood: {error}")))?;
-        if VERSIONS.contains(&config.cni_version.as_str()) {
+        if versions().contains(&config.cni_version.as_str()) {
             return Ok(config);
         }
-        let known = VERSIONS.join(", ");
+        let known = versions().join(", ");
         Err(Failure::version(format!("CNI version {:?} is not supported; {} speaks {known}", config.cni_version, paths::CNI_PLUGIN)))
     }
 
@@ -97,5 +102,5 @@ pub(crate) fn version_of(input: &[u8]) -> &'static str {
         cni_version: String,
     }
     let asked = serde_json::from_slice::<Version>(input).map(|version| version.cni_version).unwrap_or_default();
-    VERSIONS.into_iter().find(|known| *known == asked).unwrap_or(NEWEST)
+    versions().into_iter().find(|known| *known == asked).unwrap_or(newest())
 }

@@ -8,7 +8,7 @@ use crate::tables::product;
 /// The mesh must never keep the cluster from healing itself.
 const ALWAYS_PASS: [&str; 2] = [product::CONTROL_PLANE_NAMESPACE, "kube-system"];
 
-/// The file that the daemon writes. Whether a namespace is enrolled, or has pods on this node that are by a label of their own.
+/// The file that the daemon writes. Whether a namespace is enrolled, or has pods in the cluster that are by a label of their own.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {

@@ -7,7 +7,7 @@ use crate::{
     answer::{Answer, Failure},
     ask::{Patience, Reply, ask},
     call::Call,
-    config::{Config, NEWEST, VERSIONS, version_of},
+    config::{Config, newest, version_of, versions},
     decision::{Decision, always_passes, decide},
     tables::{bounds, errors, paths},
 };
@@ -24,7 +24,7 @@ pub(crate) fn run(command: &str, input: &[u8], environment: impl Fn(&str) -> Opt
         "ADD" => add(input, environment),
         "CHECK" => check(input, environment),
         "DEL" => Ok(del(input, environment)),
-        "VERSION" => Ok(Answer::json(&json!({ "cniVersion": NEWEST, "supportedVersions": VERSIONS }))),
+        "VERSION" => Ok(Answer::json(&json!({ "cniVersion": newest(), "supportedVersions": versions() }))),
         // STATUS would take the whole node's network away from pods that are none of ours; leftovers are found by the daemon itself.
         "STATUS" | "GC" => Config::parse(input).map(|_| Answer::nothing()),
         other => Err(Failure::environment(format!("CNI_COMMAND {other:?} is not one of ADD, CHECK, DEL, VERSION, STATUS, GC"))),

@@ -156,6 +156,8 @@ pub mod bounds {
 pub mod wire {
     /// HTTP/2 setting; 1: the server holds what comes before its answer back until it has accepted, so a client need not wait
     pub const SETTINGS_EARLY_DATA: u16 = 61_780;
+    /// versions of the CNI specification that the plugin speaks: those in which a chained plugin gets prevResult; oldest first
+    pub const CNI_VERSIONS: &str = "0.3.0 0.3.1 0.4.0 1.0.0 1.1.0";
 }
 
 pub mod errors {
@@ -175,6 +177,8 @@ pub mod errors {
     pub const CNI_INSTALL_FAILED: &str = "E_CNI_INSTALL_FAILED";
     /// the node has no CNI configuration of its own that the plugin could be chained to; install the cluster's network first; ours follows by itself
     pub const CNI_NO_NETWORK: &str = "E_CNI_NO_NETWORK";
+    /// the node's CNI configuration is of a version in which no plugin can be chained, or one that ours does not know; raise cniVersion in the file that the reason names; until then new pods start without the plugin and are captured as running ones
+    pub const CNI_VERSION: &str = "E_CNI_VERSION";
     /// the host's rule for kubelet probes could not be read or replaced; read the cause; until it stands, probes of pods under STRICT fail
     pub const PROBE_RULES_FAILED: &str = "E_PROBE_RULES_FAILED";
     /// nft or ip refused the rules; read the cause; check that nft is installed and the kernel has nf_tables
@@ -292,6 +296,10 @@ pub mod errors {
         (CNI_REQUEST_INVALID, "the reason names the field; the runtime must give K8S_POD_NAMESPACE, K8S_POD_NAME and K8S_POD_UID"),
         (CNI_INSTALL_FAILED, "the reason names the file; check that the directories of --cni-bin and --cni-conf are mounted and writable"),
         (CNI_NO_NETWORK, "install the cluster's network first; ours follows by itself"),
+        (
+            CNI_VERSION,
+            "raise cniVersion in the file that the reason names; until then new pods start without the plugin and are captured as running ones",
+        ),
         (PROBE_RULES_FAILED, "read the cause; until it stands, probes of pods under STRICT fail"),
         (CAPTURE_RULES_FAILED, "read the cause; check that nft is installed and the kernel has nf_tables"),
         (CAPTURE_RULES_DIFFER, "something else edits the namespace: trackbed explain pod/NAME shows the difference"),
