@@ -115,6 +115,17 @@ test("a pod outside of the mesh passes at once, before the node's pods are known
   assert.deepEqual([outcome, calls], [{ captured: false }, []]);
 });
 
+test("a pod that is deleted while it is captured does not keep its runtime waiting", async () => {
+  const { began, handlers, observe, records } = node({ namespace: space("enabled"), pod: pod() }, { addMilliseconds: 3_600_000 });
+  began.resolve();
+  const adding = handlers.add(request(), () => undefined);
+  await settle();
+  const record = records.get("u-1");
+  if (record !== undefined) record.spec = { ...record.spec, desired: "gone" };
+  observe("u-1", {});
+  assert.equal(code(await adding), "E_CNI_NOT_CAPTURED");
+});
+
 test("a pod of the mesh waits until it is captured; identity and policy may come later", async () => {
   const { began, calls, handlers, listeners, observe, sandboxes } = node({ namespace: space("enabled"), pod: pod() });
   let answered = false;

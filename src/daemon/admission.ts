@@ -62,9 +62,13 @@ export function admission(options: AdmissionOptions): CniHandlers {
     sandboxes.announce(request);
     options.adopt(facts);
     options.promise(podUid, namespace);
-    const captured = await until(() => isCaptured(record(podUid), namespace), ended);
-    return captured ? { captured: true } : notCaptured(record(podUid), namespace);
+    // A pod that is deleted meanwhile will not be captured any more: its runtime must not wait for that.
+    await until(() => isCaptured(record(podUid), namespace) || !isWanted(podUid), ended);
+    const after = isWanted(podUid) ? record(podUid) : undefined;
+    return isCaptured(after, namespace) ? { captured: true } : notCaptured(after, namespace);
   }
+
+  const isWanted = (uid: string): boolean => record(uid)?.spec.desired === "enrolled";
 
   /** The API's own word; while it has none, what was last heard of this very pod: another one of its name may have had other labels. */
   async function lookUp({ podNamespace, podName, podUid }: CniRequest): Promise<Facts | CniRefusal> {

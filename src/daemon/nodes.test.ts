@@ -4,6 +4,7 @@ import { type TestContext, test } from "node:test";
 import { create } from "@bufbuild/protobuf";
 import { Code, ConnectError, createRouterTransport } from "@connectrpc/connect";
 import { type NodeReport, Nodes, PodPhase, SettingsSchema } from "#contract/gen/control_pb.ts";
+import { bounds } from "#contract/tables.ts";
 import { reporter } from "./nodes.ts";
 import { newRecord, type PodRecord } from "./pod.ts";
 import { specimen } from "./specimen.ts";
@@ -59,6 +60,7 @@ async function reporting(t: TestContext) {
   const { control, transport } = nodesServer();
   const stop = new AbortController();
   const settings: string[] = [];
+  const clock = { now: 0 };
   const reports = reporter({
     node: "a",
     bootId: "boot",
@@ -66,6 +68,7 @@ async function reporting(t: TestContext) {
     settings: ({ trustDomain }) => settings.push(trustDomain),
     broken: () => undefined,
     random: () => 0,
+    now: () => clock.now,
   });
   const running = reports.run(stop.signal);
   t.after(async () => {
@@ -73,7 +76,7 @@ async function reporting(t: TestContext) {
     await running;
   });
   const record = (uid: string, state: PodRecord["state"]): PodRecord => ({ ...newRecord(specimen(uid), null), state });
-  return { control, reports, settings, record };
+  return { control, reports, settings, record, clock };
 }
 
 test("control first hears a snapshot, after every pod was looked at, then only changes", async (t) => {
@@ -132,4 +135,26 @@ test("a pod without a sandbox yet is no news; one that lost its sandbox is", asy
   reports.ready();
   await control.next(() => control.reports.length === 1);
   assert.deepEqual(phases(control.reports[0] as NodeReport), [["rebooted", PodPhase.ABSENT]]);
+});
+
+test("what every new pod waits for is told as trouble only when connections are not held for it any more", async (t) => {
+  const { control, reports, record, clock } = await reporting(t);
+  const lacking = (uid: string, code: "E_WORKLOAD_UNKNOWN" | "E_ENGINE_AWAY"): PodRecord => ({
+    ...record(uid, "captured"),
+    problem: { code, reason: "why", next: "", since: new Date(0).toISOString() },
+  });
+  const codes = ({ pods }: NodeReport): [string, string][] => pods.map(({ uid, code }) => [uid, code]);
+  clock.now = bounds.holdMilliseconds - 1;
+  reports.changed(lacking("new", "E_WORKLOAD_UNKNOWN"));
+  reports.changed(lacking("other", "E_ENGINE_AWAY"));
+  reports.ready();
+  await control.next(() => control.reports.length === 1);
+  assert.deepEqual(codes(control.reports[0] as NodeReport), [
+    ["new", ""],
+    ["other", "E_ENGINE_AWAY"],
+  ]);
+  clock.now = bounds.holdMilliseconds;
+  reports.changed(lacking("new", "E_WORKLOAD_UNKNOWN"));
+  await control.next(() => control.reports.length === 2);
+  assert.deepEqual(codes(control.reports[1] as NodeReport), [["new", "E_WORKLOAD_UNKNOWN"]]);
 });

@@ -11,7 +11,9 @@ import {
   PodReportSchema,
   type Settings,
 } from "#contract/gen/control_pb.ts";
+import { bounds } from "#contract/tables.ts";
 import type { EnrolmentState } from "#enrol/state.ts";
+import type { Problem } from "#inspect/status.ts";
 import { backoff } from "#xds/backoff.ts";
 import type { PodRecord } from "./pod.ts";
 
@@ -42,7 +44,9 @@ export function reporter(options: {
   readonly settings: (settings: Settings) => void;
   readonly broken: (error: unknown) => void;
   readonly random?: () => number;
+  readonly now?: () => number;
 }): Reporter {
+  const { now = Date.now } = options;
   const nodes = createClient(Nodes, options.transport);
   /** What control must know, and which part of it the present stream was not told. Bounded by the node's pods. */
   const reports = new Map<string, PodReport>();
@@ -54,7 +58,7 @@ export function reporter(options: {
 
   function changed(record: PodRecord): void {
     const { uid } = record.spec;
-    const next = reportOf(record);
+    const next = reportOf(record, now());
     const previous = reports.get(uid);
     if (previous === undefined && next.phase === PodPhase.ABSENT && record.spec.desired !== "enrolled" && next.code === "") return;
     if (previous === undefined && isUnborn(record)) return;
@@ -130,8 +134,15 @@ export function reporter(options: {
   };
 }
 
-const reportOf = ({ spec, state, observed, problem }: PodRecord): PodReport =>
-  create(PodReportSchema, {
+/** What every new pod lacks until its status is out and its certificate has come: for as long as its connections are held nobody is the worse for it. */
+const AWAITED: readonly string[] = ["E_IDENTITY_MISSING", "E_WORKLOAD_UNKNOWN"];
+
+const isTrouble = ({ code, since }: Problem, now: number): boolean =>
+  !AWAITED.includes(code) || now - Date.parse(since) >= bounds.holdMilliseconds;
+
+function reportOf({ spec, state, observed, problem: seen }: PodRecord, now: number): PodReport {
+  const problem = seen !== null && isTrouble(seen, now) ? seen : null;
+  return create(PodReportSchema, {
     uid: spec.uid,
     namespace: spec.namespace,
     name: spec.name,
@@ -141,6 +152,7 @@ const reportOf = ({ spec, state, observed, problem }: PodRecord): PodReport =>
     code: problem?.code ?? "",
     reason: problem?.reason ?? "",
   });
+}
 
 /** Its runtime has not made its sandbox yet: that is how every pod of a cluster begins, and nothing to tell of. */
 const isUnborn = ({ spec, observed }: PodRecord): boolean =>

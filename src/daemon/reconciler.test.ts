@@ -225,6 +225,14 @@ test("what moves at the end of a pass is mended, told as drift, and its process 
   assert.match(told?.reason ?? "", /^by nft \(process 7\): /);
 });
 
+test("a captured pod whose namespace is not found yet, or is gone, is nobody's drift", async (t) => {
+  const node = start(t);
+  node.reconciler.remember(specimen("a"), { bootId: BOOT, cookie: 1n });
+  node.reconciler.update(specs(specimen("a", { netns: null })), true);
+  await node.until("it was looked for", () => node.calls.includes("read a") && node.record("a").problem?.code === "E_CAPTURE_NETNS_GONE");
+  assert.deepEqual(node.drifted, []);
+});
+
 test("a changed plan is applied and is no drift", async (t) => {
   const node = await ready(t);
   Object.assign(node.namespaces.get("/netns/a") ?? {}, { rules: "different" });

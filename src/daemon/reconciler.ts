@@ -173,6 +173,7 @@ export function reconciler(options: ReconcilerOptions): Reconciler {
       !entry.respecified &&
       before !== null &&
       record.spec.desired === "enrolled" &&
+      record.observed.namespace !== null && // with it went everything in it, by nobody's hand
       sameNamespace(before, record.observed.captured) &&
       inForce(record) === null;
     entry.respecified = false;
