@@ -107,6 +107,11 @@ test-cluster: images $(STAMPS)/debian-cluster ## the drills in a Kubernetes of t
 	$(call say,testing in a real cluster)
 	node test/cluster/run.ts $(FILES)
 
+.PHONY: test-churn
+test-churn: setup engine cni $(STAMPS)/debian-cluster ## 300 pods come and go on 16 addresses, without containers (3 minutes)
+	$(call say,pods come and go)
+	node test/cluster/churn/run.ts
+
 .PHONY: bench
 bench: setup engine $(STAMPS)/debian-bench ## direct, five peers and Trackbed in interleaved rounds (some 15 minutes)
 	$(call say,building the load generator and the peers)

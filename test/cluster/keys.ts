@@ -1,7 +1,7 @@
 // The cluster's CA, certificates, service account key and kubeconfigs, made once for each cluster.
 import "reflect-metadata";
 import { generateKeyPairSync, randomBytes, webcrypto } from "node:crypto";
-import { existsSync, mkdirSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import * as x509 from "@peculiar/x509";
 import { API_IP, API_SERVER, SERVICE_API_IP, type Settings } from "./settings.ts";
@@ -88,11 +88,20 @@ async function issue({ subject, names = [] }: Identity, issuer: Pair | null): Pr
   return { certificate, key: keys.privateKey, keyPem };
 }
 
-/** JSON is YAML. */
+const base64 = (text: string): string => Buffer.from(text).toString("base64");
+
 function kubeconfig(user: string, ca: Pair, pair: Pair): string {
-  const base64 = (text: string): string => Buffer.from(text).toString("base64");
-  const cluster = { server: API_SERVER, "certificate-authority-data": base64(ca.certificate.toString("pem")) };
   const credentials = { "client-certificate-data": base64(pair.certificate.toString("pem")), "client-key-data": base64(pair.keyPem) };
+  return config(user, ca.certificate.toString("pem"), credentials);
+}
+
+/** For somebody who has a token instead of a certificate. */
+export const tokenKubeconfig = (settings: Settings, token: string): string =>
+  config("token", readFileSync(join(settings.state, "keys/ca.crt"), "utf8"), { token });
+
+/** JSON is YAML. */
+function config(user: string, ca: string, credentials: object): string {
+  const cluster = { server: API_SERVER, "certificate-authority-data": base64(ca) };
   return `${JSON.stringify(
     {
       apiVersion: "v1",

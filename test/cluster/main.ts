@@ -2,6 +2,7 @@
 import { spawn } from "node:child_process";
 import { join } from "node:path";
 import { Argument, Command } from "commander";
+import { upChurn } from "./churn/up.ts";
 import { conformance } from "./conformance.ts";
 import { load } from "./load.ts";
 import { enter, machinePid, powerOff, powerOn } from "./machine/power.ts";
@@ -29,7 +30,7 @@ command
   .command("up")
   .description("start the cluster, or whatever of it is off; builds what is missing")
   .action(async () => {
-    await up(settings, say);
+    await (settings.kubelet === "real" ? up : upChurn)(settings, say);
     console.log(HOW);
   });
 command

@@ -15,6 +15,8 @@ export const DNS_IP = "10.96.0.10";
 /** Every node is a machine of ~250 MB and three programs: more than this is not for this kind of test. */
 const MOST_NODES = 9;
 
+export type Kubelet = "real" | "churn";
+
 export type Settings = {
   /** Prefix of network namespaces and cgroups: differs for each checkout and each cluster of it. */
   readonly name: string;
@@ -30,6 +32,8 @@ export type Settings = {
   readonly cni: string;
   /** How long a silent node stays Ready. */
   readonly nodeGrace: string;
+  /** What nodes run: containerd and the kubelet, or churn/kubelet.ts with daemon and engine beside it. */
+  readonly kubelet: Kubelet;
 };
 
 export type Node = {
@@ -59,12 +63,14 @@ export function readSettings(env: NodeJS.ProcessEnv = process.env): Settings {
     proxyMode: oneOf("_PROXY_MODE", given("_PROXY_MODE", "nftables"), ["nftables", "iptables"]),
     cni: oneOf("_CNI", given("_CNI", "bridge"), ["bridge", "ptp"]),
     nodeGrace: given("_NODE_GRACE", "50s"),
+    kubelet: oneOf("_KUBELET", given("_KUBELET", "real"), ["real", "churn"]),
   };
 }
 
-function oneOf(name: string, value: string, allowed: readonly string[]): string {
-  if (!allowed.includes(value)) throw new Error(`TRACKBED_CLUSTER${name}=${value}: expected ${allowed.join(" or ")}`);
-  return value;
+function oneOf<T extends string>(name: string, value: string, allowed: readonly T[]): T {
+  const found = allowed.find((one) => one === value);
+  if (found === undefined) throw new Error(`TRACKBED_CLUSTER${name}=${value}: expected ${allowed.join(" or ")}`);
+  return found;
 }
 
 function numbered(text: string): Node[] {

@@ -28,3 +28,11 @@ keep kube-controller-manager kube-controller-manager --kubeconfig="$KEYS/control
   --cluster-signing-cert-file="$KEYS/ca.crt" --cluster-signing-key-file="$KEYS/ca.key" \
   --allocate-node-cidrs=false --node-monitor-grace-period="$NODE_GRACE" &
 keep kube-scheduler kube-scheduler --kubeconfig="$KEYS/scheduler.kubeconfig" "${client[@]}" &
+
+# With nodes that run no containers control has no node to run on.
+if [[ $KUBELET == churn ]]; then
+  root=$(readlink -f "$here/../../..")
+  until [[ -e $KEYS/control.kubeconfig ]]; do sleep 0.2; done
+  keep trackbed-control "$root/node_modules/.bin/node" "$root/src/control/main.ts" --kubernetes --kubeconfig="$KEYS/control.kubeconfig" \
+    --listen="$API_IP:15012" &
+fi

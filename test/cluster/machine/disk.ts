@@ -1,12 +1,16 @@
 // A node's disk before its first boot: its own /etc, /opt and /var with the configuration of its programs.
 import { copyFileSync, cpSync, existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
+import { findBinary } from "#engine/binary.ts";
 import { API_IP, CONTROL_PLANE, DNS_IP, type Node, POD_CIDR, SERVICE_CIDR, type Settings } from "../settings.ts";
 
 const CONFIG = join(import.meta.dirname, "../config");
 /** Where each file of config/ goes below /etc. */
-const CONFIG_FILES = ["containerd/config.toml", "kubernetes/kubelet.yaml", "kubernetes/kube-proxy.yaml", "cni/net.d/10-cluster.conflist"];
-const CNI_PLUGINS = ["bridge", "ptp", "host-local", "loopback", "portmap", "bandwidth", "tuning"];
+const CONFIG_FILES = {
+  real: ["containerd/config.toml", "kubernetes/kubelet.yaml", "kubernetes/kube-proxy.yaml", "cni/net.d/10-cluster.conflist"],
+  churn: ["cni/net.d/10-churn.conflist"],
+} as const;
+const CNI_PLUGINS = ["bridge", "ptp", "host-local", "static", "loopback", "portmap", "bandwidth", "tuning"];
 
 export const diskOf = (settings: Settings, machine: string): string => join(settings.state, machine);
 
@@ -23,7 +27,9 @@ export function environment(settings: Settings, machine: string, node: Node | un
     API_IP,
     SERVICE_CIDR,
     NODE_GRACE: settings.nodeGrace,
+    KUBELET: settings.kubelet,
     ...(node === undefined ? {} : { NODE_IPS: `${node.ip},${node.ip6}` }),
+    ...(node === undefined || settings.kubelet === "real" ? {} : { ENGINE: findBinary("trackbed-engine") }),
   };
 }
 
@@ -36,6 +42,7 @@ export function prepareDisk(settings: Settings, node: Node): void {
   cpSync("/etc", join(disk, "etc"), { recursive: true, verbatimSymlinks: true, preserveTimestamps: true, filter: copyable });
   symlinkSync("/run", join(disk, "var/run"));
   for (const plugin of CNI_PLUGINS) copyFileSync(join("/usr/lib/cni", plugin), join(disk, "opt/cni/bin", plugin));
+  mkdirSync(join(disk, "etc/kubernetes"), { recursive: true });
   copyFileSync(join(settings.bin, "cni-trace"), join(disk, "opt/cni/bin/cni-trace"));
   const write = (path: string, text: string): void => {
     mkdirSync(dirname(join(disk, "etc", path)), { recursive: true });
@@ -44,7 +51,7 @@ export function prepareDisk(settings: Settings, node: Node): void {
   write("hostname", `${node.name}\n`);
   write("hosts", `127.0.0.1 localhost\n${node.ip} ${node.name}\n`);
   write("resolv.conf", `nameserver ${API_IP}\n`); // nobody answers there: the cluster has no outside
-  for (const path of CONFIG_FILES)
+  for (const path of CONFIG_FILES[settings.kubelet])
     write(path, fill(readFileSync(join(CONFIG, path.slice(path.lastIndexOf("/") + 1)), "utf8"), settings, node));
   for (const file of ["ca.crt", `${node.name}.crt`, `${node.name}.key`, `${node.name}.kubeconfig`, "kube-proxy.kubeconfig"])
     copyFileSync(join(settings.state, "keys", file), join(disk, "etc/kubernetes", file));

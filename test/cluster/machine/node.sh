@@ -1,18 +1,9 @@
 # shellcheck shell=bash
-# A node: its own /etc, /opt, /var (its disk), /run and /sys; then containerd, kubelet and kube-proxy. Sourced by boot.sh.
-
-# /sys shows the network of whoever mounts it, so it is mounted again, below the same cgroups.
-mkdir -p "$DISK/cgroup"
-mount --rbind /sys/fs/cgroup "$DISK/cgroup"
-mount -t sysfs sysfs /sys
-mount --rbind "$DISK/cgroup" /sys/fs/cgroup
-umount -l "$DISK/cgroup"
-mount --bind "$DISK/etc" /etc
-mount --bind "$DISK/opt" /opt
-mount -t tmpfs -o mode=755 tmpfs /run
-mkdir -p /run/lock /run/netns /run/sysctl
+# A node: containerd, kubelet and kube-proxy. Sourced by boot.sh.
+. "$here/own.sh"
 
 # The kubelet insists on these, which are the whole host's: it finds files that say so instead.
+mkdir -p /run/sysctl
 for setting in vm/overcommit_memory=1 vm/panic_on_oom=0 kernel/panic=10 kernel/panic_on_oops=1 \
   kernel/keys/root_maxkeys=1000000 kernel/keys/root_maxbytes=25000000; do
   file=/run/sysctl/$(basename "${setting%=*}")
@@ -20,12 +11,6 @@ for setting in vm/overcommit_memory=1 vm/panic_on_oom=0 kernel/panic=10 kernel/p
   mount --bind "$file" "/proc/sys/${setting%=*}"
 done
 
-# Last, with the logs taken along: the new /var may hide the folder of the cluster.
-mkdir -p "$DISK/var/lib/cluster-log"
-mount --bind "$LOGS" "$DISK/var/lib/cluster-log"
-mount --rbind "$DISK/var" /var
-LOGS=/var/lib/cluster-log
-mount --make-rshared / # pods may ask for mount propagation; nothing leaves this mount namespace
 for file in /proc/sys/net/bridge/bridge-nf-call-ip{,6}tables; do [[ ! -e $file ]] || echo 1 >"$file"; done
 
 keep containerd containerd &

@@ -52,7 +52,7 @@ export async function powerOn(settings: Settings, machine: string): Promise<void
     ...namespaces,
     "bash",
     `${import.meta.dirname}/boot.sh`,
-    node === undefined ? CONTROL_PLANE : "node",
+    node === undefined ? CONTROL_PLANE : settings.kubelet === "real" ? "node" : "churn",
   ];
   // Its own session: Ctrl-C in a terminal is no power cut.
   const child = spawn("nsenter", argv, { detached: true, stdio: ["ignore", log, log], env: environment(settings, machine, node) });

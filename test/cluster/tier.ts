@@ -1,0 +1,71 @@
+// A test run on a cluster of its own: up, the files one after the other in the control plane's network, and nothing left, however it ends.
+// TRACKBED_CLUSTER_KEEP=1 leaves the cluster up for a look.
+import { type ChildProcess, spawn } from "node:child_process";
+import { join } from "node:path";
+import type { Cluster } from "./cluster.ts";
+import { enter } from "./machine/power.ts";
+import { CONTROL_PLANE, ROOT, readSettings, type Settings } from "./settings.ts";
+import { down, type Say } from "./up.ts";
+
+export type Tier = {
+  /** Beside the cluster of `make cluster`, which is the developer's own. */
+  readonly cluster: string;
+  readonly files: readonly string[];
+  /** No file comes near it; one that hangs must not take the rest with it. */
+  readonly timeoutMs: number;
+  /** Settings that are not the user's to choose. */
+  readonly settings?: Readonly<Record<string, string>>;
+  readonly raise: (settings: Settings, say: Say) => Promise<Cluster>;
+};
+
+/** The exit code. */
+export async function runTier(tier: Tier): Promise<number> {
+  const env = { ...process.env, ...tier.settings, TRACKBED_CLUSTER: process.env["TRACKBED_CLUSTER"] || tier.cluster };
+  const keep = process.env["TRACKBED_CLUSTER_KEEP"] === "1";
+  const settings = readSettings(env);
+  const began = performance.now();
+  const say = (text: string): void => console.log(`${((performance.now() - began) / 1000).toFixed(1).padStart(6)} s  ${text}`);
+  let tests: ChildProcess | undefined;
+  let stopped = false;
+  let code = 1;
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const)
+    process.on(signal, () => {
+      stopped = true;
+      tests?.kill("SIGTERM");
+    });
+
+  const orphaned = keep ? undefined : downWhenWeAreGone(env);
+  try {
+    await down(settings); // whatever an earlier run that was killed with everything has left
+    await tier.raise(settings, say);
+    if (!stopped) code = await test();
+  } catch (error) {
+    console.error(error instanceof Error ? error.message : String(error));
+  } finally {
+    if (keep) say(`the cluster stays up: TRACKBED_CLUSTER=${env.TRACKBED_CLUSTER} bin/cluster sh`);
+    else await down(settings);
+    orphaned?.kill("SIGKILL");
+  }
+  return stopped ? 130 : code;
+
+  /** In the control plane's network, from where pods and services are reached; one file at a time, for they pull plugs. */
+  function test(): Promise<number> {
+    const runner = [process.execPath, "--test", "--test-concurrency=1", `--test-timeout=${tier.timeoutMs}`, ...tier.files];
+    const [program = "", ...args] = enter(settings, CONTROL_PLANE, runner);
+    const child = spawn(program, args, { stdio: "inherit", env, cwd: ROOT });
+    tests = child;
+    return new Promise((resolve, reject) => child.once("error", reject).once("exit", (exit) => resolve(exit ?? 1)));
+  }
+}
+
+/** A process of its own session that outlives us by one `down`: SIGKILL of a whole test run leaves nothing either. */
+function downWhenWeAreGone(env: NodeJS.ProcessEnv): ChildProcess {
+  const wait = `tail --pid=${process.pid} -f /dev/null; exec "$0" "$1" down`;
+  const child = spawn("bash", ["-c", wait, process.execPath, join(import.meta.dirname, "main.ts")], {
+    detached: true,
+    stdio: "ignore",
+    env,
+  });
+  child.unref();
+  return child;
+}
