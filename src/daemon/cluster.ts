@@ -16,10 +16,12 @@ import type { HostRules } from "#redirect/host.ts";
 import type { Api } from "#source/kubernetes/api.ts";
 import { readObject } from "#source/kubernetes/read.ts";
 import { NAMESPACES, PODS } from "#source/kubernetes/resources.ts";
+import type { Source } from "#source/source.ts";
 import { backoff } from "#xds/backoff.ts";
 import { admission, type Facts } from "./admission.ts";
 import type { DesiredPods, PodSpec } from "./desired.ts";
 import { kubeletCgroup } from "./kubelet.ts";
+import { createLabelled } from "./labelled.ts";
 import type { Metrics } from "./metrics.ts";
 import type { KubernetesOptions } from "./options.ts";
 import type { Farewell } from "./pod.ts";
@@ -39,6 +41,8 @@ export type ClusterParts = {
   readonly adopt: Adoption;
   readonly run: string;
   readonly log: Logger;
+  /** Pods of the whole cluster that are labelled for the mesh (labelledPods): a source for each label. */
+  readonly labelled: readonly Source[];
 };
 
 /** What the rest of the daemon is to it; known only when that is put together. */
@@ -81,6 +85,8 @@ export function createCluster(parts: ClusterParts): Cluster {
   const { options, api, helper, log } = parts;
   const started = Promise.withResolvers<void>();
   const calls = new Set<() => void>();
+  const labelled = createLabelled(parts.labelled);
+  const ended = new AbortController();
   const decisions = decisionFile(join(options.cniState, paths.cniDecisions));
   const wait = backoff(Math.random, FIRST_SEEK_MS, LAST_SEEK_MS);
   const leaveBy = Date.now() + options.drainMilliseconds;
@@ -92,8 +98,8 @@ export function createCluster(parts: ClusterParts): Cluster {
   let seekTimer: NodeJS.Timeout | undefined;
   let bypassTimer: NodeJS.Timeout | undefined;
   let decisionTimer: NodeJS.Timeout | undefined;
-  /** Why the decision file could not be written, null when it was. */
-  let undecided: string | null = null;
+  /** Why the decision file is not up to date, null when it is. */
+  let undecided: string | null = "pods with a label of their own were not listed yet";
   let stopped = false;
   let close: () => void = () => undefined;
 
@@ -138,17 +144,20 @@ export function createCluster(parts: ClusterParts): Cluster {
 
   async function followed(): Promise<void> {
     sandboxes.keep(new Set([...node.desired.local()].map(({ metadata }) => metadata.uid)));
-    await keepDecisions();
     watchBypasses();
     if (!searched) await seek(true);
     else if (node.desired.seeking) seekLater();
     searched = true;
+    await keepDecisions();
   }
 
   async function keepDecisions(): Promise<void> {
-    if (options.leave) return;
+    // Before both are known an older file is better than one that lets pass whom it does not know yet, and none at all refuses.
+    if (options.leave || !searched || labelled.namespaces === null) return;
     try {
-      await decisions.write(node.desired.namespaces());
+      const known = new Map(node.desired.namespaces());
+      for (const name of labelled.namespaces) known.set(name, true);
+      await decisions.write(known);
       undecided = null;
     } catch (cause) {
       const error = explainError(cause);
@@ -228,6 +237,9 @@ export function createCluster(parts: ClusterParts): Cluster {
       server.closeAllConnections();
       server.close();
     };
+    labelled
+      .run(() => void keepDecisions(), ended.signal)
+      .catch((error: unknown) => log.error({ error: explainError(error) }, "pods with a label of their own are not followed any more"));
     probes = keepProbes();
     if (options.leave) await clearNode();
     else installation = keepInstalled();
@@ -316,6 +328,7 @@ export function createCluster(parts: ClusterParts): Cluster {
     notReady,
     stop: () => {
       stopped = true;
+      ended.abort();
       installation?.stop();
       probes?.stop();
       clearTimeout(seekTimer);

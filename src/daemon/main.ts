@@ -10,7 +10,7 @@ import { chooseBackend } from "#redirect/choose.ts";
 import { plan } from "#redirect/plan.ts";
 import { directorySource } from "#source/directory.ts";
 import { connectApi } from "#source/kubernetes/api.ts";
-import { nodeResources } from "#source/kubernetes/resources.ts";
+import { labelledPods, nodeResources } from "#source/kubernetes/resources.ts";
 import { kubernetesSource } from "#source/kubernetes.ts";
 import { createCluster } from "./cluster.ts";
 import { buildDaemon, type DaemonParts } from "./daemon.ts";
@@ -55,7 +55,19 @@ async function run({ options, helper, plugin }: Parsed): Promise<number> {
       cluster:
         api === null || kubernetes === null
           ? null
-          : createCluster({ options: kubernetes, api, helper, plugin, hostRules, adopt: options.adopt, run, log }),
+          : createCluster({
+              options: kubernetes,
+              api,
+              helper,
+              plugin,
+              hostRules,
+              adopt: options.adopt,
+              run,
+              log,
+              labelled: labelledPods(options.adopt).map((resource) =>
+                kubernetesSource({ api, resources: [resource], onRestart: told(log) }),
+              ),
+            }),
       backend,
       planOf: ({ capture }) => plan(capture),
       compare: backend.compare,

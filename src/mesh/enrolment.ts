@@ -16,7 +16,7 @@ export const ADOPTIONS: readonly Adoption[] = ["none", "istio"];
 
 /** Of namespaces and pods. Values that mean something else (sidecars, a later mode) are not ours to follow. */
 export const ISTIO_MODE = "istio.io/dataplane-mode";
-const ISTIO_MODES: Readonly<Record<string, string>> = { ambient: "enabled", none: "disabled" };
+export const ISTIO_MODES: Readonly<Record<string, string>> = { ambient: "enabled", none: "disabled" };
 
 /** Marks that another mesh left on a pod: annotation or label, and the mesh's name. */
 export const FOREIGN_MARKS: readonly (readonly [string, string])[] = [

@@ -1,4 +1,6 @@
 // What is read from the API server, as a table: where each kind is listed, how narrow the question is, and whether it may be absent.
+import { labels } from "#contract/tables.ts";
+import { type Adoption, ISTIO_MODE } from "#mesh/enrolment.ts";
 import type { Kind, ObjectKey } from "#mesh/objects.ts";
 
 export type Resource = {
@@ -62,6 +64,13 @@ export const nodeResources = (node: string): readonly Resource[] => [
   NAMESPACES,
   { ...PODS, query: { fieldSelector: `spec.nodeName=${node}` } },
 ];
+
+/** Pods that are in the mesh, anywhere in the cluster, by a label of their own: few, for most are by their namespace's. One for each label. */
+export const labelledPods = (adopt: Adoption): readonly Resource[] =>
+  [`${labels.mesh}=enabled`, ...(adopt === "istio" ? [`${ISTIO_MODE}=ambient`] : [])].map((labelSelector) => ({
+    ...PODS,
+    query: { labelSelector },
+  }));
 
 export const listPath = ({ root, plural }: Resource): string => `${root}/${plural}`;
 
