@@ -25,6 +25,7 @@ export const kinds = {
   ValidatingAdmissionPolicyBinding: at("/apis/admissionregistration.k8s.io/v1", "validatingadmissionpolicybindings", false),
   AuthorizationPolicy: at("/apis/security.istio.io/v1", "authorizationpolicies"),
   PeerAuthentication: at("/apis/security.istio.io/v1", "peerauthentications"),
+  ServiceEntry: at("/apis/networking.istio.io/v1", "serviceentries"),
   FelixConfiguration: at("/apis/crd.projectcalico.org/v1", "felixconfigurations", false),
 } as const satisfies Record<string, Place>;
 

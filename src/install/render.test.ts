@@ -11,6 +11,7 @@ import { kubernetes, ports, product } from "#contract/tables.ts";
 import { chart } from "./chart.ts";
 import { writeChart } from "./chart-directory.ts";
 import { baseFiles, crdFiles } from "./files.ts";
+import { isKind, listPath } from "./kinds.ts";
 import { type Manifest, objectsOf, renderFiles } from "./render.ts";
 import { defaults, type Values } from "./values.ts";
 
@@ -140,3 +141,18 @@ test("the base uses the names, ports and labels of the tables", () => {
   // uninstall finds what is ours by this label
   for (const object of objects) assert.equal(object.metadata.labels?.["app.kubernetes.io/part-of"], "trackbed", id(object));
 });
+
+test("every kind that is installed, and every kind that its definitions define, can be found again to be taken away", () => {
+  for (const { kind } of [...objectsOf(renderFiles(baseFiles(), defaults)), ...objectsOf(crdFiles())]) assert.ok(isKind(kind), kind);
+  for (const { spec } of objectsOf(crdFiles()) as readonly (Manifest & { spec: Definition })[]) {
+    assert.ok(isKind(spec.names.kind), spec.names.kind);
+    const places = spec.versions.map(({ name }) => `/apis/${spec.group}/${name}/${spec.names.plural}`);
+    assert.ok(places.includes(listPath(spec.names.kind)), `${listPath(spec.names.kind)} is none of ${places.join(", ")}`);
+  }
+});
+
+type Definition = {
+  readonly group: string;
+  readonly names: { readonly kind: string; readonly plural: string };
+  readonly versions: readonly { readonly name: string }[];
+};
