@@ -143,8 +143,9 @@ test("the base uses the names, ports and labels of the tables", () => {
 });
 
 test("every kind that is installed, and every kind that its definitions define, can be found again to be taken away", () => {
-  for (const { kind } of [...objectsOf(renderFiles(baseFiles(), defaults)), ...objectsOf(crdFiles())]) assert.ok(isKind(kind), kind);
-  for (const { spec } of objectsOf(crdFiles()) as readonly (Manifest & { spec: Definition })[]) {
+  for (const { kind } of [...objectsOf(renderFiles(baseFiles(), defaults(version))), ...objectsOf(crdFiles())])
+    assert.ok(isKind(kind), kind);
+  for (const { spec } of objectsOf(crdFiles()) as readonly unknown[] as readonly { readonly spec: Definition }[]) {
     assert.ok(isKind(spec.names.kind), spec.names.kind);
     const places = spec.versions.map(({ name }) => `/apis/${spec.group}/${name}/${spec.names.plural}`);
     assert.ok(places.includes(listPath(spec.names.kind)), `${listPath(spec.names.kind)} is none of ${places.join(", ")}`);
