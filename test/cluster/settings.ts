@@ -38,6 +38,8 @@ export type Settings = {
 
 export type Node = {
   readonly name: string;
+  /** Of its one interface, the same after a power cut: with a new one its neighbours would send to the old one for seconds. */
+  readonly mac: string;
   readonly ip: string;
   readonly ip6: string;
   readonly podCidr: string;
@@ -81,6 +83,7 @@ function numbered(text: string): Node[] {
     const number = index + 1;
     return {
       name: `node${number}`,
+      mac: `02:00:0a:5a:00:${(10 + number).toString(16).padStart(2, "0")}`,
       ip: `10.90.0.${10 + number}`,
       ip6: `fd00:90::${10 + number}`,
       podCidr: `10.244.${number}.0/24`,

@@ -187,3 +187,8 @@ test("after a power cut the same pod runs again in a new network namespace and s
   await waitFor("it serves", async () => (await fetch(`http://${back.status?.podIP}:8080/`)).ok);
   await waitFor("every node is Ready", async () => readyNodes(await c.get<List>("nodes")) === c.nodes.length, REBOOT_MS);
 });
+
+test("pods of the other node reach it at once over IPv4 and IPv6: a machine keeps its hardware address", async () => {
+  const [v4, v6] = [await ip("web", "node2"), await ip("web", "node2", 1)];
+  await inWeb("node1", `${fetched(`http://${v4}:8080/`)} && ${fetched(`'http://[${v6}]:8080/'`)}`);
+});

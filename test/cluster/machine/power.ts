@@ -94,7 +94,12 @@ async function cable(settings: Settings, machine: string, node: Node | undefined
   const own = ["link set lo up", ...(node === undefined ? BRIDGE : [])];
   if (node !== undefined) {
     await batch(cp, [`link add ${machine} type veth peer name eth0 netns ${name}`, `link set ${machine} master br0 up`]);
-    own.push(`addr add ${node.ip}/24 dev eth0`, `addr add ${node.ip6}/64 dev eth0 nodad`, "link set eth0 up");
+    own.push(
+      `link set eth0 address ${node.mac}`,
+      `addr add ${node.ip}/24 dev eth0`,
+      `addr add ${node.ip6}/64 dev eth0 nodad`,
+      "link set eth0 up",
+    );
     own.push(`route add default via ${API_IP}`, `route add default via ${API_IP6}`);
   }
   const others = settings.nodes.filter((other) => other.name !== machine);
