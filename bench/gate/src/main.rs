@@ -1,6 +1,9 @@
 //! Does the same work each time it is run, so that callgrind counts the same instructions; `bench/gate.ts` counts only within `measured`.
 #![forbid(unsafe_code)]
+#![allow(clippy::cast_possible_truncation)] // of lengths that are constants here
 
+mod connect;
+mod data;
 mod decide;
 mod policy;
 mod record;
@@ -14,10 +17,14 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 fn main() -> ExitCode {
     let run = match std::env::args().nth(1).as_deref() {
         Some("record") => record::run(),
+        Some("send") => data::sending(),
+        Some("receive") => data::receiving(),
+        Some("connect") => connect::streams(),
+        Some("hpack") => connect::blocks(),
         Some("policy") => policy::run(),
         Some("decide") => decide::run(),
         _ => {
-            eprintln!("usage: trackbed-gate record|policy|decide");
+            eprintln!("usage: trackbed-gate record|send|receive|connect|hpack|policy|decide");
             return ExitCode::from(64);
         }
     };
