@@ -8,10 +8,20 @@ use crate::{Channel, handshake};
 
 /// Records under one generation of keys; 0 = as always.
 static REKEY_AFTER: AtomicU64 = AtomicU64::new(0);
+static UPDATES: AtomicU64 = AtomicU64::new(0);
 
 /// Every connection that is made from now on, in the whole process, changes its keys after so many records.
 pub fn rekey_after(records: u64) {
     REKEY_AFTER.store(records, Ordering::Relaxed);
+}
+
+/// Key updates that were sent in the whole process.
+pub fn updates() -> u64 {
+    UPDATES.load(Ordering::Relaxed)
+}
+
+pub(crate) fn note_update() {
+    UPDATES.fetch_add(1, Ordering::Relaxed);
 }
 
 pub(crate) fn rekey_after_or(always: u64) -> u64 {

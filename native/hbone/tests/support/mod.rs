@@ -50,9 +50,13 @@ pub fn identity(text: &str) -> Identity {
 
 /// Runs a test as an engine's worker does: one thread, local tasks, and never for ever.
 pub fn local<F: Future<Output = ()>>(test: F) {
+    local_within(Duration::from_mins(1), test);
+}
+
+pub fn local_within<F: Future<Output = ()>>(patience: Duration, test: F) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let tasks = tokio::task::LocalSet::new();
-    tasks.block_on(&runtime, async { tokio::time::timeout(Duration::from_mins(1), test).await.expect("the test hangs") });
+    tasks.block_on(&runtime, async { tokio::time::timeout(patience, test).await.expect("the test hangs") });
 }
 
 pub async fn listen() -> (TcpListener, SocketAddr) {

@@ -102,6 +102,8 @@ impl Sealer {
         {
             self.generations += 1;
         }
+        #[cfg(any(test, feature = "testing"))]
+        crate::testing::note_update();
         self.keys.update()?;
         Ok(length)
     }
