@@ -115,8 +115,8 @@ export function createCluster(rootNamespace: string, adopt: Adoption): Cluster {
         else now.delete(uid);
       }
       captured.set(update.node, now);
-      // Its first words replace the assumption for each of its pods.
-      if (before === undefined) return [...(podsByNode.get(update.node) ?? [])];
+      // Its first words replace the assumption that each of its pods is captured: for those that are, nothing changes.
+      if (before === undefined) return [...(podsByNode.get(update.node) ?? [])].filter(({ metadata }) => !now.has(metadata.uid));
       return [...before.symmetricDifference(now)].map((uid) => podsByUid.get(uid)).filter((pod) => pod !== undefined);
     },
     isTunnelled: (pod) =>

@@ -7,6 +7,7 @@ import {
   type Resource,
 } from "#contract/gen/envoy/discovery_pb.ts";
 import { meshError } from "#mesh/error.ts";
+import { BUCKETS_NAME, bucketOf, digestsOf, formatDigests, parseBucketName, UNDERSTOOD } from "./buckets.ts";
 import { isTypeUrl, type Rejection, type TypeUrl, type XdsDelta, type XdsResource } from "./resource.ts";
 import { isPartial } from "./revision.ts";
 
@@ -32,7 +33,7 @@ export type Session = {
   held(): Held;
 };
 
-/** Held versions above this are not sent: control accepts 4 MiB, and the rest of the message needs room. */
+/** Held versions above this are told by their digests: control accepts 4 MiB, and the rest of the message needs room. */
 const HELD_BYTES = 3 * 2 ** 20;
 /** Tag and length bytes of a map entry and its two strings. */
 const ENTRY_BYTES = 10;
@@ -43,21 +44,26 @@ type TypeState = {
   readonly versions: Map<string, string>;
   /** Names seen so far of a whole set that is still arriving; null when control sends differences. */
   whole: Set<string> | null;
+  /** Buckets of which the set is whole; null while control has not said that it understands them: then the set is whole of everything. */
+  buckets: Set<number> | null;
   /** The first set of this stream is there. */
   complete: boolean;
 };
 
 export function createSession(node: XdsNode, types: readonly TypeUrl[], held: Held, heldBytes = HELD_BYTES): Session {
   const states = new Map<TypeUrl, TypeState>(
-    types.map((typeUrl) => [typeUrl, { versions: new Map(held.get(typeUrl)), whole: null, complete: false }]),
+    types.map((typeUrl) => [typeUrl, { versions: new Map(held.get(typeUrl)), whole: null, buckets: null, complete: false }]),
   );
 
   function open(): DeltaDiscoveryRequest[] {
     return [...states].map(([typeUrl, state]) => {
       const fits = sizeOf(state.versions) <= heldBytes;
       state.whole = fits ? null : new Set();
+      state.buckets = null;
       state.complete = false;
-      const initialResourceVersions = fits ? Object.fromEntries(state.versions) : {};
+      const initialResourceVersions = fits
+        ? Object.fromEntries(state.versions)
+        : { [BUCKETS_NAME]: formatDigests(digestsOf(state.versions)) };
       return create(DeltaDiscoveryRequestSchema, { node, typeUrl, initialResourceVersions });
     });
   }
@@ -74,7 +80,7 @@ export function createSession(node: XdsNode, types: readonly TypeUrl[], held: He
     function settle(rejections: readonly Rejection[]): DeltaDiscoveryRequest {
       const refused = new Set(rejections.map(({ name }) => name));
       record(state as TypeState, upsert, remove, refused);
-      if (last) Object.assign(state as TypeState, { complete: true, whole: null });
+      if (last) Object.assign(state as TypeState, { complete: true, whole: null, buckets: null });
       const errorDetail = refused.size === 0 ? {} : { errorDetail: { message: joinReasons(rejections) } };
       return create(DeltaDiscoveryRequestSchema, { typeUrl, responseNonce: nonce, ...errorDetail });
     }
@@ -97,15 +103,22 @@ function parseResource(typeUrl: TypeUrl, { name, version, aliases, resource }: R
   return { name, version, aliases, body: resource.value };
 }
 
-/** What control names, and at the end of a whole set also everything held that it did not name. */
+/** What control names, and at the end of a whole set also everything held that it did not name: in the buckets that it sent, or at all. */
 function removals(state: TypeState, upsert: readonly XdsResource[], named: readonly string[], last: boolean): string[] {
   const remove = named.filter((name) => state.versions.has(name));
   const { whole } = state;
   if (whole === null) return remove;
+  if (named.includes(UNDERSTOOD)) state.buckets ??= new Set();
+  for (const name of named) {
+    const bucket = parseBucketName(name);
+    if (bucket !== null) state.buckets?.add(bucket);
+  }
   for (const { name } of upsert) whole.add(name);
   for (const name of named) whole.delete(name);
   if (!last) return remove;
-  return [...state.versions.keys()].filter((name) => !whole.has(name));
+  const { buckets } = state;
+  const unnamed = state.versions.keys().filter((name) => !whole.has(name) && (buckets === null || buckets.has(bucketOf(name))));
+  return [...new Set([...remove, ...unnamed])];
 }
 
 /**

@@ -2,6 +2,7 @@
 import { create, toBinary } from "@bufbuild/protobuf";
 import { BinaryWriter } from "@bufbuild/protobuf/wire";
 import { ResourceSchema } from "#contract/gen/envoy/discovery_pb.ts";
+import { type Buckets, createBuckets } from "./buckets.ts";
 import { RESOURCE_TYPES, type TypeUrl, type XdsResource } from "./resource.ts";
 
 /** A resource as it stands in a response: length and bytes of its envoy Resource message, shared by every stream. */
@@ -20,6 +21,7 @@ export type ResourceStore = {
   update(typeUrl: TypeUrl, upsert: Iterable<XdsResource>, remove: Iterable<string>): number;
   get(typeUrl: TypeUrl, name: string): Encoded | undefined;
   names(typeUrl: TypeUrl): Iterable<string>;
+  buckets(typeUrl: TypeUrl): Pick<Buckets, "names" | "digest">;
   size(typeUrl: TypeUrl): number;
   /** Names of the resources that are called so or have that alias. */
   resolve(typeUrl: TypeUrl, nameOrAlias: string): readonly string[];
@@ -28,7 +30,7 @@ export type ResourceStore = {
   watch(listener: (change: StoreChange) => void): () => void;
 };
 
-type Table = { readonly resources: Map<string, Encoded>; readonly byAlias: Map<string, Set<string>> };
+type Table = { readonly resources: Map<string, Encoded>; readonly byAlias: Map<string, Set<string>>; readonly buckets: Buckets };
 
 export function createStore(): ResourceStore {
   const tables = new Map<TypeUrl, Table>();
@@ -36,7 +38,7 @@ export function createStore(): ResourceStore {
   let revision = 0;
 
   function tableOf(typeUrl: TypeUrl): Table {
-    const table = tables.get(typeUrl) ?? { resources: new Map(), byAlias: new Map() };
+    const table = tables.get(typeUrl) ?? newTable();
     tables.set(typeUrl, table);
     return table;
   }
@@ -65,6 +67,7 @@ export function createStore(): ResourceStore {
     update,
     get: (typeUrl, name) => tableOf(typeUrl).resources.get(name),
     names: (typeUrl) => tableOf(typeUrl).resources.keys(),
+    buckets: (typeUrl) => tableOf(typeUrl).buckets,
     size: (typeUrl) => tableOf(typeUrl).resources.size,
     resolve: (typeUrl, nameOrAlias) => {
       const { resources, byAlias } = tableOf(typeUrl);
@@ -79,7 +82,12 @@ export function createStore(): ResourceStore {
   };
 }
 
-function drop({ resources, byAlias }: Table, name: string, aliases: Set<string>): boolean {
+function newTable(): Table {
+  const resources = new Map<string, Encoded>();
+  return { resources, byAlias: new Map(), buckets: createBuckets((name) => resources.get(name)?.resource.version ?? "") };
+}
+
+function drop({ resources, byAlias, buckets }: Table, name: string, aliases: Set<string>): boolean {
   const old = resources.get(name);
   if (old === undefined) return false;
   for (const alias of old.resource.aliases) {
@@ -88,10 +96,12 @@ function drop({ resources, byAlias }: Table, name: string, aliases: Set<string>)
     holders?.delete(name);
     if (holders?.size === 0) byAlias.delete(alias);
   }
+  buckets.delete(name);
   return resources.delete(name);
 }
 
-function put({ resources, byAlias }: Table, typeUrl: TypeUrl, resource: XdsResource, aliases: Set<string>): void {
+function put({ resources, byAlias, buckets }: Table, typeUrl: TypeUrl, resource: XdsResource, aliases: Set<string>): void {
+  buckets.add(resource.name);
   resources.set(resource.name, { resource, wire: encode(typeUrl, resource) });
   for (const alias of resource.aliases) {
     aliases.add(alias);
@@ -102,5 +112,6 @@ function put({ resources, byAlias }: Table, typeUrl: TypeUrl, resource: XdsResou
 
 function encode(typeUrl: TypeUrl, { name, version, aliases, body }: XdsResource): Uint8Array {
   const message = create(ResourceSchema, { name, version, aliases: [...aliases], resource: { typeUrl, value: body } });
-  return new BinaryWriter().bytes(toBinary(ResourceSchema, message)).finish();
+  // Copied into Node's pool: see the bodies.
+  return Buffer.from(new BinaryWriter().bytes(toBinary(ResourceSchema, message)).finish());
 }

@@ -1,6 +1,8 @@
 // One node's interest in one type: which names it must hear about next. Only names wait here, never bodies, so a slow reader costs little
 // and gets the newest version when its turn comes.
+
 import { meshError } from "#mesh/error.ts";
+import { BUCKETS_NAME, bucketName, parseDigests, UNDERSTOOD } from "./buckets.ts";
 import type { TypeUrl } from "./resource.ts";
 import type { ResourceStore, StoreChange } from "./store.ts";
 
@@ -75,15 +77,28 @@ export function createSubscription(store: ResourceStore, typeUrl: TypeUrl): Subs
 
   function open(subscribe: readonly string[], unsubscribe: readonly string[], held: Readonly<Record<string, string>>): void {
     everything = subscribe.length === 0 && !unsubscribe.includes(EVERYTHING);
-    if (everything) for (const name of store.names(typeUrl)) mark(name, "unknown");
+    const { [BUCKETS_NAME]: digests, ...versions } = held;
+    const told = everything && digests !== undefined ? parseDigests(digests) : null;
+    if (told !== null) openBuckets(told);
+    else if (digests !== undefined) mark(BUCKETS_NAME, "held");
+    if (everything && told === null) for (const name of store.names(typeUrl)) mark(name, "unknown");
     ask(subscribe);
     leave(unsubscribe);
-    for (const [name, version] of Object.entries(held)) {
+    for (const [name, version] of Object.entries(versions)) {
       const current = store.get(typeUrl, name)?.resource;
       if (current?.version === version) pending.delete(name);
       else if (current === undefined || wanted(name)) mark(name, "held");
       if (!everything && current !== undefined && wanted(name)) sent.add(name);
     }
+  }
+
+  /** The buckets that differ are sent whole; all others are as the node has them. */
+  function openBuckets(digests: readonly string[]): void {
+    const buckets = store.buckets(typeUrl);
+    const differing = digests.flatMap((digest, bucket) => (digest === buckets.digest(bucket) ? [] : [bucket]));
+    mark(UNDERSTOOD, "held");
+    for (const bucket of differing) mark(bucketName(bucket), "held");
+    for (const bucket of differing) for (const name of buckets.names(bucket)) mark(name, "unknown");
   }
 
   function notice({ changes, aliases }: StoreChange): void {

@@ -63,16 +63,21 @@ export function createElsewhere(options: ElsewhereOptions): Elsewhere {
       known.set(uid, after);
       if (isAttached(pod.nodeName) || pod.nodeName === "") continue;
       if (before?.captured === after.captured && spoken.has(pod.nodeName)) continue;
-      news.set(pod.nodeName, [...(news.get(pod.nodeName) ?? []), { uid, captured: after.captured }]);
+      const told = news.get(pod.nodeName) ?? [];
+      told.push({ uid, captured: after.captured });
+      news.set(pod.nodeName, told);
       if (after.captured && after.open && after.enrolledAt !== null) onOverdue(pod);
     }
-    for (const [node, said] of news) {
-      const first = !spoken.has(node);
+    // The first word about a node replaces the assumption for all of its pods: it has to name them all.
+    const firsts = new Set(news.keys().filter((node) => !spoken.has(node)));
+    for (const node of firsts) {
       spoken.add(node);
-      // The first word about a node replaces the assumption for all of its pods: it has to name them all.
-      const all = first ? known.values().filter(({ pod }) => pod.nodeName === node) : [];
-      report({ node, snapshot: false, pods: first ? [...all].map(({ pod, captured }) => ({ uid: pod.metadata.uid, captured })) : said });
+      news.set(node, []);
     }
+    if (firsts.size > 0)
+      for (const { pod, captured } of known.values())
+        if (firsts.has(pod.nodeName)) news.get(pod.nodeName)?.push({ uid: pod.metadata.uid, captured });
+    for (const [node, said] of news) report({ node, snapshot: false, pods: said });
   }
 
   function changed({ reset, put, remove }: Pick<Change, "reset" | "put" | "remove">): void {
