@@ -84,7 +84,8 @@ impl Tunnel {
         let limit = self.0.limits.connect_answer;
         let mut early = Early::new(client);
         let answer = timeout(limit, poll_fn(|cx| poll_answer(&handle, &mut early, cx))).await;
-        let answered = answer.map_err(|_| TunnelError::Timeout { what: "the answer to CONNECT", milliseconds: millis(limit) })??;
+        let answer = answer.unwrap_or_else(|_| Err(TunnelError::Timeout { what: "the answer to CONNECT", milliseconds: millis(limit) }));
+        let answered = answer.map_err(|error| early.judge(error))?;
         if answered.status != 200 {
             return Err(TunnelError::Refused { status: answered.status });
         }

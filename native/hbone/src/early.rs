@@ -3,7 +3,8 @@
 //! Whoever takes the socket over later reads it without waiting for tokio's word: looking has used that up.
 //!
 //! Only towards a peer that holds it back until its application has accepted (`SETTINGS_EARLY_DATA`). When the stream is refused nothing is
-//! lost: the socket was only looked at, and the next endpoint is told the same.
+//! lost: the socket was only looked at, and the next endpoint is told the same. When no answer comes nobody knows who has heard it: then
+//! nobody else is told.
 use std::io::ErrorKind;
 use std::task::Context;
 
@@ -12,7 +13,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use crate::link::Core;
-use crate::scratch;
+use crate::{TunnelError, scratch};
 
 /// Most that is said before the answer: a request with its headers, far below the first window of a stream.
 pub(crate) const MOST: usize = 16 << 10;
@@ -36,10 +37,17 @@ impl<'a> Early<'a> {
         self.sent
     }
 
+    /// What it means that no answer came. Words that were sent may be with the application, unless the peer says that it has not looked:
+    /// whoever told them to somebody else would have a request carried out twice.
+    pub(crate) fn judge(&self, error: TunnelError) -> TunnelError {
+        let heard = self.sent > 0 && !matches!(error, TunnelError::NotTaken(_));
+        if heard { TunnelError::InDoubt(Box::new(error)) } else { error }
+    }
+
     /// Says what is new; the task is woken when there is more.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, core: &mut Core, id: u32) {
         let Some(socket) = self.socket else { return };
-        while core.h2.takes_early_data() && self.sent < MOST && (socket.poll_read_ready(cx).is_ready() || !self.looked) {
+        while core.may_say_early() && self.sent < MOST && (socket.poll_read_ready(cx).is_ready() || !self.looked) {
             self.looked = true;
             let mut lent = scratch::lend();
             let seen = recv(socket, &mut lent[..MOST], RecvFlags::PEEK);

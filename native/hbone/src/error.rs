@@ -22,6 +22,9 @@ pub enum TunnelError {
     NotTaken(String),
     #[error("the request cannot be sent: {0}")]
     Request(String),
+    /// The client's first words were on their way already, and the peer did not say that nobody has heard them.
+    #[error("{0}; the application may have heard the client")]
+    InDoubt(Box<Self>),
 }
 
 impl TunnelError {
@@ -34,12 +37,13 @@ impl TunnelError {
             Self::Refused { .. } => errors::TUNNEL_PEER_REFUSED,
             Self::Lost(_) | Self::NotTaken(_) => errors::TUNNEL_LOST,
             Self::Request(_) => errors::DESTINATION_REFUSED,
+            Self::InDoubt(error) => error.code(),
         }
     }
 
-    /// Another endpoint may be tried: an application gets bytes only after 200, so none of this client's has reached one. Whether a refusal
-    /// by status would come out otherwise elsewhere is the caller's to judge.
+    /// Another endpoint may be told the same: no application has heard a byte of this client. Whether a refusal by status would come out
+    /// otherwise elsewhere is the caller's to judge.
     pub fn before_application(&self) -> bool {
-        !matches!(self, Self::Request(_))
+        !matches!(self, Self::Request(_) | Self::InDoubt(_))
     }
 }

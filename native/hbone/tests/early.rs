@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -64,7 +64,7 @@ async fn fixture() -> Fixture {
 async fn client(words: &[u8]) -> (TcpStream, TcpStream) {
     let (mut client, captured) = pair().await;
     client.write_all(words).await.unwrap();
-    while captured.peek(&mut vec![0; words.len()]).await.unwrap() < words.len() {}
+    while !words.is_empty() && captured.peek(&mut vec![0; words.len()]).await.unwrap() < words.len() {}
     (client, captured)
 }
 
@@ -138,23 +138,104 @@ fn a_refused_client_has_said_nothing_yet() {
     });
 }
 
+/// The application behind what was accepted last, and its pump.
+async fn application(accepted: &RefCell<Vec<TunnelStream>>) -> TcpStream {
+    let (application, near) = pair().await;
+    let stream = accepted.borrow_mut().pop().unwrap();
+    spawn_local(async move { pump::inbound(stream, near, &Meter::new()).await });
+    application
+}
+
+#[test]
+fn a_client_that_has_said_all_before_its_answer_ends_in_order() {
+    local(async {
+        let Fixture { tunnel, accepted, .. } = fixture().await;
+        let (mut client, captured) = client(b"all of it").await;
+        client.shutdown().await.unwrap();
+        let stream = tunnel.open_for(&to("10.0.0.1:80"), Some(&captured)).await.unwrap();
+        let mut application = application(&accepted).await;
+        let exchange = async {
+            let mut seen = String::new();
+            application.read_to_string(&mut seen).await.unwrap();
+            application.write_all(b"the answer").await.unwrap();
+            drop(application);
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.unwrap();
+            (seen, answer)
+        };
+        let meter = Meter::new();
+        let (outcome, seen) = tokio::join!(pump::outbound(captured, stream, &meter), exchange);
+        assert_eq!((outcome.reset, seen), (false, ("all of it".into(), "the answer".into())));
+    });
+}
+
+#[test]
+fn a_client_that_resets_before_its_answer_is_a_reset_behind_its_words() {
+    local(async {
+        let Fixture { tunnel, accepted, go } = fixture().await;
+        let (client, captured) = client(b"last words").await;
+        let request = to(HELD);
+        let mut opening = Box::pin(tunnel.open_for(&request, Some(&captured)));
+        assert!(futures_util::poll!(&mut opening).is_pending());
+        pump::reset(client);
+        go.notify_one();
+        let stream = opening.await.unwrap();
+        let mut application = application(&accepted).await;
+        let exchange = async {
+            let mut seen = Vec::new();
+            let end = application.read_to_end(&mut seen).await.unwrap_err().kind();
+            (seen, end)
+        };
+        let meter = Meter::new();
+        let (outcome, (seen, end)) = tokio::join!(pump::outbound(captured, stream, &meter), exchange);
+        assert_eq!((seen.as_slice(), end, outcome.reset), (&b"last words"[..], std::io::ErrorKind::ConnectionReset, true));
+    });
+}
+
+#[test]
+fn a_client_that_waits_for_the_server_to_speak_costs_it_no_time() {
+    local(async {
+        let Fixture { tunnel, accepted, .. } = fixture().await;
+        let (mut client, captured) = client(b"").await;
+        let stream = tunnel.open_for(&to("10.0.0.1:80"), Some(&captured)).await.unwrap();
+        let mut application = application(&accepted).await;
+        let exchange = async {
+            application.write_all(b"220 ready").await.unwrap();
+            let mut seen = [0; 9];
+            client.read_exact(&mut seen).await.unwrap();
+            drop((application, client));
+            seen
+        };
+        let meter = Meter::new();
+        assert_eq!(&tokio::join!(pump::outbound(captured, stream, &meter), exchange).1, b"220 ready");
+    });
+}
+
 #[test]
 fn a_peer_that_does_not_ask_for_it_gets_nothing_before_its_answer() {
     local(async {
         let authority = Authority::new();
         let (ours, theirs) = (authority.certify(CLIENT), authority.certify(SERVER));
         let (near, far) = pair().await;
+        let silent = Rc::new(Cell::new(0));
+        let count = Rc::clone(&silent);
         spawn_local(async move {
             let (stream, _) = trackbed_tls::accept(far, &theirs).await.unwrap();
             let mut connection = h2::server::handshake(stream).await.unwrap();
+            let ping = Rc::new(tokio::sync::Mutex::new(connection.ping_pong().unwrap()));
             while let Some(Ok((request, mut respond))) = connection.accept().await {
-                let mut send = respond.send_response(http::Response::new(()), false).unwrap();
+                let (ping, count) = (Rc::clone(&ping), Rc::clone(&count));
                 spawn_local(async move {
                     let mut body = request.into_body();
+                    // Whatever the client sent before it heard of this is here afterwards.
+                    ping.lock().await.ping(h2::Ping::opaque()).await.unwrap();
+                    count.set(count.get() + usize::from(futures_util::poll!(std::pin::pin!(body.data())).is_pending()));
+                    let mut send = respond.send_response(http::Response::new(()), false).unwrap();
                     while let Some(Ok(bytes)) = body.data().await {
                         send.send_data(bytes, false).unwrap();
                     }
-                    send.send_data(Bytes::new(), true).unwrap();
+                    // The first stream is only opened, not carried.
+                    let _ = send.send_data(Bytes::new(), true);
                 });
             }
         });
@@ -162,6 +243,7 @@ fn a_peer_that_does_not_ask_for_it_gets_nothing_before_its_answer() {
         drop(tunnel.open(&to("10.0.0.1:80")).await.unwrap());
         let (mut client, captured) = client(b"hello").await;
         let stream = tunnel.open_for(&to("10.0.0.1:80"), Some(&captured)).await.unwrap();
+        assert_eq!(silent.get(), 2);
         let meter = Meter::new();
         let outbound = pump::outbound(captured, stream, &meter);
         assert_eq!(meter.sent(), 0);

@@ -33,13 +33,22 @@ pub(super) struct Captured {
 /// Why an attempt did not lead to a connection.
 pub(super) struct Failed {
     pub(super) refusal: Refusal,
-    /// Another endpoint may do better.
-    pub(super) retry: bool,
+    pub(super) next: Next,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// The endpoint is at fault, and another one may do better.
+    Another,
+    /// The endpoint is at fault, but its application may have heard the client: nobody else may be told the same.
+    Avoid,
+    /// Every endpoint would say so.
+    Tell,
 }
 
 impl From<Refusal> for Failed {
     fn from(refusal: Refusal) -> Self {
-        Self { refusal, retry: false }
+        Self { refusal, next: Next::Tell }
     }
 }
 
@@ -87,17 +96,13 @@ impl Thread {
             }
             let endpoint = name_ends(captured, &decision);
             let Err(error) = self.attempt(ready, captured, decision, client).await else { return Ok(()) };
-            match endpoint.filter(|_| error.retry) {
-                Some(uid) => {
-                    self.load.borrow_mut().failed(&uid, Instant::now());
-                    failed.push(uid);
-                    if failed.len() == ATTEMPTS {
-                        return Err(error.refusal);
-                    }
-                    first.get_or_insert(error.refusal);
-                }
-                None => return Err(error.refusal),
+            let Some(uid) = endpoint.filter(|_| error.next != Next::Tell) else { return Err(error.refusal) };
+            self.load.borrow_mut().failed(&uid, Instant::now());
+            failed.push(uid);
+            if error.next == Next::Avoid || failed.len() == ATTEMPTS {
+                return Err(error.refusal);
             }
+            first.get_or_insert(error.refusal);
         }
     }
 
@@ -283,14 +288,16 @@ fn target(ready: &Ready, captured: &Captured, tunnel: &Tunnel) -> Target {
 /// Nothing was sent yet, so another endpoint may be tried after any of these.
 pub(super) fn upstream_failed(address: SocketAddr, error: &std::io::Error) -> Failed {
     let code = if error.kind() == std::io::ErrorKind::TimedOut { errors::UPSTREAM_TIMEOUT } else { errors::UPSTREAM_REFUSED };
-    Failed { refusal: missing(code, format!("{address}: {error}")), retry: true }
+    Failed { refusal: missing(code, format!("{address}: {error}")), next: Next::Another }
 }
 
 fn tunnel_failed(dial: SocketAddr, error: &TunnelError) -> Failed {
-    // 400 and 401 are answers about this connection, which every endpoint would give.
-    let retry = match error {
-        TunnelError::Refused { status } => *status == 503,
-        other => other.before_application(),
+    let next = match error {
+        // 400 and 401 are answers about this connection, which every endpoint would give.
+        TunnelError::Refused { status } if *status != 503 => Next::Tell,
+        TunnelError::Request(_) => Next::Tell,
+        error if error.before_application() => Next::Another,
+        _ => Next::Avoid,
     };
-    Failed { refusal: missing(error.code(), format!("{dial}: {error}")), retry }
+    Failed { refusal: missing(error.code(), format!("{dial}: {error}")), next }
 }

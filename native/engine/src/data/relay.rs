@@ -18,7 +18,7 @@ use trackbed_netns::socket::{self, Peer};
 
 use super::hold::{Ready, missing, ready};
 use super::live::{Facts, Relayed};
-use super::outbound::{Captured, Client, Counted, Failed, upstream_failed};
+use super::outbound::{Captured, Client, Counted, Failed, Next, upstream_failed};
 use super::{Thread, dial_application};
 use crate::report::account::Account;
 use crate::worker::shared::Pod;
@@ -95,7 +95,7 @@ impl Thread {
         captured.account.path(Path::Relay);
         // The probe may have taken a second: both sides are asked as they are now.
         // What this endpoint lacks yet another one may have.
-        let theirs = ready(&self.shared, destination).map_err(|refusal| Failed { refusal, retry: true })?;
+        let theirs = ready(&self.shared, destination).map_err(|refusal| Failed { refusal, next: Next::Another })?;
         let world = theirs.world().ok_or_else(|| missing(errors::WORKLOAD_UNKNOWN, "the director has said nothing yet".into()))?;
         let standing = relay.tunnel.standing();
         recheck_outbound(world, &captured.pod.local, &standing)?;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use prost::Message;
@@ -135,6 +136,33 @@ impl Pod {
 
     /// An application that answers every byte with the same byte, and says first whom it sees: one line with the client's address.
     pub(crate) fn serve(&self, port: u16) {
+        self.accept(port, |mut stream| {
+            let from = stream.peer_addr()?;
+            stream.write_all(format!("{}\n", from.ip()).as_bytes())?;
+            let mut buffer = [0; 4096];
+            loop {
+                let count = stream.read(&mut buffer)?;
+                if count == 0 {
+                    return Ok(());
+                }
+                stream.write_all(&buffer[..count])?;
+            }
+        });
+    }
+
+    /// An application that only listens; what it heard on each connection, in the order of their ends.
+    pub(crate) fn hears(&self, port: u16) -> mpsc::Receiver<Vec<u8>> {
+        let (sender, heard) = mpsc::channel();
+        self.accept(port, move |mut stream| {
+            let mut bytes = Vec::new();
+            let end = stream.read_to_end(&mut bytes);
+            sender.send(bytes).map_err(std::io::Error::other)?;
+            end.map(|_| ())
+        });
+        heard
+    }
+
+    fn accept(&self, port: u16, answer: impl Fn(TcpStream) -> std::io::Result<()> + Clone + Send + 'static) {
         for any in ["0.0.0.0", "::"] {
             let address = SocketAddr::new(any.parse().expect("address"), port);
             let bind = || {
@@ -149,21 +177,12 @@ impl Pod {
                 std::io::Result::Ok(TcpListener::from(socket))
             };
             let listener = self.netns.enter(bind).expect("enter").expect("listen");
+            let answer = answer.clone();
             std::thread::spawn(move || {
                 for stream in listener.incoming() {
-                    let Ok(mut stream) = stream else { return };
-                    std::thread::spawn(move || {
-                        let from = stream.peer_addr()?;
-                        stream.write_all(format!("{}\n", from.ip()).as_bytes())?;
-                        let mut buffer = [0; 4096];
-                        loop {
-                            let count = stream.read(&mut buffer)?;
-                            if count == 0 {
-                                return std::io::Result::Ok(());
-                            }
-                            stream.write_all(&buffer[..count])?;
-                        }
-                    });
+                    let Ok(stream) = stream else { return };
+                    let answer = answer.clone();
+                    std::thread::spawn(move || answer(stream));
                 }
             });
         }

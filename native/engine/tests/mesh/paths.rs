@@ -1,4 +1,5 @@
 //! Which way connections go: tunnel, relay or plain, and what both ends see of it.
+use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
@@ -131,6 +132,24 @@ fn a_service_address_reaches_an_endpoint_and_another_one_when_the_first_refuses(
     }
     let flow = mesh.one.director.flow("to the service", closed(Direction::Outbound));
     assert_eq!(flow.service, "shop/api.shop.svc.cluster.local");
+    // An endpoint whose application does not listen: what the client has said is said to the other one again, once.
+    let idle = mesh.fabric.pod("idle");
+    let mut absent = idle.workload("two", TunnelProtocol::Hbone);
+    absent.services.clone_from(&api.services);
+    let web = of_workload(&mesh.web.workload("one", TunnelProtocol::Hbone));
+    let resources = vec![web, of_workload(&api), of_workload(&absent), of_service(&service)];
+    assert_eq!((mesh.one.director.state(resources.clone()), mesh.two.director.state(resources)), (vec![], vec![]));
+    mesh.two.enrol(&[&idle]);
+    for text in ["hello".to_owned(), "x".repeat(60_000), "again".to_owned(), String::new()].iter().cycle().take(16) {
+        let mut client = mesh.web.connect(vip, 80).unwrap();
+        client.0.write_all(text.as_bytes()).unwrap();
+        client.0.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(client.seen_as().unwrap(), mesh.web.v4);
+        let mut back = String::new();
+        client.0.read_to_string(&mut back).unwrap();
+        assert_eq!((back.len(), back == *text), (text.len(), true));
+    }
+    mesh.two.director.flow("the refusal", |flow| flow.code == "E_UPSTREAM_REFUSED");
 }
 
 #[test]

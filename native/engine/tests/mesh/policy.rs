@@ -1,4 +1,6 @@
 //! Policy and identity on live connections: a rule, an address or a certificate that changes cuts what it no longer allows.
+use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
 use trackbed_contract::engine::{Direction, MeshSettings, Verdict, from_engine};
@@ -26,6 +28,30 @@ fn a_deny_policy_cuts_a_live_connection_with_a_reset_and_names_itself() {
     mesh.state(&[]);
     let mut again = mesh.web.connect(&mesh.api.v4, PORT).unwrap();
     again.seen_as().unwrap();
+}
+
+#[test]
+fn what_a_denied_client_says_at_once_is_heard_by_nobody() {
+    let Some(mesh) = Mesh::new() else { return };
+    let heard = mesh.api.hears(9000);
+    let said = |text: &str| {
+        let mut client = mesh.web.connect(&mesh.api.v4, 9000)?;
+        client.0.write_all(text.as_bytes())?;
+        client.0.shutdown(Shutdown::Write)?;
+        client.0.read_to_end(&mut Vec::new())
+    };
+    said("before").unwrap();
+    assert_eq!(heard.recv_timeout(PATIENCE).unwrap(), b"before");
+    // The tunnel is there, so the words go along with CONNECT.
+    mesh.state(&[deny("no-web", &mesh.web.identity())]);
+    for _ in 0..5 {
+        let error = said("secret").unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::NotConnected), "{error}");
+    }
+    mesh.one.director.flow("refusal", |flow| flow.code == "E_TUNNEL_PEER_REFUSED");
+    mesh.state(&[]);
+    said("after").unwrap();
+    assert_eq!(heard.recv_timeout(PATIENCE).unwrap(), b"after", "nothing was heard in between");
 }
 
 #[test]
