@@ -34,6 +34,8 @@ export type Cluster = {
   namespace(name: string): Namespace | undefined;
   node(name: string): Node | undefined;
   podsOn(node: string): Iterable<Pod>;
+  /** After a batch of objects: notes which of these pods run outside the mesh. */
+  settle(pods: Iterable<ObjectKey>): void;
   /** Takes what a node said; returns the pods for which it may mean another tunnel. */
   report(update: NodeUpdate): readonly Pod[];
   /** Peers of the pod must use HBONE. */
@@ -55,7 +57,12 @@ export function createCluster(rootNamespace: string, adopt: Adoption): Cluster {
   const selectiveEntries = selectorIndex<ServiceEntry>();
   const podsByNode = new Map<string, Set<Pod>>();
   const podsByUid = new Map<string, Pod>();
-  const captured = new Map<string, Set<string>>();
+  /** By node: what it said of each pod. */
+  const said = new Map<string, ReadonlyMap<string, boolean>>();
+  /** Pods that were seen running outside the mesh and are not captured since: everybody speaks to them in clear, and may until they are. */
+  const open = new Set<string>();
+  /** Pods that were removed, or replaced, since the last settle. */
+  const removed = new Set<string>();
 
   const get = <K extends "Namespace" | "Node">(kind: K, name: string) => objects.get(`${kind}//${name}`);
   const namespace = (name: string): Namespace | undefined => {
@@ -66,6 +73,8 @@ export function createCluster(rootNamespace: string, adopt: Adoption): Cluster {
     const found = get("Node", name);
     return found?.kind === "Node" ? found : undefined;
   };
+
+  const isEnrolled = (pod: Pod): boolean => enrolment(namespace(pod.metadata.namespace), pod, { adopt }).enrolled;
 
   function index(object: MeshObject, act: "add" | "delete"): void {
     claims[act](object);
@@ -103,24 +112,39 @@ export function createCluster(rootNamespace: string, adopt: Adoption): Cluster {
     remove: (object) => {
       objects.delete(keyOf(object));
       index(object, "delete");
+      if (object.kind === "Pod") removed.add(object.metadata.uid);
     },
     namespace,
     node,
     podsOn: (name) => [...(podsByNode.get(name) ?? [])],
-    report: (update) => {
-      const before = captured.get(update.node);
-      const now = new Set(update.snapshot ? [] : before);
-      for (const { uid, captured } of update.pods) {
-        if (captured) now.add(uid);
-        else now.delete(uid);
+    settle: (keys) => {
+      for (const uid of removed) if (!podsByUid.has(uid)) open.delete(uid);
+      removed.clear();
+      for (const key of keys) {
+        const pod = objects.get(key);
+        if (pod?.kind === "Pod" && pod.podIPs.length > 0 && !isEnrolled(pod)) open.add(pod.metadata.uid);
       }
-      captured.set(update.node, now);
-      // Its first words replace the assumption that each of its pods is captured: for those that are, nothing changes.
-      if (before === undefined) return [...(podsByNode.get(update.node) ?? [])].filter(({ metadata }) => !now.has(metadata.uid));
-      return [...before.symmetricDifference(now)].map((uid) => podsByUid.get(uid)).filter((pod) => pod !== undefined);
     },
-    isTunnelled: (pod) =>
-      enrolment(namespace(pod.metadata.namespace), pod, { adopt }).enrolled && (captured.get(pod.nodeName)?.has(pod.metadata.uid) ?? true),
+    report: ({ node, snapshot, pods }) => {
+      const before = said.get(node) ?? new Map<string, boolean>();
+      const now = new Map(snapshot ? [] : before);
+      const wereOpen = new Set(pods.filter(({ uid }) => open.has(uid)).map(({ uid }) => uid));
+      for (const { uid, captured } of pods) {
+        if (captured === null) now.delete(uid);
+        else now.set(uid, captured);
+        if (captured === true) open.delete(uid);
+      }
+      said.set(node, now);
+      const named = new Set([...before.keys(), ...now.keys()]);
+      return (
+        [...named]
+          // Of most pods a node says for the first time what counted without its word.
+          .filter((uid) => (before.get(uid) ?? !(open.has(uid) || wereOpen.has(uid))) !== (now.get(uid) ?? !open.has(uid)))
+          .map((uid) => podsByUid.get(uid))
+          .filter((pod) => pod !== undefined)
+      );
+    },
+    isTunnelled: (pod) => isEnrolled(pod) && (said.get(pod.nodeName)?.get(pod.metadata.uid) ?? !open.has(pod.metadata.uid)),
     governing: (name, workload) => [
       workload,
       name === rootNamespace ? undefined : oldest(peers.unselective(name)),

@@ -29,13 +29,15 @@ export type CompilerSettings = {
 };
 
 /**
- * What a node's stream said. `snapshot` names every captured pod of the node; otherwise only what changed. A node that never reported counts
- * as capturing what its labels ask for (peers must use HBONE); one that did counts for exactly what it said, also after its stream broke.
+ * What a node's stream said; it holds also after the stream broke. `snapshot` replaces all that it said before. Of whom it says nothing, or
+ * nothing any more (`captured: null`), counts as captured if labels ask for it: peers must use HBONE, for such a pod is only just being made, or
+ * is over, and its address may be anybody's. The one exception is a pod that was seen running outside the mesh: until a node says that it is
+ * captured, it is reached as before.
  */
 export type NodeUpdate = {
   readonly node: string;
   readonly snapshot: boolean;
-  readonly pods: readonly { readonly uid: string; readonly captured: boolean }[];
+  readonly pods: readonly { readonly uid: string; readonly captured: boolean | null }[];
 };
 
 export type Compiler = {
@@ -216,6 +218,7 @@ export function createCompiler(settings: CompilerSettings): Compiler {
         for (const key of gone) replace(key, null, dirty);
         for (const object of change.put) replace(keyOf(object), object, dirty);
       }
+      cluster.settle(dirty.pods);
       for (const update of nodes) for (const pod of cluster.report(update)) dirty.pods.add(keyOf(pod));
       recompile(dirty.policies, policy);
       recompile(dirty.peers, peer);

@@ -44,7 +44,7 @@ test("whoever writes a meshed pod's address into a slice gets that pod's identit
   mesh.apply(put(target));
   const found = mesh.endpoint("shop/hand", ip);
   assert.deepEqual([found?.tunnelProtocol, found?.namespace, found?.serviceAccount], [TunnelProtocol.HBONE, "bank", "vault"]);
-  mesh.apply(null, [{ node: "n1", snapshot: true, pods: [] }]);
+  mesh.apply(null, [{ node: "n1", snapshot: true, pods: [{ uid: target.metadata.uid, captured: false }] }]);
   assert.equal(mesh.endpoint("shop/hand", ip)?.tunnelProtocol, TunnelProtocol.NONE, "as the pod itself");
   mesh.apply(null, [{ node: "n1", snapshot: false, pods: [{ uid: target.metadata.uid, captured: true }] }]);
   assert.equal(mesh.endpoint("shop/hand", ip)?.tunnelProtocol, TunnelProtocol.HBONE);

@@ -73,16 +73,47 @@ test("pods that are over or have no address are nobody; hostNetwork pods are not
 test("peers must use HBONE until a node has said otherwise, and a broken stream changes nothing", () => {
   const mesh = held();
   const tunnel = () => mesh.workload("shop", "web")?.tunnelProtocol;
+  const said = (captured: boolean | null, snapshot = false) =>
+    mesh.apply(null, [{ node: "n1", snapshot, pods: [{ uid: "shop-web", captured }] }]);
   mesh.apply(put(namespace("shop", ENABLED), pod("shop", "web"), pod("plain", "web")));
   assert.deepEqual([tunnel(), mesh.workload("plain", "web")?.tunnelProtocol], [TunnelProtocol.HBONE, TunnelProtocol.NONE]);
-  mesh.apply(null, [{ node: "n1", snapshot: true, pods: [] }]);
+  said(false, true);
   assert.equal(tunnel(), TunnelProtocol.NONE);
-  assert.equal(mesh.apply(null, [{ node: "n1", snapshot: false, pods: [{ uid: "shop-web", captured: true }] }]), 1);
+  assert.equal(said(true), 1);
   assert.equal(tunnel(), TunnelProtocol.HBONE);
   mesh.apply(put(pod("shop", "web", { "trackbed.dev/mesh": "disabled" })));
   assert.equal(tunnel(), TunnelProtocol.NONE);
   mesh.apply(put(pod("shop", "web")));
   assert.equal(tunnel(), TunnelProtocol.HBONE);
-  mesh.apply(null, [{ node: "n1", snapshot: false, pods: [{ uid: "shop-web", captured: false }] }]);
+  said(false);
   assert.equal(tunnel(), TunnelProtocol.NONE);
+});
+
+test("a pod of which its node has not spoken yet, or does not speak any more, is never reached in clear", () => {
+  const mesh = held();
+  const tunnel = () => mesh.workload("shop", "web")?.tunnelProtocol;
+  mesh.apply(put(namespace("shop", ENABLED)), [{ node: "n1", snapshot: true, pods: [] }]);
+  mesh.apply(put(pod("shop", "web", {}, { podIPs: [] })));
+  mesh.apply(put(pod("shop", "web")));
+  assert.equal(tunnel(), TunnelProtocol.HBONE, "its address was out before its node's word");
+  mesh.apply(null, [{ node: "n1", snapshot: false, pods: [{ uid: "shop-web", captured: true }] }]);
+  mesh.apply(null, [{ node: "n1", snapshot: false, pods: [{ uid: "shop-web", captured: null }] }]);
+  assert.equal(tunnel(), TunnelProtocol.HBONE, "it is over, and its address may be another's");
+  mesh.apply(null, [{ node: "n1", snapshot: true, pods: [] }]);
+  assert.equal(tunnel(), TunnelProtocol.HBONE, "its node starts anew");
+});
+
+test("a pod that ran before its label came is reached as before until its node says that it is captured", () => {
+  const mesh = held();
+  const tunnel = () => mesh.workload("shop", "web")?.tunnelProtocol;
+  mesh.apply(put(namespace("shop", {}), pod("shop", "web")));
+  mesh.apply(put(namespace("shop", ENABLED)), [{ node: "n1", snapshot: true, pods: [] }]);
+  assert.equal(tunnel(), TunnelProtocol.NONE);
+  mesh.apply(null, [{ node: "n1", snapshot: false, pods: [{ uid: "shop-web", captured: true }] }]);
+  assert.equal(tunnel(), TunnelProtocol.HBONE);
+  mesh.apply(null, [{ node: "n1", snapshot: true, pods: [] }]);
+  assert.equal(tunnel(), TunnelProtocol.HBONE, "it has been in the mesh");
+  mesh.apply(put(namespace("shop", {})));
+  mesh.apply(put(namespace("shop", ENABLED)));
+  assert.equal(tunnel(), TunnelProtocol.NONE, "it was out of it again");
 });

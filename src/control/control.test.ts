@@ -275,23 +275,28 @@ test("what a node reports of its own pods decides how peers reach them; what it 
   end.defer(() => reports.end());
   const attach = createClient(Nodes, b.channel.transport).attach(reports);
   const settings = attach[Symbol.asyncIterator]();
-  const report = (name: string, phase: PodPhase) => ({
+  const report = (name: string, phase: PodPhase, code = "") => ({
     uid: `uid-${name}`,
     namespace: "shop",
     name,
     phase,
     netnsCookie: 7n,
-    code: "",
+    code,
     reason: "",
   });
-  reports.push({ node: "node-b", snapshot: true, pods: [report("pay", PodPhase.ABSENT), report("cart", PodPhase.ABSENT)] });
+  const foreign = "E_CAPTURE_FOREIGN_MESH";
+  reports.push({
+    node: "node-b",
+    snapshot: true,
+    pods: [report("pay", PodPhase.ABSENT, foreign), report("cart", PodPhase.ABSENT, foreign)],
+  });
   const first = await settings.next();
   assert.deepEqual([first.value?.trustDomain, first.value?.clusterDomain], ["cluster.local", "cluster.local"]);
   await until("the plain path", () => tunnel("pay") === TunnelProtocol.NONE);
   assert.equal(tunnel("cart"), TunnelProtocol.HBONE);
   reports.push({ node: "node-b", snapshot: false, pods: [report("pay", PodPhase.READY)] });
   await until("the tunnel", () => tunnel("pay") === TunnelProtocol.HBONE);
-  reports.push({ node: "node-b", snapshot: false, pods: [report("pay", PodPhase.ABSENT)] });
+  reports.push({ node: "node-b", snapshot: false, pods: [report("pay", PodPhase.ABSENT, foreign)] });
   await until("the plain path again", () => tunnel("pay") === TunnelProtocol.NONE);
   reports.end();
   await settings.return?.();

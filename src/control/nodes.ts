@@ -57,6 +57,12 @@ const REASON_CHARACTERS = 512;
 
 type State = { connected: boolean; since: Date; bootId: string; pods: Map<string, ReportedPod>; end: (() => void) | null };
 
+/** Absent for a reason: it runs, and outside the mesh. Absent without one: it is over, or the node has only just begun with it. */
+function isCaptured({ phase, code }: PodReport): boolean | null {
+  if (phase === PodPhase.CAPTURED || phase === PodPhase.READY) return true;
+  return code === "" ? null : false;
+}
+
 export function createNodesServer({ view, settings, report, onReport, onEvent }: NodesOptions): NodesServer {
   const states = new Map<string, State>();
 
@@ -75,8 +81,7 @@ export function createNodesServer({ view, settings, report, onReport, onEvent }:
       else state.pods.set(uid, { namespace, name, phase, code, reason: reason.slice(0, REASON_CHARACTERS) });
     }
     if (state.pods.size > PODS_PER_NODE) throw new ConnectError(`more than ${PODS_PER_NODE} pods on one node`, Code.ResourceExhausted);
-    const captured = (phase: PodPhase): boolean => phase === PodPhase.CAPTURED || phase === PodPhase.READY;
-    report({ node, snapshot: message.snapshot, pods: pods.map(({ uid, phase }) => ({ uid, captured: captured(phase) })) });
+    report({ node, snapshot: message.snapshot, pods: pods.map((pod) => ({ uid: pod.uid, captured: isCaptured(pod) })) });
     onReport?.(node, { bootId: state.bootId, snapshot: message.snapshot, pods });
   }
 

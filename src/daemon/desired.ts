@@ -24,6 +24,8 @@ export type PodSpec = {
   readonly capture: CaptureSpec;
   /** Rules come before identity and policy: what claims another pod's address will never have a policy, and must not stay in clear for it. */
   readonly closed: boolean;
+  /** Nothing of it runs on this node. */
+  readonly vacant: boolean;
   /** Why labels that ask for the mesh are not followed. */
   readonly refused: EnrolFault | null;
   readonly annotationFaults: readonly AnnotationFault[];
@@ -192,7 +194,7 @@ export function podSpec(
   quarters: Quarters,
 ): PodSpec {
   const { spec, faults } = captureSpec(namespace, pod);
-  const { netns, addresses, left, faults: lost } = quarters.of(pod, enrolled);
+  const { netns, addresses, left, vacant, faults: lost } = quarters.of(pod, enrolled);
   const over = left || pod.phase === "Succeeded" || pod.phase === "Failed";
   return {
     uid: pod.metadata.uid,
@@ -208,6 +210,7 @@ export function podSpec(
     dnsSearch: searchList(pod, clusterDomain),
     capture: spec,
     closed: false,
+    vacant,
     refused: code === null ? null : { code, reason },
     annotationFaults: [...faults, ...lost],
   };

@@ -158,3 +158,19 @@ test("what every new pod waits for is told as trouble only when connections are 
   await control.next(() => control.reports.length === 2);
   assert.deepEqual(codes(control.reports[1] as NodeReport), [["new", "E_WORKLOAD_UNKNOWN"]]);
 });
+
+test("a pod of a node that was rebooted is not called absent while nothing of it runs", async (t) => {
+  const { control, reports } = await reporting(t);
+  const lost = (uid: string, vacant: boolean): PodRecord => ({
+    ...newRecord(specimen(uid, { netns: null, vacant }), null),
+    problem: { code: "E_CAPTURE_NETNS_GONE", reason: "", next: "", since: "" },
+  });
+  reports.changed(lost("rebooted", true));
+  reports.changed(lost("somewhere", false));
+  reports.ready();
+  await control.next(() => control.reports.length === 1);
+  assert.deepEqual(phases(control.reports[0] as NodeReport), [
+    ["rebooted", PodPhase.CAPTURED],
+    ["somewhere", PodPhase.ABSENT],
+  ]);
+});

@@ -146,13 +146,16 @@ function reportOf({ spec, state, observed, problem: seen }: PodRecord, now: numb
     uid: spec.uid,
     namespace: spec.namespace,
     name: spec.name,
-    // While a captured pod's namespace is being replaced there is nothing to reach; called absent, the next one would be sent plaintext.
-    phase: state === "absent" && observed.captured !== null ? PodPhase.CAPTURED : PHASES[state],
+    // While a captured pod's namespace is being replaced, or after a reboot, there is nothing to reach; called absent, the next one, or
+    // whoever gets its address, would be sent plaintext.
+    phase: state === "absent" && (observed.captured !== null || isVacant(spec)) ? PodPhase.CAPTURED : PHASES[state],
     netnsCookie: observed.namespace === "unknown" ? 0n : (observed.namespace?.cookie ?? 0n),
     code: problem?.code ?? "",
     reason: problem?.reason ?? "",
   });
 }
+
+const isVacant = ({ desired, vacant }: PodRecord["spec"]): boolean => desired === "enrolled" && vacant;
 
 /** Its runtime has not made its sandbox yet: that is how every pod of a cluster begins, and nothing to tell of. */
 const isUnborn = ({ spec, observed }: PodRecord): boolean =>

@@ -113,6 +113,7 @@ function remembered(pod: Pick<PodSpec, "uid" | "namespace" | "name" | "serviceAc
     dnsSearch: [],
     capture: { inbound: true, dns: true, excludeOutbound: none, excludeInbound: none, probePorts: [] },
     closed: false,
+    vacant: false,
     refused: null,
     annotationFaults: [],
   };

@@ -10,6 +10,8 @@ export type Quarter = {
   readonly addresses: readonly string[];
   /** The runtime took the pod's sandbox down; a later one will be announced. */
   readonly left: boolean;
+  /** It was looked for and nothing of it runs on the node, as after a reboot: there is nobody to be reached in clear. */
+  readonly vacant: boolean;
   readonly faults: readonly AnnotationFault[];
 };
 
@@ -29,6 +31,7 @@ export const annotated: Quarters = {
       netns: path === undefined || relative ? null : path,
       addresses: podIPs,
       left: false,
+      vacant: false,
       faults: relative ? [{ annotation: annotations.netns, value: path, reason: "must be an absolute path" }] : [],
     };
   },

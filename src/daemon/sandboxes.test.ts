@@ -98,6 +98,22 @@ test("a running pod is found by its processes, and the namespace's name is prefe
   assert.equal(named(link, "cni-1").endsWith("cni-1"), true);
 });
 
+test("a pod of which nothing runs, as after a reboot, is vacant until something does", async (t) => {
+  const { sandboxes } = node(t);
+  const one = pod(UID, "10.0.0.7");
+  const isVacant = (): boolean => sandboxes.of(one, true).vacant;
+  assert.equal(isVacant(), false, "it was not looked for yet");
+  await sandboxes.seek([one]);
+  assert.equal(isVacant(), true);
+  sandboxes.announce({ podUid: UID, containerId: "c", netns: "/run/netns/cni-1", ips: ["10.0.0.8"] });
+  assert.equal(isVacant(), false, "the runtime made it a sandbox");
+  const second = node(t);
+  await second.sandboxes.seek([one]);
+  second.process(41, UID);
+  await second.sandboxes.seek([one]);
+  assert.equal(second.sandboxes.of(one, true).vacant, false, "it runs somewhere, in the mesh or not");
+});
+
 test("a namespace without the pod's address is not the pod's, whoever runs in it", async (t) => {
   const { held, process: run, sandboxes } = node(t);
   held.set(run(41, UID), ["10.0.0.9", "fd00::9"]);

@@ -58,6 +58,8 @@ export function createSandboxes(options: SandboxOptions): Sandboxes {
   const told = new Map<string, string>();
   /** Pods whose namespace may hold something of ours: the others are never entered. */
   const entered = new Set<string>();
+  /** Pods of which no process was found. */
+  const vacant = new Set<string>();
   let first = true;
 
   const path = (netns: string): string => join(root, netns);
@@ -66,7 +68,8 @@ export function createSandboxes(options: SandboxOptions): Sandboxes {
     const sandbox = known.get(uid);
     if (enrolled) entered.add(uid);
     const netns = sandbox !== undefined && !sandbox.left && entered.has(uid) ? sandbox.path : null;
-    return { netns, addresses: merge(sandbox?.addresses ?? [], podIPs), left: sandbox?.left ?? false, faults: [] };
+    const addresses = merge(sandbox?.addresses ?? [], podIPs);
+    return { netns, addresses, left: sandbox?.left ?? false, vacant: sandbox === undefined && vacant.has(uid), faults: [] };
   }
 
   function release({ podUid, containerId, netns }: Announcement): boolean {
@@ -84,6 +87,7 @@ export function createSandboxes(options: SandboxOptions): Sandboxes {
     first = false;
     if (missing.size === 0) return false;
     const processes = await processesOf(new Set(missing.keys()), proc);
+    for (const uid of missing.keys()) vacant[processes.has(uid) ? "delete" : "add"](uid);
     const names = processes.size === 0 ? new Map<string, string>() : namedNamespaces();
     let found = false;
     for (const [uid, pids] of processes) {
@@ -147,8 +151,9 @@ export function createSandboxes(options: SandboxOptions): Sandboxes {
     },
     seek,
     keep: (uids) => {
-      for (const uid of [...known.keys(), ...entered, ...told.keys()]) {
+      for (const uid of [...known.keys(), ...entered, ...told.keys(), ...vacant]) {
         if (uids.has(uid)) continue;
+        vacant.delete(uid);
         told.delete(uid);
         known.delete(uid);
         entered.delete(uid);

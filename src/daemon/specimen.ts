@@ -13,6 +13,7 @@ export const specimen = (uid: string, more: Partial<PodSpec> = {}): PodSpec => (
   dnsSearch: [],
   capture: { inbound: true, dns: true, excludeOutbound: none, excludeInbound: none, probePorts: [] },
   closed: false,
+  vacant: false,
   refused: null,
   annotationFaults: [],
   ...more,

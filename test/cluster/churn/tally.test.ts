@@ -59,4 +59,10 @@ test("a flow that calls a pod by another account's identity is found", () => {
   assert.equal(mislabelled([line(end("one", "blue"), end("two", "blue"))], members).length, 1, "a wrong name");
   assert.equal(mislabelled([line(end("one", "red"), end("two", "blue"))], members).length, 1, "red at a pod that refuses red");
   assert.equal(mislabelled([line(end(null, null), end("two", "blue"))], members).length, 1, "no identity at all");
+  const outbound = (path: "plain" | "tunnel"): FlowLine => {
+    const flow = { direction: "outbound", verdict: "allowed", path, podUid: "r", source: end("one", null), destination: end("two", null) };
+    return { type: "flow", sequence: 1, flow: flow as FlowRecord };
+  };
+  assert.deepEqual(mislabelled([outbound("tunnel")], members), []);
+  assert.equal(mislabelled([outbound("plain")], members).length, 1, "in clear between two pods of the mesh");
 });

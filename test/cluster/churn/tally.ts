@@ -54,7 +54,7 @@ export function unsettled(records: readonly Record[], present: ReadonlyMap<strin
   return found;
 }
 
-/** Flow records that put a name to an identity that is not that pod's, or that were allowed against policy. `members` by name. */
+/** Flow records that put a name to an identity that is not that pod's, that were allowed against policy, or that left the mesh between two pods of it. */
 export function mislabelled(lines: readonly FlowLine[], members: ReadonlyMap<string, Member>): string[] {
   const byUid = new Map([...members.values()].map((member) => [member.uid, member]));
   const found: string[] = [];
@@ -66,6 +66,9 @@ export function mislabelled(lines: readonly FlowLine[], members: ReadonlyMap<str
       if (member !== undefined && end.identity !== null && accountOf(end.identity) !== member.account)
         found.push(`${end.workload} of ${member.account} is called ${end.identity}: ${JSON.stringify(flow)}`);
     }
+    const to = flow.destination.workload === null ? undefined : members.get(flow.destination.workload);
+    if (flow.direction === "outbound" && flow.path === "plain" && to?.meshed === true)
+      found.push(`${flow.destination.workload}, a pod of the mesh, was spoken to in clear: ${JSON.stringify(flow)}`);
     const server = byUid.get(flow.podUid);
     if (server === undefined || flow.direction !== "inbound" || flow.verdict !== "allowed") continue;
     if (flow.source.identity === null || accountOf(flow.source.identity) === server.guard)
