@@ -17,8 +17,11 @@ describe("a node reboots", { concurrency: false }, () => {
     c = await cluster();
     shop = await openShop(c, "reboot", { labels: { "trackbed.dev/mesh": "enabled" } });
     // Asks in its first millisecond and then without end: a packet in clear at any moment of the reboot would be seen.
-    await c.apply(chatter(shop.namespace, `http://web.${shop.namespace}/`));
-    await c.kubectl("-n", shop.namespace, "wait", "pod/chatter", "--for=condition=Ready", "--timeout=60s");
+    await c.apply(chatter("chatter", "node2", shop.namespace, `http://web.${shop.namespace}/`));
+    // The other way too: whoever stays up must not speak in clear to pods that are away, or to whoever has their addresses.
+    await c.apply(chatter("listener", "node1", shop.namespace, `http://web.${shop.namespace}/`));
+    for (const name of ["chatter", "listener"])
+      await c.kubectl("-n", shop.namespace, "wait", `pod/${name}`, "--for=condition=Ready", "--timeout=60s");
     await shop.captured();
   });
   after(() => shop.remove());
@@ -115,12 +118,12 @@ async function nodeStatus(c: Cluster, node: string): Promise<NodeStatus> {
 
 const podUrl2 = (shop: Shop): string => `http://web.${shop.namespace}/`;
 
-const chatter = (namespace: string, url: string): string => `
+const chatter = (name: string, node: string, namespace: string, url: string): string => `
 apiVersion: v1
 kind: Pod
-metadata: {name: chatter, namespace: ${namespace}, labels: {app: chatter}}
+metadata: {name: ${name}, namespace: ${namespace}, labels: {app: chatter}}
 spec:
-  nodeSelector: {kubernetes.io/hostname: node2}
+  nodeSelector: {kubernetes.io/hostname: ${node}}
   terminationGracePeriodSeconds: 1
-  containers: [{name: chatter, image: ${IMAGE}, imagePullPolicy: Never, command: [sh, -c, "while :; do ${fetching(url)}; sleep 0.1; done"]}]
+  containers: [{name: main, image: ${IMAGE}, imagePullPolicy: Never, command: [sh, -c, "while :; do ${fetching(url)}; sleep 0.1; done"]}]
 `;
