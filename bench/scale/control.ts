@@ -215,7 +215,7 @@ try {
   while (!clients.every((client) => client.connectivity().synced)) {
     const seen = news;
     const changed = performance.now();
-    api.put("/api/v1/pods", pod(stalls.length * 11, stalls.length % 2 === 0));
+    api.put("/api/v1/pods", pod(CHANGES * 7 + stalls.length, false));
     await until(() => news > seen);
     stalls.push(performance.now() - changed);
   }

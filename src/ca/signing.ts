@@ -23,7 +23,7 @@ export type Material = {
 };
 
 const HOUR = 3_600_000;
-const LEAF_MILLISECONDS = 24 * HOUR;
+export const LEAF_MILLISECONDS = 24 * HOUR;
 /** Shorter certificates would end before their renewal at half life had a fair number of attempts. */
 const LEAF_LEAST_MILLISECONDS = HOUR / 4;
 

@@ -19,7 +19,7 @@ const BEARER = /^Bearer ([\x21-\x7e]+)$/;
 
 /** `nodeOf` rejects when it cannot be found out now whose token it is: the caller hears that it should try again. */
 export function createAccess(
-  nodeOf: (token: string) => Promise<string | null>,
+  nodeOf: (token: string, address: string) => Promise<string | null>,
   onRefused: (address: string, reason: string) => void,
 ): Access {
   const proven = new WeakMap<object, string>();
@@ -29,7 +29,7 @@ export function createAccess(
     const token = BEARER.exec(request.headers.authorization ?? "")?.[1];
     let node: string | null;
     try {
-      node = token === undefined ? null : await nodeOf(token);
+      node = token === undefined ? null : await nodeOf(token, address);
     } catch (error) {
       onRefused(address, explainError(error));
       refuse(response, Code.Unavailable, "callers cannot be authenticated now");

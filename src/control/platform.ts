@@ -7,7 +7,8 @@ import type { BelievedReport } from "./nodes.ts";
 
 export type Callers = {
   /** The node that this token proves, null when it proves none; rejects when that cannot be found out now. */
-  nodeOf(token: string): Promise<string | null>;
+  /** `address` is where the call comes from. */
+  nodeOf(token: string, address?: string): Promise<string | null>;
   /** Takes the nodes that there are; returns those whose streams must end, because they are gone or their proof is not valid any more. */
   refresh(nodes: Iterable<string>): Promise<readonly string[]>;
 };

@@ -85,6 +85,63 @@ test("replicas that renew at once end with the same issuer", async (t) => {
   assert.equal(new Set(replicas.map((one) => one.expiry().issuer.getTime())).size, 1);
 });
 
+test("a root is rotated under a running control in three steps, and none may be taken too early", async (t) => {
+  const c = await cluster(t);
+  const [old, young] = [mintRoot(new Date()), mintRoot(new Date())];
+  const both = `${old.certificate}${young.certificate}`;
+  const HOUR = 3_600_000;
+  const put = (root: typeof old, roots: string) =>
+    c.put("cacerts", { ...writeBundle(root, mintIssuer(root, new Date())), [FILES.root]: roots });
+  const signedBy = async (root: typeof old): Promise<boolean> => {
+    const { chain } = await authority.issue({ identity, publicKey: newKey(), seconds: 3600 });
+    return new X509Certificate(chain.at(-1) ?? "").verify(root.certificate.publicKey);
+  };
+  put(old, String(old.certificate));
+  const authority = await c.open();
+  put(young, String(young.certificate));
+  await assert.rejects(authority.refresh(), invalid(/under a root that nobody trusts yet: first add that root/));
+  put(young, both);
+  await assert.rejects(authority.refresh(), invalid(/under a root that nobody trusts yet/));
+  put(old, both);
+  assert.match((await authority.refresh()) ?? "", /roots replaced/);
+  assert.deepEqual([authority.roots(), await signedBy(old)], [both, true]);
+
+  c.later(23 * HOUR);
+  put(young, both);
+  await assert.rejects(authority.refresh(), invalid(/is not known to every workload before/));
+  c.later(2 * HOUR);
+  assert.match((await authority.refresh()) ?? "", /issuer replaced/);
+  assert.ok(await signedBy(young));
+
+  put(young, String(young.certificate));
+  await assert.rejects(authority.refresh(), invalid(/may live until .*keep it in root-cert\.pem/));
+  c.later(25 * HOUR);
+  assert.match((await authority.refresh()) ?? "", /roots replaced/);
+  assert.equal(authority.roots(), String(young.certificate));
+});
+
+test("an authority that itself lives in the mesh is plugged after its root was handed out by ours", async (t) => {
+  const c = await cluster(t);
+  const ours = await c.open();
+  const stored = () => c.server.get(SECRETS, NAMESPACE, "trackbed-ca")?.["data"] as Record<string, string>;
+  const own = Object.fromEntries(Object.entries(stored()).map(([file, text]) => [file, Buffer.from(text, "base64").toString()]));
+  const theirs = mintRoot(new Date());
+  const both = `${ours.roots()}${theirs.certificate}`;
+  c.put("trackbed-ca", { ...own, [FILES.root]: both });
+  assert.match((await ours.refresh()) ?? "", /roots replaced/);
+  assert.equal(ours.roots(), both);
+  c.later(0.75 * YEAR);
+  assert.match((await ours.refresh()) ?? "", /issuer replaced/);
+  assert.equal(ours.roots(), both, "our own issuer is renewed and the root that is on its way in stays");
+
+  c.put("cacerts", { ...writeBundle(theirs, mintIssuer(theirs, new Date())), [FILES.root]: both });
+  await assert.rejects(ours.refresh(), invalid(/came after control had started/));
+  const plugged = await c.open();
+  assert.deepEqual([plugged.secret, plugged.roots()], ["cacerts", both]);
+  const { chain } = await plugged.issue({ identity, publicKey: newKey(), seconds: 3600 });
+  assert.ok(new X509Certificate(chain.at(-1) ?? "").verify(theirs.certificate.publicKey));
+});
+
 test("a new issuer of a plugged authority is taken up while running; other roots are not, and control goes on", async (t) => {
   const c = await cluster(t);
   const root = mintRoot(new Date());
@@ -94,7 +151,7 @@ test("a new issuer of a plugged authority is taken up while running; other roots
   assert.match((await authority.refresh()) ?? "", /issuer replaced/);
   const other = mintRoot(new Date());
   c.put("cacerts", writeBundle(other, mintIssuer(other, new Date())));
-  await assert.rejects(authority.refresh(), invalid(/its roots changed/));
+  await assert.rejects(authority.refresh(), invalid(/is not taken up: the new issuer is under a root that nobody trusts yet/));
   c.server.delete(SECRETS, NAMESPACE, "cacerts");
   await assert.rejects(authority.refresh(), invalid(/is gone/));
   assert.equal(authority.roots(), root.certificate.toString());

@@ -1,8 +1,9 @@
 // The authority's keys on Kubernetes: an operator's Secret `cacerts` where there is one, otherwise our own Secret, made once whoever comes first.
 import { z } from "zod";
-import { type Bundle, readBundle, rootOf, writeBundle } from "#ca/bundle.ts";
+import { type Bundle, FILES, readBundle, rootOf, writeBundle } from "#ca/bundle.ts";
 import { isOld, mintIssuer, mintRoot } from "#ca/mint.ts";
-import { type Material, type ServingAuthority, signingAuthority } from "#ca/signing.ts";
+import { createRotation } from "#ca/rotation.ts";
+import { LEAF_MILLISECONDS, type Material, type ServingAuthority, signingAuthority } from "#ca/signing.ts";
 import { kubernetes } from "#contract/tables.ts";
 import { meshError } from "#mesh/error.ts";
 import type { Api } from "#source/kubernetes/api.ts";
@@ -75,6 +76,7 @@ export async function openSecretAuthority({ api, namespace, now = () => new Date
   const name = plugged === null ? kubernetes.caSecret : kubernetes.pluggedCaSecret;
   let stored = plugged ?? (await readOrMake());
   let material: Material = readBundle(stored.bundle, where(name), now());
+  const rotation = createRotation(material, now(), LEAF_MILLISECONDS);
 
   async function refresh(): Promise<string | null> {
     if (plugged === null && (await read(kubernetes.pluggedCaSecret)) !== null) {
@@ -88,7 +90,8 @@ export async function openSecretAuthority({ api, namespace, now = () => new Date
     const root = rootOf(stored.bundle, where(name));
     if (root === null) throw meshError("E_AUTHORITY_INVALID", `${where(name)} has no root key: its issuer cannot be renewed`);
     try {
-      const bundle = writeBundle(root, mintIssuer(root, now()));
+      // With every root that is trusted: one may be on its way in.
+      const bundle = { ...writeBundle(root, mintIssuer(root, now())), [FILES.root]: stored.bundle[FILES.root] ?? "" };
       await api.call({ method: "PUT", path: pathOf(name), body: document(name, bundle, stored.version) });
     } catch (error) {
       if (!isStatus(error, 409)) throw error; // the other replica was faster
@@ -97,17 +100,21 @@ export async function openSecretAuthority({ api, namespace, now = () => new Date
     return renewed === null ? null : takeUp(renewed);
   }
 
-  /** An issuer may be replaced under a running mesh. Other roots may not: nobody who trusts only the old ones could be talked to. */
+  /** An issuer may be replaced under a running mesh, roots step by step: nobody may meet a peer whose root he was never told of. */
   function takeUp(found: Stored): string | null {
     const next = readBundle(found.bundle, where(name), now());
-    if (next.roots !== material.roots) {
-      const why = "its roots changed; control goes on with the ones it started with until it is restarted";
-      throw meshError("E_AUTHORITY_INVALID", `${where(name)}: ${why}`);
-    }
-    const same = next.issuer.certificate.raw.equals(material.issuer.certificate.raw);
+    const why = rotation.judge(next, now());
+    if (why !== null)
+      throw meshError("E_AUTHORITY_INVALID", `${where(name)} is not taken up: ${why}; control goes on with the keys and roots that it has`);
+    const sameIssuer = next.issuer.certificate.raw.equals(material.issuer.certificate.raw);
+    const sameRoots = next.roots === material.roots;
     stored = found;
     material = next;
-    return same ? null : `issuer replaced, the new one ends ${next.issuer.certificate.validToDate.toISOString()}`;
+    const did = [
+      ...(sameIssuer ? [] : [`issuer replaced, the new one ends ${next.issuer.certificate.validToDate.toISOString()}`]),
+      ...(sameRoots ? [] : ["roots replaced, workloads learn of them with their next certificates"]),
+    ];
+    return did.length === 0 ? null : did.join("; ");
   }
 
   return { ...signingAuthority(() => material, now), secret: name, refresh };

@@ -151,3 +151,20 @@ test("a thousand daemons that come back at once are reviewed a few at a time", a
   assert.ok(nodes.every((node) => node === "node-a"));
   assert.ok(most <= 32, String(most));
 });
+
+test("an address that shows made-up tokens is not looked at any more for a while; known tokens and other addresses are", async (t) => {
+  const c = await callers(t);
+  c.claims.set("mine", good());
+  assert.equal(await c.reviewed.nodeOf("mine", "10.0.0.1"), "node-a");
+  const flood = await Promise.allSettled(Array.from({ length: 500 }, (_, i) => c.reviewed.nodeOf(`made-up-${i}`, "10.0.0.1")));
+  assert.ok(c.count() < 100, `${c.count()} reviews for 500 made-up tokens`);
+  assert.ok(flood.every((one) => (one.status === "fulfilled" ? one.value === null : /too many unknown tokens/.test(String(one.reason)))));
+  const before = c.count();
+  await assert.rejects(c.reviewed.nodeOf("one-more", "10.0.0.1"), /too many unknown tokens from this address/);
+  assert.equal(await c.reviewed.nodeOf("mine", "10.0.0.1"), "node-a", "it is known");
+  assert.equal(c.count(), before);
+  assert.equal(await c.reviewed.nodeOf("made-up-again", "10.0.0.2"), null);
+  c.advance(5_001);
+  c.claims.set("renewed", good());
+  assert.equal(await c.reviewed.nodeOf("renewed", "10.0.0.1"), "node-a", "one more is looked at after a while");
+});

@@ -5,6 +5,7 @@ import { kubernetes } from "#contract/tables.ts";
 import type { Api } from "#source/kubernetes/api.ts";
 import type { Callers } from "../platform.ts";
 import type { MeshView } from "../view.ts";
+import { createAllowance } from "./allowance.ts";
 
 export type ReviewOptions = {
   readonly api: Api;
@@ -28,7 +29,7 @@ const TOKEN_CHARACTERS = 16_384;
 /** A pod that proved itself is in our own watch within this time, or it is gone. */
 const UNSEEN_MILLISECONDS = 30_000;
 
-const review = z.object({
+const answer = z.object({
   status: z.object({
     authenticated: z.boolean().default(false),
     audiences: z.array(z.string()).default([]),
@@ -49,6 +50,7 @@ export function createReviews({ api, view, namespace, now = () => performance.no
   const remembered = new Map<string, Remembered>();
   const underWay = new Map<string, Promise<Proof | null>>();
   const gate = createGate();
+  const allowance = createAllowance(now);
   /** The proof that each node's streams rest on. */
   const proven = new Map<string, Proof & { readonly since: number }>();
 
@@ -58,7 +60,7 @@ export function createReviews({ api, view, namespace, now = () => performance.no
       kind: "TokenReview",
       spec: { token, audiences: [kubernetes.tokenAudience] },
     };
-    const { status } = review.parse(await api.call({ method: "POST", path: "/apis/authentication.k8s.io/v1/tokenreviews", body }));
+    const { status } = answer.parse(await api.call({ method: "POST", path: "/apis/authentication.k8s.io/v1/tokenreviews", body }));
     if (!status.authenticated || !status.audiences.includes(kubernetes.tokenAudience) || status.user.username !== username) return null;
     const extra = (name: string): string => status.user.extra[`authentication.kubernetes.io/${name}`]?.[0] ?? "";
     const podUid = extra("pod-uid");
@@ -85,20 +87,34 @@ export function createReviews({ api, view, namespace, now = () => performance.no
     remembered.set(key, { proof, until: now() + (proof === null ? REFUSED_MILLISECONDS : ACCEPTED_MILLISECONDS) });
   }
 
-  async function proofOf(token: string): Promise<Proof | null> {
+  /** A flood of made-up tokens ends here and not at the API server. Whoever shares its address waits with it, unless his token is known. */
+  async function review(token: string, address: string): Promise<Proof | null> {
+    const admitted = (): void => {
+      if (!allowance.has(address)) throw new Error("too many unknown tokens from this address");
+    };
+    admitted();
+    const proof = await gate(() => {
+      admitted(); // others of the flood were refused while this one stood in line
+      return ask(token);
+    });
+    if (proof === null) allowance.spend(address);
+    return proof;
+  }
+
+  async function proofOf(token: string, address: string): Promise<Proof | null> {
     const key = createHash("sha256").update(token).digest("base64");
     const known = remembered.get(key);
     if (known !== undefined && now() < known.until) return known.proof;
-    const asked = underWay.get(key) ?? gate(() => ask(token)).finally(() => underWay.delete(key));
+    const asked = underWay.get(key) ?? review(token, address).finally(() => underWay.delete(key));
     underWay.set(key, asked);
     const proof = await asked;
     remember(key, proof);
     return proof;
   }
 
-  async function nodeOf(token: string): Promise<string | null> {
+  async function nodeOf(token: string, address = ""): Promise<string | null> {
     if (token.length > TOKEN_CHARACTERS) return null;
-    const proof = await proofOf(token);
+    const proof = await proofOf(token, address);
     // The review may be a minute old, and a node that was deleted is not trusted on the word of its token.
     if (proof === null || view.node(proof.node) === undefined || !(await isLive(proof))) return null;
     if (proven.get(proof.node)?.podUid !== proof.podUid) proven.set(proof.node, { ...proof, since: now() });
