@@ -6,8 +6,9 @@ use std::sync::Arc;
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Identity {
     uri: Arc<str>,
-    trust_domain_end: usize,
-    namespace_end: usize,
+    // Small, for every connection keeps some.
+    trust_domain_end: u16,
+    namespace_end: u16,
 }
 
 /// A SPIFFE trust domain: 1 to 255 of `a-z 0-9 . - _` (SPIFFE-ID, section 2.1).
@@ -55,7 +56,10 @@ impl Identity {
             return Err(IdentityError::ServiceAccount);
         }
         let trust_domain_end = SCHEME.len() + trust_domain.len();
-        Ok(Self { uri: uri.into(), trust_domain_end, namespace_end: trust_domain_end + "/ns/".len() + namespace.len() })
+        let namespace_end = trust_domain_end + "/ns/".len() + namespace.len();
+        // Both are bounded by now, far below 65,536.
+        let short = |end: usize| u16::try_from(end).map_err(|_| IdentityError::TrustDomain);
+        Ok(Self { uri: uri.into(), trust_domain_end: short(trust_domain_end)?, namespace_end: short(namespace_end)? })
     }
 
     pub fn as_str(&self) -> &str {
@@ -68,15 +72,15 @@ impl Identity {
     }
 
     pub fn trust_domain(&self) -> &str {
-        &self.uri[SCHEME.len()..self.trust_domain_end]
+        &self.uri[SCHEME.len()..self.trust_domain_end.into()]
     }
 
     pub fn namespace(&self) -> &str {
-        &self.uri[self.trust_domain_end + "/ns/".len()..self.namespace_end]
+        &self.uri[usize::from(self.trust_domain_end) + "/ns/".len()..self.namespace_end.into()]
     }
 
     pub fn service_account(&self) -> &str {
-        &self.uri[self.namespace_end + "/sa/".len()..]
+        &self.uri[usize::from(self.namespace_end) + "/sa/".len()..]
     }
 }
 

@@ -5,31 +5,39 @@ use std::io::IoSlice;
 /// Small pieces are collected up to here, so that many of them cost no more memory than their bytes.
 const CHUNK: usize = 64 << 10;
 
+/// A pointer, for every connection has some; what it points to is there only while bytes are.
 #[derive(Debug, Default)]
-pub(crate) struct Backlog {
-    chunks: VecDeque<Vec<u8>>,
+pub(crate) struct Backlog(Option<Box<Chunks>>);
+
+#[derive(Debug, Default)]
+struct Chunks {
+    queue: VecDeque<Vec<u8>>,
     /// Of the first chunk, what is gone already.
     taken: usize,
 }
 
 impl Backlog {
     pub(crate) fn is_empty(&self) -> bool {
-        self.chunks.is_empty()
+        self.0.is_none()
     }
 
     pub(crate) fn push(&mut self, bytes: &[u8]) {
-        match self.chunks.back_mut() {
+        if bytes.is_empty() {
+            return;
+        }
+        let queue = &mut self.0.get_or_insert_default().queue;
+        match queue.back_mut() {
             Some(last) if last.len() + bytes.len() <= CHUNK => last.extend_from_slice(bytes),
-            _ if bytes.is_empty() => {}
-            _ => self.chunks.push_back(bytes.to_vec()),
+            _ => queue.push_back(bytes.to_vec()),
         }
     }
 
     /// As many pieces as `out` takes; returns how many.
     pub(crate) fn slices<'a>(&'a self, out: &mut [IoSlice<'a>]) -> usize {
-        let mut skip = self.taken;
+        let Some(chunks) = &self.0 else { return 0 };
+        let mut skip = chunks.taken;
         let mut count = 0;
-        for (slot, chunk) in out.iter_mut().zip(&self.chunks) {
+        for (slot, chunk) in out.iter_mut().zip(&chunks.queue) {
             *slot = IoSlice::new(&chunk[skip..]);
             skip = 0;
             count += 1;
@@ -38,17 +46,18 @@ impl Backlog {
     }
 
     pub(crate) fn advance(&mut self, mut count: usize) {
-        while let Some(first) = self.chunks.front() {
-            let left = first.len() - self.taken;
+        let Some(chunks) = &mut self.0 else { return };
+        while let Some(first) = chunks.queue.front() {
+            let left = first.len() - chunks.taken;
             if count < left {
-                self.taken += count;
+                chunks.taken += count;
                 return;
             }
             count -= left;
-            self.taken = 0;
-            self.chunks.pop_front();
+            chunks.taken = 0;
+            chunks.queue.pop_front();
         }
-        self.chunks = VecDeque::new();
+        self.0 = None;
     }
 }
 
@@ -84,13 +93,13 @@ mod tests {
             backlog.advance(count);
         }
         assert!(passed == expected);
-        assert_eq!((backlog.chunks.capacity(), backlog.taken), (0, 0));
+        assert!(backlog.0.is_none());
     }
 
     #[test]
     fn tiny_pieces_cost_little_more_than_their_bytes() {
         let mut backlog = Backlog::default();
         (0..100_000).for_each(|_| backlog.push(b"x"));
-        assert!(backlog.chunks.len() <= 2);
+        assert!(backlog.0.is_some_and(|chunks| chunks.queue.len() <= 2));
     }
 }

@@ -24,7 +24,7 @@ use crate::socket::Socket;
 /// The kernel tells nobody when the last byte was acknowledged, so it is asked again.
 const FLUSH_CHECK: Duration = Duration::from_millis(2);
 
-pub(crate) fn run(socket: TcpStream, stream: TunnelStream, side: Side, meter: &Rc<Meter>) -> impl Future<Output = Outcome> {
+pub(crate) fn run(socket: TcpStream, stream: TunnelStream, side: Side, meter: Rc<Meter>) -> impl Future<Output = Outcome> {
     let start = Instant::now();
     let mut carry = Carry::new(socket, stream, side, meter);
     async move {
@@ -51,9 +51,9 @@ enum Ended {
 }
 
 #[allow(clippy::struct_excessive_bools)] // each is a fact of its own
-struct Carry<'m> {
+struct Carry {
     handle: Handle,
-    meter: &'m Meter,
+    meter: Rc<Meter>,
     side: Side,
     /// FIN went from the socket into the stream.
     up_done: bool,
@@ -65,13 +65,13 @@ struct Carry<'m> {
     closed_by: Option<ClosedBy>,
 }
 
-impl<'m> Carry<'m> {
-    fn new(socket: TcpStream, stream: TunnelStream, side: Side, meter: &'m Rc<Meter>) -> Self {
+impl Carry {
+    fn new(socket: TcpStream, stream: TunnelStream, side: Side, meter: Rc<Meter>) -> Self {
         let TunnelStream { handle, early, .. } = stream;
         let mut socket = Socket::new(socket);
         let broken = side == Side::Client && socket.take_over(early).is_err();
         meter.count(side, early);
-        let port = Port { socket, meter: Rc::clone(meter), side, broken, streaming: false };
+        let port = Port { socket, meter: Rc::clone(&meter), side, broken, streaming: false };
         if let Some(stream) = handle.link.borrow_mut().h2.stream(handle.id) {
             stream.user.port = Some(port);
         }

@@ -41,7 +41,7 @@ pub struct Tunnel(Rc<Inner>);
 #[derive(Debug)]
 struct Inner {
     link: Rc<Link>,
-    peer: Rc<PeerInfo>,
+    peer: Arc<PeerInfo>,
     handshake: Duration,
     limits: Limits,
 }
@@ -70,7 +70,7 @@ impl Tunnel {
                 End::Mute(patience) => tracing::debug!(milliseconds = millis(patience), "tunnel ended: no HTTP/2 from the peer"),
             }
         });
-        Ok(Self(Rc::new(Inner { link, peer: Rc::new(peer), handshake: start.elapsed(), limits })))
+        Ok(Self(Rc::new(Inner { link, peer: Arc::new(peer), handshake: start.elapsed(), limits })))
     }
 
     /// CONNECT, within `limits.connect_answer`. Any status but 200 is `TunnelError::Refused`.
@@ -90,10 +90,10 @@ impl Tunnel {
             return Err(TunnelError::Refused { status: answered.status });
         }
         let baggage = headers::merged(&answered.headers, "baggage");
-        Ok(TunnelStream { handle, peer: Rc::clone(&self.0.peer), timing: Timing::default(), baggage, early: early.sent() })
+        Ok(TunnelStream { handle, peer: Arc::clone(&self.0.peer), timing: Timing::default(), baggage, early: early.sent() })
     }
 
-    pub fn peer(&self) -> &Rc<PeerInfo> {
+    pub fn peer(&self) -> &Arc<PeerInfo> {
         &self.0.peer
     }
 

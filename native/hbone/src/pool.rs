@@ -16,6 +16,7 @@ use trackbed_contract::Identity;
 use trackbed_tls::Certified;
 
 use crate::limits::Limits;
+use crate::scratch;
 use crate::server::millis;
 use crate::{ConnectRequest, Timing, Tunnel, TunnelError, TunnelStream};
 
@@ -64,6 +65,11 @@ struct Key {
 
 /// A caller whose own dials gave no room this often (to a peer that allows no streams, or behind a crowd) gives up.
 const OWN_DIALS: usize = 3;
+
+/// Time between two looks at what is idle.
+const SWEEP: Duration = Duration::from_secs(1);
+/// An idle tunnel beside another one of its key is closed after this time: longer than a crowd pauses, short for the memory that it holds.
+const SPARE_IDLE: Duration = Duration::from_secs(3);
 
 /// Everything there is for one key.
 #[derive(Debug, Default)]
@@ -226,16 +232,26 @@ async fn connect<C: Connector>(pool: &Inner<C>, target: &Target) -> Result<Poole
     Ok(Pooled { tunnel, made: Instant::now(), connect })
 }
 
-/// Closes what was idle for too long and forgets what ended. Ends with the pool.
+/// Closes what was idle for too long, forgets what ended, and gives back what only a crowd needed. Ends with the pool.
 async fn sweep<C>(pool: Weak<Inner<C>>, idle: Duration) {
     loop {
         // A tenth: idle tunnels live at most 10 % longer than they should.
-        sleep((idle / 10).max(Duration::from_millis(10))).await;
+        sleep((idle / 10).clamp(Duration::from_millis(10), SWEEP)).await;
         let Some(pool) = pool.upgrade() else { return };
         pool.places.borrow_mut().retain(|_, place| {
             place.tunnels.retain(|Pooled { tunnel, .. }| tunnel.is_open() && tunnel.idle().is_none_or(|time| time < idle));
+            place.close_spares(idle.min(SPARE_IDLE));
             !place.tunnels.is_empty() || place.dial.is_some()
         });
+        scratch::settle();
+    }
+}
+
+impl Place {
+    /// One idle tunnel is for whoever comes next; those beside it were made for a crowd.
+    fn close_spares(&mut self, idle: Duration) {
+        let mut kept = false;
+        self.tunnels.retain(|Pooled { tunnel, .. }| tunnel.idle().is_none_or(|time| !std::mem::replace(&mut kept, true) || time < idle));
     }
 }
 

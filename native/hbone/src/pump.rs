@@ -11,18 +11,18 @@ use crate::socket::abort;
 use crate::{TunnelStream, carry};
 
 /// Outbound: a captured application is the client, the tunnel leads to the server.
-pub fn outbound(client: TcpStream, server: TunnelStream, meter: &Rc<Meter>) -> impl Future<Output = Outcome> {
-    carry::run(client, server, Side::Client, meter)
+pub fn outbound(client: TcpStream, server: TunnelStream, meter: &Rc<Meter>) -> impl Future<Output = Outcome> + use<> {
+    carry::run(client, server, Side::Client, Rc::clone(meter))
 }
 
 /// Inbound: the tunnel brings the client, the local application is the server.
-pub fn inbound(client: TunnelStream, server: TcpStream, meter: &Rc<Meter>) -> impl Future<Output = Outcome> {
-    carry::run(server, client, Side::Server, meter)
+pub fn inbound(client: TunnelStream, server: TcpStream, meter: &Rc<Meter>) -> impl Future<Output = Outcome> + use<> {
+    carry::run(server, client, Side::Server, Rc::clone(meter))
 }
 
 /// Both ends are sockets: the same-node relay, and plain paths.
-pub fn relay(client: TcpStream, server: TcpStream, meter: &Rc<Meter>) -> impl Future<Output = Outcome> {
-    crate::relay::run(client, server, meter)
+pub fn relay(client: TcpStream, server: TcpStream, meter: &Rc<Meter>) -> impl Future<Output = Outcome> + use<> {
+    crate::relay::run(client, server, Rc::clone(meter))
 }
 
 /// From now on the socket ends with RST, also when this process dies: for connections that wait for their pump. An orderly end of the pump

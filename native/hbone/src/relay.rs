@@ -20,7 +20,7 @@ const BULK: usize = 64 << 10;
 /// The kernel tells nobody when the last byte was acknowledged, so it is asked again.
 const FLUSH_CHECK: Duration = Duration::from_millis(2);
 
-pub(crate) fn run(client: TcpStream, server: TcpStream, meter: &Rc<Meter>) -> impl Future<Output = Outcome> {
+pub(crate) fn run(client: TcpStream, server: TcpStream, meter: Rc<Meter>) -> impl Future<Output = Outcome> {
     let start = Instant::now();
     let mut relay = Relay {
         client: Socket::new(client),
@@ -48,7 +48,7 @@ pub(crate) fn run(client: TcpStream, server: TcpStream, meter: &Rc<Meter>) -> im
     }
 }
 
-struct Relay<'m> {
+struct Relay {
     client: Socket,
     server: Socket,
     up: Half,
@@ -56,7 +56,7 @@ struct Relay<'m> {
     client_gone: bool,
     server_gone: bool,
     closed_by: Option<ClosedBy>,
-    meter: &'m Meter,
+    meter: Rc<Meter>,
 }
 
 /// One direction.
@@ -76,7 +76,7 @@ enum HalfEnd {
     SinkGone,
 }
 
-impl Relay<'_> {
+impl Relay {
     /// Ready with true after FIN both ways, with false when an end is gone or we cut it.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         if self.meter.poll_cut(cx).is_ready() {
@@ -109,7 +109,7 @@ impl Relay<'_> {
             if half.done || sink_gone {
                 continue;
             }
-            match half.poll(cx, source, sink, self.meter, from) {
+            match half.poll(cx, source, sink, &self.meter, from) {
                 Poll::Ready(HalfEnd::Fin) => _ = self.closed_by.get_or_insert(from.into()),
                 Poll::Ready(HalfEnd::SourceReset) => self.gone(from),
                 Poll::Ready(HalfEnd::SinkGone) => self.gone(from.other()),

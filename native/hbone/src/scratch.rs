@@ -22,12 +22,16 @@ pub(crate) const TURN: usize = SLOTS * PAYLOAD;
 const BYTES: usize = FRONT + SLOTS * SLOT;
 /// Buffers kept when nobody uses them.
 const KEPT: usize = 4;
+/// Of these, one that is never given back: the next small message needs no new memory.
+const LASTING: usize = 1;
 /// Buffers that may wait full for peers that do not read, 18 MB; beyond that tunnels send one record at a time and keep no more.
 const MANY: usize = 64;
 
 thread_local! {
     static IDLE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
     static LENT: Cell<usize> = const { Cell::new(0) };
+    /// The fewest that lay unused since the last `settle`.
+    static UNUSED: Cell<usize> = const { Cell::new(0) };
 }
 
 /// Goes back when dropped. Always initialized, whatever it held before.
@@ -36,7 +40,17 @@ pub(crate) struct Lent(Box<[u8]>);
 
 pub(crate) fn lend() -> Lent {
     LENT.set(LENT.get() + 1);
-    Lent(IDLE.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; BYTES].into()))
+    let (taken, left) = IDLE.with_borrow_mut(|idle| (idle.pop(), idle.len()));
+    UNUSED.set(UNUSED.get().min(left));
+    Lent(taken.unwrap_or_else(|| vec![0; BYTES].into()))
+}
+
+/// Gives back what nobody has used since the last time.
+pub(crate) fn settle() {
+    IDLE.with_borrow_mut(|idle| {
+        idle.truncate(idle.len().saturating_sub(UNUSED.get()).max(LASTING));
+        UNUSED.set(idle.len());
+    });
 }
 
 /// Too many of them wait with somebody.
@@ -69,5 +83,24 @@ impl Drop for Lent {
                 idle.push(bytes);
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_that_nobody_uses_are_given_back_but_one() {
+        let kept = || IDLE.with_borrow(Vec::len);
+        drop([lend(), lend(), lend()]);
+        settle();
+        assert_eq!(kept(), 3, "they were in use a moment ago");
+        drop([lend(), lend()]);
+        settle();
+        assert_eq!(kept(), 2, "as many as were in use at a time");
+        settle();
+        settle();
+        assert_eq!(kept(), 1);
     }
 }

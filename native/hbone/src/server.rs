@@ -23,7 +23,7 @@ use crate::{Timing, TunnelError, TunnelStream, headers};
 
 /// One CONNECT that is well formed and waits for its answer. Dropping it resets the stream.
 pub struct Request {
-    pub peer: Rc<PeerInfo>,
+    pub peer: Arc<PeerInfo>,
     pub peer_address: SocketAddr,
     /// As sent, at most `bounds::AUTHORITY_BYTES` long; not otherwise checked.
     pub authority: String,
@@ -131,6 +131,11 @@ impl Shutdown {
             Phase::Closed => close(link),
         }
     }
+
+    /// It has ended: even a weak pointer would keep its memory.
+    fn forget(&self, link: &Rc<Link>) {
+        self.0.links.borrow_mut().retain(|known| !std::ptr::eq(known.as_ptr(), Rc::as_ptr(link)));
+    }
 }
 
 fn drain(link: &Link) {
@@ -170,8 +175,10 @@ where
     shutdown.watch(&link);
     let driver = Driver::new(Rc::clone(&link), Vigil::new(&limits, limits.first_connect, end, Instant::now()), true);
     let intake =
-        Intake { link, peer: Rc::new(peer), peer_address, most: limits.server_streams as usize * 2, running: Rc::default(), handler };
-    match driver.run(|id, asked| intake.take(id, *asked)).await {
+        Intake { link, peer: Arc::new(peer), peer_address, most: limits.server_streams as usize * 2, running: Rc::default(), handler };
+    let end = driver.run(|id, asked| intake.take(id, *asked)).await;
+    shutdown.forget(&intake.link);
+    match end {
         End::Orderly => Ok(()),
         End::Lost(reason) => Err(TunnelError::Lost(reason)),
         End::Mute(patience) => Err(TunnelError::Timeout { what: "the first CONNECT", milliseconds: millis(patience) }),
@@ -181,7 +188,7 @@ where
 /// Turns what was asked into requests for the handler.
 struct Intake<H> {
     link: Rc<Link>,
-    peer: Rc<PeerInfo>,
+    peer: Arc<PeerInfo>,
     peer_address: SocketAddr,
     /// Handlers of one connection that may run at a time. A client that resets what it asked frees the stream at once, but not the
     /// handler that works for it (rapid reset).
@@ -201,7 +208,7 @@ where
             return self.link.borrow_mut().h2.reset(id, Reason::REFUSED_STREAM);
         };
         let running = Running::new(&self.running);
-        let peer = Rc::clone(&self.peer);
+        let peer = Arc::clone(&self.peer);
         let work = (self.handler)(Request { peer, peer_address: self.peer_address, authority, headers: asked.headers, handle });
         tokio::task::spawn_local(async move {
             work.await;

@@ -1,6 +1,6 @@
 //! One accepted CONNECT: a stream that is open both ways, and what is known about the tunnel it is in.
 use std::fmt;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use trackbed_tls::PeerInfo;
@@ -17,7 +17,7 @@ pub struct Timing {
 /// Open both ways. Dropping it resets the stream (CANCEL); the pump ends it in order.
 pub struct TunnelStream {
     pub(crate) handle: Handle,
-    pub(crate) peer: Rc<PeerInfo>,
+    pub(crate) peer: Arc<PeerInfo>,
     pub(crate) timing: Timing,
     pub(crate) baggage: Option<String>,
     /// Bytes at the front of the client's socket that the stream has already.
@@ -25,7 +25,7 @@ pub struct TunnelStream {
 }
 
 impl TunnelStream {
-    pub fn peer(&self) -> &Rc<PeerInfo> {
+    pub fn peer(&self) -> &Arc<PeerInfo> {
         &self.peer
     }
 

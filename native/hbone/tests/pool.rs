@@ -316,3 +316,25 @@ fn idle_tunnels_are_closed_and_busy_ones_kept() {
         eventually("its server sees the end", || network.servers.borrow().iter().all(AbortHandle::is_finished)).await;
     });
 }
+
+#[test]
+fn of_many_idle_tunnels_to_one_peer_one_is_kept() {
+    local(async {
+        let limits = Limits { client_streams: 1, ..Limits::default() };
+        let Fixture { pool, network, target, .. } = fixture(&[Peer::Good, Peer::Good, Peer::Good], limits);
+        let message = request();
+        let mut streams = Vec::new();
+        for _ in 0..3 {
+            streams.push(pool.open(&target, &message).await.unwrap());
+        }
+        assert_eq!((pool.tunnels(), network.dials.get()), (3, 3));
+        let busy = streams.pop();
+        drop(streams);
+        eventually("one of the two idle ones is gone", || pool.tunnels() == 2).await;
+        drop(busy);
+        eventually("only one is left", || pool.tunnels() == 1).await;
+        streams = vec![pool.open(&target, &message).await.unwrap()];
+        assert_eq!(network.dials.get(), 3, "and it is used");
+        drop(streams);
+    });
+}

@@ -107,11 +107,7 @@ impl Thread {
         match request.accept(Some(&self.introductions.of(&admitted.workload))) {
             Ok(client) => {
                 registered.opened(account, None);
-                // A task of its own: what is idle holds its pump and nothing of its set-up.
-                tokio::task::spawn_local(async move {
-                    let outcome = pump::inbound(client, server, registered.meter()).await;
-                    registered.closed(&outcome);
-                });
+                registered.carry(|meter| pump::inbound(client, server, meter), None);
             }
             Err(error) => {
                 // The client went away while we connected for it.
@@ -142,10 +138,7 @@ impl Thread {
             Ok(server) => {
                 account.timing(started.elapsed(), std::time::Duration::ZERO);
                 registered.opened(account, None);
-                tokio::task::spawn_local(async move {
-                    let outcome = pump::relay(client, server, registered.meter()).await;
-                    registered.closed(&outcome);
-                });
+                registered.carry(|meter| pump::relay(client, server, meter), None);
             }
             Err(refusal) => {
                 account.refused(&refusal);

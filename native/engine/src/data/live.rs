@@ -4,12 +4,14 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use trackbed_contract::tables::errors;
 use trackbed_decide::{Admitted, Refusal, Standing, World, recheck_inbound, recheck_outbound};
 use trackbed_hbone::{Meter, Outcome};
 
 use super::Thread;
 use super::hold::missing;
+use super::outbound::Counted;
 use crate::report::account::{Account, OpenAccount};
 use crate::worker::shared::{OpenOne, Pod, Shared};
 
@@ -18,8 +20,8 @@ const RECHECK_TURN: usize = 256;
 
 /// Fewer connections than this are not worth giving back: together they take less than 1 MiB.
 const CROWD: usize = 256;
-/// Their flow records, and what the tunnels keep of closed streams, go some ticks later than they.
-const GIVE_BACK: u32 = 3;
+/// Their flow records, the tunnels that were made for them and what those keep of closed streams go some ticks later than they.
+const GIVE_BACK: u32 = 8;
 
 #[derive(Debug, Default)]
 pub(crate) struct Live {
@@ -206,8 +208,21 @@ impl Registered {
         *self.connection.accounts.borrow_mut() = [Some(account.opened()), destination.map(Account::opened)];
     }
 
+    /// Moves bytes to the connection's end in a task of its own: what is idle holds its pump and nothing of its set-up. Mapped, not awaited:
+    /// an async block would keep room for the pump twice.
+    pub(super) fn carry<P>(self, pump: impl FnOnce(&Rc<Meter>) -> P, counted: Option<Counted>)
+    where
+        P: Future<Output = Outcome> + 'static,
+    {
+        let pump = pump(self.meter());
+        tokio::task::spawn_local(pump.map(move |outcome| {
+            self.closed(&outcome);
+            drop(counted);
+        }));
+    }
+
     /// The pump has ended.
-    pub(crate) fn closed(self, outcome: &Outcome) {
+    fn closed(self, outcome: &Outcome) {
         let cut = self.connection.cut.borrow_mut().take();
         for account in self.connection.accounts.take().into_iter().flatten() {
             account.closed(outcome, cut.as_deref());

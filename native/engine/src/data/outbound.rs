@@ -174,7 +174,7 @@ impl Thread {
         let registered = self.register(&captured.pod, Facts::Outbound(tunnel.standing()));
         let opened = registered.unless_cut(self.pool.open_for(&target, &request, client.0.as_ref())).await?;
         let stream = opened.map_err(|error| tunnel_failed(target.destination, &error))?;
-        let (peer, timing) = (Rc::clone(stream.peer()), stream.timing());
+        let (peer, timing) = (Arc::clone(stream.peer()), stream.timing());
         captured.account.peer(&peer);
         captured.account.timing(timing.connect, timing.handshake);
         captured.account.destination(captured.destination, Some(&endpoint), Some(&peer.identity));
@@ -191,7 +191,7 @@ impl Thread {
         }
     }
 
-    /// Starts to move bytes, in a task of its own: an idle connection holds its pump and nothing of its set-up.
+    /// Starts to move bytes.
     fn pump(
         self: &Rc<Self>,
         captured: &mut Captured,
@@ -203,15 +203,10 @@ impl Thread {
         let client = client.take()?;
         let counted = endpoint.map(|uid| Counted::open(self, uid));
         registered.opened(captured.account.take(), None);
-        tokio::task::spawn_local(async move {
-            let outcome = match carrier {
-                Carrier::Tunnel(stream) => pump::outbound(client, stream, registered.meter()).await,
-                // Boxed: it is larger than the other, and there are more of those.
-                Carrier::Socket(server) => Box::pin(pump::relay(client, server, registered.meter())).await,
-            };
-            registered.closed(&outcome);
-            drop(counted);
-        });
+        match carrier {
+            Carrier::Tunnel(stream) => registered.carry(|meter| pump::outbound(client, stream, meter), counted),
+            Carrier::Socket(server) => registered.carry(|meter| pump::relay(client, server, meter), counted),
+        }
         Ok(())
     }
 }

@@ -139,11 +139,7 @@ impl Thread {
         outbound.timing(started.elapsed(), Duration::ZERO);
         inbound.timing(started.elapsed(), Duration::ZERO);
         registered.opened(outbound, Some(inbound));
-        tokio::task::spawn_local(async move {
-            let outcome = pump::relay(client, server, registered.meter()).await;
-            registered.closed(&outcome);
-            drop(counted);
-        });
+        registered.carry(|meter| pump::relay(client, server, meter), Some(counted));
         Ok(())
     }
 }

@@ -16,7 +16,7 @@ use trackbed_policy::PolicyRef;
 use trackbed_tls::PeerInfo;
 
 use super::access;
-use super::flow::{Closing, End, Known, Record, Tls};
+use super::flow::{Closing, End, Known, Record};
 use super::ledger::Ledger;
 use super::series::{Failure, Series};
 use crate::worker::shared::Pod;
@@ -74,14 +74,13 @@ impl Account {
         }
     }
 
-    pub(crate) fn peer(&mut self, peer: &PeerInfo) {
-        let serial = Arc::clone(&peer.serial);
-        self.known.tls = Some(Tls { version: peer.version, cipher: peer.cipher, group: peer.group, serial });
+    pub(crate) fn peer(&mut self, peer: &Arc<PeerInfo>) {
+        self.known.peer = Some(Arc::clone(peer));
     }
 
     /// What the way to the peer cost beyond waiting for our own decision.
     pub(crate) fn timing(&mut self, connect: Duration, handshake: Duration) {
-        (self.known.connect, self.known.handshake) = (connect, handshake);
+        self.known.took(connect, handshake);
     }
 
     /// Bytes can move from now on.

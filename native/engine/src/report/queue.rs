@@ -15,7 +15,8 @@ const BATCH_RECORDS: usize = 1024;
 #[derive(Debug)]
 enum Report {
     Flow(Record),
-    Event(Event),
+    /// Boxed: there are few of them, and a full queue is as large as its largest entry.
+    Event(Box<Event>),
 }
 
 /// Shared by all threads of a worker. The lock is held for one push or one batch, never across a wait.
@@ -50,7 +51,7 @@ impl ReportQueue {
             pod_uid: pod_uid.to_owned(),
             message,
         };
-        self.push(Report::Event(event));
+        self.push(Report::Event(Box::new(event)));
     }
 
     fn push(&self, record: Report) {
@@ -85,12 +86,15 @@ impl ReportQueue {
         let mut batch = ReportBatch { dropped: std::mem::take(&mut waiting.dropped), ..ReportBatch::default() };
         let count = waiting.records.len().min(BATCH_RECORDS);
         let taken: Vec<_> = waiting.records.drain(..count).collect();
+        if waiting.records.is_empty() {
+            waiting.records.shrink_to(BATCH_RECORDS);
+        }
         // No data thread waits while texts are made.
         drop(waiting);
         for report in taken {
             match report {
                 Report::Flow(record) => batch.flows.push(record.to_wire()),
-                Report::Event(event) => batch.events.push(event),
+                Report::Event(event) => batch.events.push(*event),
             }
         }
         Some(batch)
