@@ -6,9 +6,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
-import { controlChannel } from "#xds/channel.ts";
-import { xdsClient } from "#xds/client.ts";
+import { Worker } from "node:worker_threads";
 import { type ApiObject, fakeApi } from "../../test/apiserver.ts";
+import { follow, type Returned, type Returning } from "./returning.ts";
 
 const { values } = parseArgs({
   options: { services: { type: "string" }, pods: { type: "string" }, streams: { type: "string" } },
@@ -135,6 +135,7 @@ const control = spawn(
   },
 );
 const stop = new AbortController();
+let returning: Worker | null = null;
 // Nothing of ours may outlive us, however we end.
 for (const signal of ["SIGINT", "SIGTERM"] as const)
   process.once(signal, () => {
@@ -155,28 +156,10 @@ try {
   );
 
   writeFileSync(join(dir, "root"), readRoots());
-  const follow = (
-    i: number,
-    held: ReadonlyMap<string, string>,
-    onDelta: (names: readonly { name: string; version: string; body: Uint8Array }[]) => void,
-  ) => {
-    writeFileSync(join(dir, nodeOf(i)), nodeOf(i));
-    const channel = controlChannel({ control: `https://${line.addresses?.[0]}`, root: join(dir, "root"), token: join(dir, nodeOf(i)) });
-    const client = xdsClient({
-      channel,
-      node: { id: nodeOf(i), metadata: {} },
-      held: new Map([["type.googleapis.com/istio.workload.Address", held]]) as never,
-      onDelta: async ({ upsert }) => {
-        onDelta(upsert);
-        return [];
-      },
-    });
-    void client.run(stop.signal);
-    return client;
-  };
+  const place = { control: `https://${line.addresses?.[0]}`, directory: dir };
   const held = new Map<string, string>();
   let news = 0;
-  const first = follow(0, new Map(), (upsert) => {
+  const first = follow({ ...place, held: new Map() }, nodeOf(0), stop.signal, (upsert) => {
     for (const { name, version } of upsert) held.set(name, version);
     news += upsert.length;
   });
@@ -201,30 +184,29 @@ try {
     `one pod's change: ${((after.cpu - before.cpu) / CHANGES).toFixed(1)} ms of control's CPU, at a node after ${median.toFixed(0)} ms (median)`,
   );
 
-  const clients: ReturnType<typeof follow>[] = [];
   const back = performance.now();
-  const sent = { resources: 0, bytes: 0 };
-  const count = (upsert: readonly { name: string; body: Uint8Array }[]): void => {
-    sent.resources += upsert.length;
-    for (const { name, body } of upsert) sent.bytes += name.length + body.length;
-  };
   const quiet = cost(control);
-  for (let i = 0; i < STREAMS; i++) clients.push(follow(i, held, count));
+  const work: Returning = { ...place, nodes: Array.from({ length: STREAMS }, (_, i) => nodeOf(i)), held };
+  const sent: Returned[] = [];
+  returning = new Worker(new URL("returning.ts", import.meta.url), { workerData: work });
+  returning.once("message", (message: Returned) => sent.push(message));
   // Meanwhile life goes on at the node that has been there all the time.
   const stalls: number[] = [];
-  while (!clients.every((client) => client.connectivity().synced)) {
+  while (sent.length === 0) {
     const seen = news;
     const changed = performance.now();
     api.put("/api/v1/pods", pod(CHANGES * 7 + stalls.length, false));
     await until(() => news > seen);
     stalls.push(performance.now() - changed);
   }
+  const [{ resources, bytes } = { resources: 0, bytes: 0 }] = sent;
   const all = cost(control);
   console.log(
-    `${STREAMS} nodes that hold everything come back at once: all in sync after ${((performance.now() - back) / 1000).toFixed(1)} s, ${((all.cpu - quiet.cpu) / STREAMS).toFixed(1)} ms of control's CPU each, ${sent.resources} resources with ${(sent.bytes / 1e6).toFixed(1)} MB sent, a change meanwhile took ${Math.max(...stalls).toFixed(0)} ms at worst of ${stalls.length}, ${all.resident.toFixed(0)} MB resident`,
+    `${STREAMS} nodes that hold everything come back at once: all in sync after ${((performance.now() - back) / 1000).toFixed(1)} s, ${((all.cpu - quiet.cpu) / STREAMS).toFixed(1)} ms of control's CPU each, ${resources} resources with ${(bytes / 1e6).toFixed(1)} MB sent, a change meanwhile took ${Math.max(...stalls).toFixed(0)} ms at worst of ${stalls.length}, ${all.resident.toFixed(0)} MB resident`,
   );
 } finally {
   stop.abort();
+  await returning?.terminate();
   control.kill("SIGTERM");
   await new Promise((resolve) => control.once("exit", resolve));
   await api.close();
