@@ -24,7 +24,7 @@ const USAGE = `usage: node fuzz/run.ts [--cpu-seconds N] [TARGET]...
 --cpu-seconds N  for each target, 60
 TARGET           ${TARGETS.join(", ")} (default: all)`;
 
-type Run = Report & { readonly target: string; readonly cpu: number; readonly ok: boolean };
+type Run = Report & { readonly target: string; readonly cpu: number; readonly ok: boolean; readonly enough: boolean };
 
 const root = join(import.meta.dirname, "..");
 const cache = join(root, ".cache/fuzz");
@@ -71,7 +71,7 @@ async function fuzz(target: string, seconds: number): Promise<Run> {
   if (code === 0 && !enough)
     process.stderr.write(`${target}: only ${cpu} s of CPU in ${limits.max_total_time} s: the machine is too busy\n`);
   if (code !== 0) explain(target, artifacts, log);
-  return { target, ...report, cpu, ok: code === 0 && enough };
+  return { target, ...report, cpu, ok: code === 0, enough };
 }
 
 function explain(target: string, artifacts: string, log: string): void {
@@ -103,8 +103,10 @@ async function main(args: readonly string[]): Promise<number> {
   };
   await Promise.all(Array.from({ length: AT_ONCE }, worker));
   writeFileSync(join(cache, "report.json"), `${JSON.stringify(runs, null, 2)}\n`);
-  const lines = runs.map(({ target, cpu, executions, coverage, features, corpus, memory, ok }) =>
-    [target, cpu.toFixed(0), executions, coverage, features, corpus, memory, ok ? "clean" : "FAILED"].map(String),
+  const lines = runs.map(({ target, cpu, executions, coverage, features, corpus, memory, ok, enough }) =>
+    [target, cpu.toFixed(0), executions, coverage, features, corpus, memory, ok ? (enough ? "clean" : "clean, cut short") : "FAILED"].map(
+      String,
+    ),
   );
   const head = ["target", "CPU s", "executions", "coverage", "features", "corpus", "MB", ""];
   process.stdout.write(`${columns([head, ...lines])}\n`);

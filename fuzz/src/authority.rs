@@ -25,6 +25,7 @@ pub fn authority(data: &[u8]) {
         assert!(printed == text || matches!(authority.host, Host::Ip(IpAddr::V6(_))), "{text:?} is {printed:?}");
         assert_eq!(carried.as_deref(), Some(text), "a tunnel does not carry what the decision takes");
         agrees_with_std(&authority, text);
+        assert!(authority.port > 0 && !matches!(authority.host, Host::Ip(IpAddr::V6(v6)) if v6.to_ipv4_mapped().is_some()));
     } else if let Ok(address) = text.parse::<SocketAddr>() {
         assert!(is_refused_for_a_reason(address, text), "{text:?} is refused");
     }

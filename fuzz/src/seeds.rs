@@ -60,6 +60,8 @@ fn hpack() -> Vec<Vec<u8>> {
         ]),
         // Size updates, never indexed, long integers, an empty name.
         blocks(&["20 3fe1 1f 40 0161 0162 be", "1f 0a 0162", "10 00 00", "7f 80 80 80 00 01 78", "3f 9a 0a 83"]),
+        // A table of 99 bytes has room for two entries of 34, not for three.
+        blocks(&["3f44 40 0161 0162 40 0163 0164 40 0165 0166 be bf", "c0"]),
         blocks(&["02 07 434f 4e4e 4543 54 01 0b 3130 2e30 2e30 2e31 3a38 30"]),
     ]
 }
@@ -73,7 +75,10 @@ fn authority() -> Vec<Vec<u8>> {
         "[fe80::1%eth0]:80",
         "web.shop.svc.cluster.local:8080",
         "user@web:80",
-        "010.0.0.1:080",
+        "010.0.0.1:80",
+        "10.0.0.1:080",
+        "web.shop:00080",
+        "10.0.0.1:0",
         "2130706433:1",
         "k8s.cluster.name=c1,k8s.namespace.name=shop,k8s.deployment.name=web,service.name=web,service.version=v1;x=y,cloud.region=eu",
         "for=\"10.0.0.1:999\";host=\"web.shop\";proto=http",
@@ -95,8 +100,11 @@ fn record() -> Vec<Vec<u8>> {
         "02 00  03 01 0000 02 015a 05 80 0003 83 01 0000 02 022a",
         "03 00  00 0100 06 0041 04 61626364 00 0010",
         "02 00  07 05 1703030000 00 0001",
+        "02 00  03 02 0000 0a 1800000100 1800000100 00 0001",
     ];
-    std::iter::once(handshake).chain(talks.map(hex)).collect()
+    // More records without data in a row than a peer may send.
+    let quiet = format!("02 00 {} 00 0001", "00 0000".repeat(34));
+    std::iter::once(handshake).chain(talks.map(hex)).chain([hex(&quiet)]).collect()
 }
 
 fn h2() -> Vec<Vec<u8>> {
