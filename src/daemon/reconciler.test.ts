@@ -341,6 +341,31 @@ test("a node that starts with a hundred pods works on a few at a time", async (t
   assert.ok(node.busiest > 1 && node.busiest <= 8, `${node.busiest} at once`);
 });
 
+test("an engine that has answered is not told of the pod again because the node is busy with others", async (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const gate = Promise.withResolvers<number>();
+  const node = start(t, undefined, { countUnmeshed: () => gate.promise });
+  const others = Array.from({ length: 8 }, (_, i) => specimen(`p${i}`));
+  for (const [i, one] of [specimen("a"), ...others].entries()) node.namespaces.set(one.netns ?? "", fresh(BigInt(i + 1)));
+  node.engine.silent.add("a");
+  node.attach("one");
+  node.reconciler.update(specs(specimen("a")), true);
+  await node.until("the engine was told of a", () => node.calls.includes("addPod a"));
+  node.reconciler.update(specs(specimen("a"), ...others), true);
+  // Each of them holds one of the places for passes now, until the gate is opened.
+  const areReady = (): boolean => others.every(({ uid }) => node.reconciler.records.get(uid)?.state === "ready");
+  for (let turn = 0; turn < 1000 && !areReady(); turn++) await new Promise((resolve) => setImmediate(resolve));
+  assert.ok(areReady());
+  const answer = node.engine.pods.get("a");
+  assert.ok(answer);
+  node.engine.silent.clear();
+  node.reconciler.podState(answer);
+  t.mock.timers.tick(60_000);
+  gate.resolve(0);
+  await node.until("a is ready", () => node.reconciler.records.get("a")?.state === "ready");
+  assert.equal(node.calls.filter((call) => call === "addPod a").length, 1);
+});
+
 test("a new pod whose containers wait for it gets rules before everything else, and that is no drift", async (t) => {
   const node = start(t);
   node.engine.silent.add("a"); // no identity, no policy, not even a listener yet

@@ -322,6 +322,9 @@ export function reconciler(options: ReconcilerOptions): Reconciler {
     const entry = entries.get(state.uid);
     if (entry === undefined) return;
     entry.record.certificateNotAfter = state.certificateNotAfter;
+    // It has spoken. On a node that starts with hundreds of pods the pass that this leads to may be later than the end of the pause, and
+    // would find the pod given anew, and so for ever.
+    if (entry.pending?.what === "engineSilent") calm(entry);
     happen(entry.record, { what: "podState", namespace: identity(state.netnsCookie), facts: factsOf(state) });
     kick(entry);
   }
@@ -351,6 +354,8 @@ export function reconciler(options: ReconcilerOptions): Reconciler {
       const { spec, state } = entry.record;
       // By its place, so that a full node's pods are not looked at all in one moment.
       if (state === "ready" && (turns + i) % WATCHED_TURNS !== 0) continue;
+      // Its turn will come: a node that is behind with its pods gets no further by looking at each twice.
+      if (entry.running) continue;
       if (spec.desired !== "enrolled" && nextStep(entry.record, farewell).do === "nothing") continue;
       entry.sweep = true;
       kick(entry);
