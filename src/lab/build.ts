@@ -4,6 +4,7 @@ import { writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import type { LabOptions, Place, PodPlace } from "./api.ts";
 import type { Documents, LabNode, LabPod } from "./documents.ts";
+import { fewAtOnce } from "./few.ts";
 import { layout } from "./mesh.ts";
 import {
   type Batch,
@@ -52,7 +53,7 @@ export async function buildNetwork({ documents, underlay }: Build): Promise<void
 
 async function addNamespaces(underlay: Place, names: readonly string[], sysctls: readonly string[]): Promise<void> {
   for (const name of names) await underlay.run(["ip", "netns", "add", name]); // one at a time: they share the set-up of /run/netns
-  await Promise.all(names.map((name) => underlay.run(["nsenter", `--net=/run/netns/${name}`, "sysctl", "-qw", ...sysctls])));
+  await fewAtOnce(names, (name) => underlay.run(["nsenter", `--net=/run/netns/${name}`, "sysctl", "-qw", ...sysctls]));
 }
 
 async function apply(underlay: Place, { netns, lines }: Batch): Promise<void> {
@@ -69,14 +70,12 @@ export async function addPods(build: Build, pods: readonly LabPod[]): Promise<vo
   );
   const links = new Map(pods.map((pod) => [pod, `pod${build.links++}`]));
   for (const node of documents.nodes) await linkPods(underlay, node, pods, links);
-  await Promise.all(
-    pods.map(async (pod) => {
-      if (!documents.nodes.some(({ name }) => name === pod.node)) throw new Error(`pod ${pod.namespace}/${pod.name}: no Node ${pod.node}`);
-      const servers = underlayAddresses(documents.nodes);
-      const place = await furnishPod(pod, directory, mesh, resolvConf(pod.namespace, CLUSTER_DOMAIN, servers), children);
-      build.pods.set(place.name, place);
-    }),
-  );
+  await fewAtOnce(pods, async (pod) => {
+    if (!documents.nodes.some(({ name }) => name === pod.node)) throw new Error(`pod ${pod.namespace}/${pod.name}: no Node ${pod.node}`);
+    const servers = underlayAddresses(documents.nodes);
+    const place = await furnishPod(pod, directory, mesh, resolvConf(pod.namespace, CLUSTER_DOMAIN, servers), children);
+    build.pods.set(place.name, place);
+  });
 }
 
 /** Its programs, its link at the node's end, its name. Whoever holds the old namespace open keeps it, but cut off. */
@@ -112,7 +111,7 @@ async function linkPods(underlay: Place, node: LabNode, pods: readonly LabPod[],
   const batches = pods.filter((pod) => pod.node === node.name).map((pod) => podBatches(pod, node, links.get(pod) ?? ""));
   if (batches.length === 0) return;
   await apply(underlay, { netns: node.name, lines: batches.flatMap(([onNode]) => onNode.lines) });
-  await Promise.all(batches.map(([, inPod]) => apply(underlay, inPod)));
+  await fewAtOnce(batches, ([, inPod]) => apply(underlay, inPod));
 }
 
 export async function applyServices({ documents, underlay, directory, external }: Build): Promise<void> {

@@ -34,7 +34,19 @@ export function launcherCommand(node: string, mesh: string, directory: string, c
   mkdirSync(run(node), { recursive: true, mode: 0o700 });
   const main = join(root, "src/engine/main.ts");
   const where = ["--node", node, "--mesh", mesh, "--run", run(node), "--engine", engine];
-  return [process.execPath, main, ...where, "--control", controlUrl(controlIp), "--root", rootCertificate, "--token", token(node)];
+  const metrics = ["--metrics", hostPort("127.0.0.1", ports.engineMetrics)]; // of the node's own loopback
+  return [
+    process.execPath,
+    main,
+    ...where,
+    ...metrics,
+    "--control",
+    controlUrl(controlIp),
+    "--root",
+    rootCertificate,
+    "--token",
+    token(node),
+  ];
 }
 
 type Process = { readonly pid: number; readonly parent: number; readonly argv: readonly string[] };
