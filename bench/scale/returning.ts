@@ -24,7 +24,8 @@ export function follow(
 ) {
   writeFileSync(join(directory, node), node);
   const client = xdsClient({
-    channel: controlChannel({ control, root: join(directory, "root"), token: join(directory, node) }),
+    // Control accepts only so many connections from one address.
+    channel: controlChannel({ control, root: join(directory, "root"), token: join(directory, node), localAddress: addressOf(node) }),
     node: { id: node, metadata: {} },
     held: new Map([[ADDRESS_TYPE, held]]),
     onDelta: async ({ upsert }) => {
@@ -35,6 +36,8 @@ export function follow(
   void client.run(stop);
   return client;
 }
+
+const addressOf = (node: string): string => `127.0.1.${(Number(node.replace(/\D/g, "")) % 250) + 1}`;
 
 if (parentPort !== null) {
   const work = workerData as Returning;

@@ -17,6 +17,8 @@ export type ChannelOptions = {
   readonly root: string;
   /** File with this node's bearer token; read again for every call. */
   readonly token: string;
+  /** Address of this end, where one machine plays many nodes. */
+  readonly localAddress?: string;
   /** A dead control is found within the sum of both. */
   readonly keepalive?: { readonly intervalMilliseconds: number; readonly timeoutMilliseconds: number };
 };
@@ -85,7 +87,7 @@ async function readToken(path: string): Promise<string> {
 
 /** The library's session manager, but one that trusts the roots that are in the file now: a new one is made when they changed. */
 function sessionManager(options: ChannelOptions): SessionManager {
-  const keepalive = options.keepalive ?? KEEPALIVE;
+  const { keepalive = KEEPALIVE, localAddress } = options;
   let ca = "";
   let current = manager("");
   let previous = current;
@@ -94,7 +96,7 @@ function sessionManager(options: ChannelOptions): SessionManager {
     return new Http2SessionManager(
       options.control,
       { pingIntervalMs: keepalive.intervalMilliseconds, pingTimeoutMs: keepalive.timeoutMilliseconds },
-      { ca: roots, minVersion: "TLSv1.3", ALPNProtocols: ["h2"] },
+      { ca: roots, minVersion: "TLSv1.3", ALPNProtocols: ["h2"], ...(localAddress === undefined ? {} : { localAddress }) },
     );
   }
 
