@@ -12,8 +12,8 @@ import { type Report, readReport, TARGETS } from "./report.ts";
 const AT_ONCE = 2;
 /** How often the CPU time is looked at. */
 const LOOK_MS = 200;
-/** A machine that gives a process less than this part of a core is too busy to wait for. */
-const LEAST_SHARE = 0.2;
+/** A machine that gives a process less than this part of a core is too busy to wait for: CI would not end in time. */
+const LEAST_SHARE = 0.5;
 /** One input for longer than this, or with more memory, is a finding: a peer must not cost that much. */
 const INPUT_SECONDS = 5;
 const MEMORY_MB = 1024;
