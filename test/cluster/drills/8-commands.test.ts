@@ -30,6 +30,9 @@ const check = async (): Promise<Checked> => JSON.parse((await ask("check", "-o",
 test("a second install restarts nothing and changes no object that runs", async () => {
   const pods = async () => (await c.kubectl("-n", SYSTEM, "get", "pods", "-o", "jsonpath={.items[*].metadata.uid}")).split(" ").sort();
   const uids = await pods();
+  // Other drills scaled and patched by hand: what is theirs since then, the first one takes back.
+  const first = await ask("install");
+  assert.equal(first.code, 0, first.stderr);
   const { code, stdout, stderr } = await ask("install", "-o", "json");
   assert.equal(code, 0, stderr);
   const { changes } = JSON.parse(stdout) as { changes: { object: string; result: string }[] };
