@@ -121,6 +121,11 @@ test-churn: setup engine cni $(STAMPS)/debian-cluster ## 300 pods come and go on
 	$(call say,pods come and go)
 	node test/cluster/churn/run.ts
 
+.PHONY: test-skew
+test-skew: setup engine cni $(STAMPS)/debian-cluster ## the same with the control, then the daemons, of the commit before (TRACKBED_SKEW_REV)
+	$(call say,versions beside each other)
+	node test/cluster/churn/skew.ts
+
 .PHONY: bench
 bench: setup engine $(STAMPS)/debian-bench ## direct, five peers and Trackbed in interleaved rounds (some 15 minutes)
 	$(call say,building the load generator and the peers)

@@ -34,6 +34,9 @@ export type Settings = {
   readonly nodeGrace: string;
   /** What nodes run: containerd and the kubelet, or churn/kubelet.ts with daemon and engine beside it. */
   readonly kubelet: Kubelet;
+  /** Checkouts whose control and daemon run, where these run from sources (`churn`): another version beside this one. */
+  readonly control: string;
+  readonly daemon: string;
 };
 
 export type Node = {
@@ -65,6 +68,8 @@ export function readSettings(env: NodeJS.ProcessEnv = process.env): Settings {
     proxyMode: oneOf("_PROXY_MODE", given("_PROXY_MODE", "nftables"), ["nftables", "iptables"]),
     cni: oneOf("_CNI", given("_CNI", "bridge"), ["bridge", "ptp"]),
     nodeGrace: given("_NODE_GRACE", "50s"),
+    control: resolve(given("_CONTROL", ROOT)),
+    daemon: resolve(given("_DAEMON", ROOT)),
     kubelet: oneOf("_KUBELET", given("_KUBELET", "real"), ["real", "churn"]),
   };
 }

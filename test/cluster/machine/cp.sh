@@ -33,6 +33,6 @@ keep kube-scheduler kube-scheduler --kubeconfig="$KEYS/scheduler.kubeconfig" "${
 if [[ $KUBELET == churn ]]; then
   root=$(readlink -f "$here/../../..")
   until [[ -e $KEYS/control.kubeconfig ]]; do sleep 0.2; done
-  keep trackbed-control "$root/node_modules/.bin/node" "$root/src/control/main.ts" --kubernetes --kubeconfig="$KEYS/control.kubeconfig" \
+  keep trackbed-control "$root/node_modules/.bin/node" "$CONTROL/src/control/main.ts" --kubernetes --kubeconfig="$KEYS/control.kubeconfig" \
     --listen="$API_IP:15012" &
 fi

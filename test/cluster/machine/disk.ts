@@ -29,9 +29,18 @@ export function environment(settings: Settings, machine: string, node: Node | un
     NODE_GRACE: settings.nodeGrace,
     KUBELET: settings.kubelet,
     ...(node === undefined ? {} : { NODE_IPS: `${node.ip},${node.ip6}` }),
-    ...(node === undefined || settings.kubelet === "real" ? {} : { ENGINE: findBinary("trackbed-engine") }),
+    ...(settings.kubelet === "real" ? {} : fromSources(settings)),
   };
 }
+
+/** Another version's sources have no programs of their own beside them. */
+const fromSources = ({ control, daemon }: Settings): NodeJS.ProcessEnv => ({
+  CONTROL: control,
+  DAEMON: daemon,
+  ENGINE: findBinary("trackbed-engine"),
+  TRACKBED_NETNS: findBinary("trackbed-netns"),
+  TRACKBED_CNI: findBinary("trackbed-cni"),
+});
 
 /** Does nothing on a disk that was made before. */
 export function prepareDisk(settings: Settings, node: Node): void {
