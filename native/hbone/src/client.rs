@@ -3,7 +3,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::uri::Authority;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -43,6 +43,8 @@ struct Inner {
     link: Rc<Link>,
     peer: Arc<PeerInfo>,
     handshake: Duration,
+    /// Half of its life.
+    prime: Instant,
     limits: Limits,
 }
 
@@ -70,7 +72,8 @@ impl Tunnel {
                 End::Mute(patience) => tracing::debug!(milliseconds = millis(patience), "tunnel ended: no HTTP/2 from the peer"),
             }
         });
-        Ok(Self(Rc::new(Inner { link, peer: Arc::new(peer), handshake: start.elapsed(), limits })))
+        let prime = now + end.duration_since(SystemTime::now()).unwrap_or_default() / 2;
+        Ok(Self(Rc::new(Inner { link, peer: Arc::new(peer), handshake: start.elapsed(), prime, limits })))
     }
 
     /// CONNECT, within `limits.connect_answer`. Any status but 200 is `TunnelError::Refused`.
@@ -112,6 +115,11 @@ impl Tunnel {
     /// New streams are possible in principle: no GOAWAY, no error.
     pub fn is_open(&self) -> bool {
         self.0.link.borrow().is_open()
+    }
+
+    /// Half of its life is over: a certificate ends it, and cuts what is in it, so that whoever begins now is better off in a younger one.
+    pub(crate) fn is_old(&self) -> bool {
+        Instant::now() >= self.0.prime
     }
 
     /// Streams open or being opened.

@@ -41,7 +41,7 @@ pub trait Connector: 'static {
 }
 
 /// The tunnels of one worker; clones are the same pool. Tunnels without a stream for `limits.idle` are closed; the rest ends with its
-/// certificates. No borrow of the table is ever held across an await.
+/// certificates, after it has left new streams to a successor for half of its life. No borrow of the table is ever held across an await.
 #[derive(Debug)]
 pub struct Pool<C>(Rc<Inner<C>>);
 
@@ -71,11 +71,24 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// An idle tunnel beside another one of its key is closed after this time: longer than a crowd pauses, short for the memory that it holds.
 const SPARE_IDLE: Duration = Duration::from_secs(3);
 
+/// A pair that opened so many streams within `HOT_TIME` is hot: somebody will want its next tunnel within seconds.
+const HOT: u32 = 10;
+const HOT_TIME: Duration = Duration::from_mins(1);
+
 /// Everything there is for one key.
 #[derive(Debug, Default)]
 struct Place {
+    /// The newest first.
     tunnels: Vec<Pooled>,
     dial: Option<Dial>,
+    uses: Uses,
+}
+
+/// Streams that were asked for since some time within the last minute or two.
+#[derive(Debug, Default)]
+struct Uses {
+    since: Option<Instant>,
+    count: u32,
 }
 
 #[derive(Debug, Clone)]
@@ -145,6 +158,35 @@ impl<C: Connector> Pool<C> {
         self.evict_where(|key| &*key.source_uid == uid);
     }
 
+    /// Certificates were renewed: pairs that are hot get a tunnel with the new one before somebody waits for it. One after the other: each
+    /// handshake takes its time from the streams of this thread.
+    pub fn renew(&self, current: impl Fn(&Identity) -> Option<Arc<Certified>>) {
+        let now = Instant::now();
+        let renewed = |key: &Key| current(&key.source).filter(|certified| certified.generation() != key.generation);
+        let due: Vec<_> = {
+            let places = self.0.places.borrow();
+            let hot = places.iter().filter(|(_, place)| place.uses.is_hot(now));
+            hot.filter_map(|(key, _)| Some((key.clone(), key.target(renewed(key)?)))).collect()
+        };
+        if due.is_empty() {
+            return;
+        }
+        let pool = self.clone();
+        tokio::task::spawn_local(async move {
+            for (before, target) in due {
+                let next = Key::of(&target);
+                let is_wanted = {
+                    let places = pool.0.places.borrow();
+                    places.contains_key(&before) && !places.contains_key(&next)
+                };
+                if is_wanted {
+                    // One that fails is made again for whoever needs it.
+                    let _ = pool.dial(&next, &target).0.wait_for(Option::is_some).await;
+                }
+            }
+        });
+    }
+
     /// Open tunnels, for the gauge.
     pub fn tunnels(&self) -> usize {
         self.0.places.borrow().values().map(|place| place.tunnels.iter().filter(|pooled| pooled.tunnel.is_open()).count()).sum()
@@ -158,8 +200,15 @@ impl<C: Connector> Pool<C> {
     /// A tunnel with room, made after `newer_than`; true if it was made for this caller.
     async fn tunnel(&self, key: &Key, target: &Target, newer_than: Option<Instant>) -> Result<(Pooled, bool), TunnelError> {
         let (mut dialled, mut own_dials) = (false, 0);
+        if let Some(place) = self.0.places.borrow_mut().get_mut(key) {
+            place.uses.note(Instant::now());
+        }
         loop {
             if let Some(pooled) = self.with_room(key, newer_than) {
+                if pooled.tunnel.is_old() {
+                    // Nobody waits for its successor.
+                    self.dial(key, target);
+                }
                 return Ok((pooled, dialled));
             }
             if own_dials == OWN_DIALS {
@@ -214,7 +263,7 @@ async fn dial<C: Connector>(pool: Rc<Inner<C>>, key: Key, target: Target, sender
         place.dial = None;
         place.tunnels.retain(|pooled| pooled.tunnel.is_open());
         match &made {
-            Ok(pooled) => place.tunnels.push(pooled.clone()),
+            Ok(pooled) => place.tunnels.insert(0, pooled.clone()),
             Err(_) if place.tunnels.is_empty() => _ = places.remove(&key),
             Err(_) => {}
         }
@@ -268,6 +317,29 @@ impl Key {
             expected,
             destination: target.destination,
         }
+    }
+
+    fn target(&self, certified: Arc<Certified>) -> Target {
+        Target {
+            source_uid: Arc::clone(&self.source_uid),
+            source_address: self.source_address,
+            certified,
+            expected: self.expected.clone(),
+            destination: self.destination,
+        }
+    }
+}
+
+impl Uses {
+    fn note(&mut self, now: Instant) {
+        if self.since.is_none_or(|since| now.duration_since(since) > HOT_TIME) {
+            *self = Self { since: Some(now), count: 0 };
+        }
+        self.count = self.count.saturating_add(1);
+    }
+
+    fn is_hot(&self, now: Instant) -> bool {
+        self.count >= HOT && self.since.is_some_and(|since| now.duration_since(since) <= 2 * HOT_TIME)
     }
 }
 

@@ -338,3 +338,80 @@ fn of_many_idle_tunnels_to_one_peer_one_is_kept() {
         drop(streams);
     });
 }
+
+#[test]
+fn a_hot_pair_has_its_next_tunnel_before_anybody_asks_and_others_are_left_alone() {
+    local(async {
+        let Fixture { pool, network, target, authority } = fixture(&[Peer::Good], Limits::default());
+        let quiet = Target { source_uid: "pod-2".into(), ..target.clone() };
+        drop(pool.open(&quiet, &request()).await.unwrap());
+        for _ in 0..11 {
+            drop(pool.open(&target, &request()).await.unwrap());
+        }
+        let same = Arc::clone(&target.certified);
+        pool.renew(|_| Some(Arc::clone(&same)));
+        pool.renew(|_| None);
+        let renewed = authority.certify(CLIENT);
+        for _ in 0..3 {
+            pool.renew(|identity| (identity.as_str() == CLIENT).then(|| Arc::clone(&renewed)));
+        }
+        eventually("it is made", || pool.tunnels() == 3).await;
+        let message = request();
+        let next = Target { certified: Arc::clone(&renewed), ..target.clone() };
+        let stream = pool.open(&next, &message).await.unwrap();
+        assert_eq!((network.dials.get(), stream.timing()), (3, Timing::default()), "nobody has waited for it");
+        drop(pool.open(&Target { certified: renewed, ..quiet }, &message).await.unwrap());
+        assert_eq!(network.dials.get(), 4);
+    });
+}
+
+/// A server whose certificate is renewed after the first dial.
+struct Renewing {
+    certified: RefCell<Vec<Arc<Certified>>>,
+    dials: Rc<Cell<usize>>,
+}
+
+impl Connector for Renewing {
+    type Io = DuplexStream;
+
+    async fn connect(&self, _: &Target) -> io::Result<DuplexStream> {
+        self.dials.set(self.dials.get() + 1);
+        let ours = self.certified.borrow_mut().pop().unwrap();
+        let (near, far) = duplex(1 << 20);
+        spawn_local(async move { serve(far, "10.0.0.9:1".parse().unwrap(), &ours, Limits::default(), Shutdown::new(), hold).await });
+        Ok(near)
+    }
+}
+
+#[test]
+fn a_tunnel_leaves_new_streams_to_a_successor_long_before_its_certificate_cuts_it() {
+    local(async {
+        let authority = Authority::new();
+        let certified = vec![authority.certify(SERVER), authority.certify_for(SERVER, Duration::from_secs(8))];
+        let dials = Rc::new(Cell::new(0));
+        let pool = Pool::new(Renewing { certified: RefCell::new(certified), dials: Rc::clone(&dials) }, Limits::default());
+        let Fixture { target, .. } = fixture(&[Peer::Good], Limits::default());
+        let target = Target { certified: authority.certify(CLIENT), ..target };
+        let first = pool.open(&target, &request()).await.unwrap();
+        let message = request();
+        drop(pool.open(&target, &message).await.unwrap());
+        assert_eq!(dials.get(), 1);
+        while dials.get() == 1 {
+            let stream = pool.open(&target, &message).await.unwrap();
+            assert_eq!(stream.timing(), Timing::default(), "nobody waits for the successor");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        eventually("both are there", || pool.tunnels() == 2).await;
+        let late = pool.open(&target, &message).await.unwrap();
+        let ((_one, near), (_two, other)) = (support::pair().await, support::pair().await);
+        let (meter, kept) = (trackbed_hbone::Meter::new(), trackbed_hbone::Meter::new());
+        let mut goes_on = std::pin::pin!(trackbed_hbone::pump::outbound(other, late, &kept));
+        let end = tokio::select! {
+            end = trackbed_hbone::pump::outbound(near, first, &meter) => end,
+            _ = &mut goes_on => unreachable!("the successor's certificate has not ended"),
+        };
+        assert_eq!((end.reset, end.code), (true, "E_TUNNEL_LOST"));
+        assert!(futures_util::poll!(goes_on).is_pending());
+        assert_eq!((pool.tunnels(), dials.get()), (1, 2));
+    });
+}

@@ -162,6 +162,7 @@ impl Thread {
                 let _ = cut.send(answer);
             }
             Order::Recheck(done) => {
+                self.pool.renew(|identity| self.shared.certified(identity));
                 let thread = Rc::clone(self);
                 tokio::task::spawn_local(async move {
                     thread.live.recheck(&thread.shared).await;
