@@ -64,7 +64,7 @@ impl Tunnel {
         let end = peer.not_after.min(ours.not_after());
         let now = Instant::now();
         let left = limits.handshake.saturating_sub(now.duration_since(start));
-        let driver = Driver::new(Rc::clone(&link), Vigil::new(&limits, left, end, now), false);
+        let driver = Driver::new(Rc::clone(&link), Vigil::new(Role::Client, &limits, left, end, now), false);
         tokio::task::spawn_local(async move {
             match driver.run(|_, _| {}).await {
                 End::Orderly => tracing::debug!("tunnel ended"),

@@ -69,9 +69,13 @@ impl Driver {
         }
         let link = Rc::clone(&self.link);
         let mut core = link.borrow_mut();
-        if let Err(ended) = result {
-            self.alert = ended.alert;
-            core.end(&ended.reason);
+        match result {
+            Ok(true) => self.vigil.heard(now),
+            Ok(false) => {}
+            Err(ended) => {
+                self.alert = ended.alert;
+                core.end(&ended.reason);
+            }
         }
         core.note_use(now);
         let told = self.keep_time(&mut core, now);
@@ -106,12 +110,10 @@ impl Driver {
         if self.vigil.next() > now {
             return None;
         }
+        core.give_memory_back();
         match self.vigil.at(now, SystemTime::now()) {
             Order::Nothing => {}
-            Order::Ping => {
-                core.give_memory_back();
-                core.h2.ping();
-            }
+            Order::Ping => core.h2.ping(),
             Order::Dead(reason) => core.end(&reason),
             Order::Mute(patience) => return Some(End::Mute(patience)),
         }
@@ -141,8 +143,8 @@ impl Drop for Driver {
     }
 }
 
-/// Reads until there is nothing more or others must have their turn.
-fn receive(core: &mut Core, cx: &mut Context<'_>, now: Instant, fresh: &mut bool) -> Result<(), Ended> {
+/// Reads until there is nothing more or others must have their turn. True when anything came.
+fn receive(core: &mut Core, cx: &mut Context<'_>, now: Instant, fresh: &mut bool) -> Result<bool, Ended> {
     let mut left = TURN;
     while !core.closed {
         let received = if std::mem::take(fresh) {
@@ -150,7 +152,7 @@ fn receive(core: &mut Core, cx: &mut Context<'_>, now: Instant, fresh: &mut bool
         } else {
             match core.poll_receive(cx, now) {
                 Poll::Ready(received) => received?,
-                Poll::Pending => return Ok(()),
+                Poll::Pending => return Ok(left < TURN),
             }
         };
         match received {
@@ -162,10 +164,10 @@ fn receive(core: &mut Core, cx: &mut Context<'_>, now: Instant, fresh: &mut bool
         }
         if left == 0 {
             cx.waker().wake_by_ref();
-            return Ok(());
+            return Ok(true);
         }
     }
-    Ok(())
+    Ok(left < TURN)
 }
 
 /// Both sides have said everything: GOAWAY, close_notify, and then reading until the peer has closed too. Closing a socket with unread data

@@ -173,7 +173,7 @@ where
     let end = peer.not_after.min(ours.not_after());
     let link = Link::new(Box::new(wire), channel, rest, Role::Server, link::bounds(Role::Server, limits.server_streams));
     shutdown.watch(&link);
-    let driver = Driver::new(Rc::clone(&link), Vigil::new(&limits, limits.first_connect, end, Instant::now()), true);
+    let driver = Driver::new(Rc::clone(&link), Vigil::new(Role::Server, &limits, limits.first_connect, end, Instant::now()), true);
     let intake =
         Intake { link, peer: Arc::new(peer), peer_address, most: limits.server_streams as usize * 2, running: Rc::default(), handler };
     let end = driver.run(|id, asked| intake.take(id, *asked)).await;
