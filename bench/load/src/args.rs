@@ -10,6 +10,8 @@ usage: trackbed-load serve LISTEN
        trackbed-load requests TO [--rate N] [--connections N] [--seconds N] [--beside-bulk]
        trackbed-load connects TO [--at-once N] [--seconds N | --count N]
        trackbed-load idle TO [--connections N]
+       trackbed-load hosts LISTEN
+       trackbed-load crowd
 
 serve        answers every mode; the first byte of a connection says which (b, e, a); SIGTERM ends it
 bulk         sends for --seconds (3), or --bytes, over each of --streams connections (1) and waits for the count that arrived
@@ -18,6 +20,8 @@ requests     1 KB echoes at a fixed --rate (1000 a second) spread over --connect
              --beside-bulk sends on one more connection as fast as it takes
 connects     connect, 64-byte echo, close, by --at-once threads (1) for --seconds (3), or --count times in all
 idle         opens --connections (1000), one echo each; each line on standard input asks for one more and prints how many live
+hosts        serves in every network namespace that standard input names, one a line up to an empty one
+crowd        each line of standard input, NETNS TO TO…, up to an empty one, is a pod that opens a connection to each; then as idle
 
 Seconds may be fractions. Every socket of this program uses cubic and TCP_NODELAY.";
 
@@ -30,6 +34,8 @@ pub(crate) enum Command {
     Requests { to: SocketAddr, rate: u32, connections: u32, seconds: f64, beside_bulk: bool },
     Connects { to: SocketAddr, at_once: usize, until: Until },
     Idle { to: SocketAddr, connections: usize },
+    Hosts { listen: SocketAddr },
+    Crowd,
 }
 
 /// What ends a run.
@@ -59,6 +65,9 @@ pub(crate) fn parse() -> Result<Command, lexopt::Error> {
             other => return Err(other.unexpected()),
         }
     }
+    if words == ["crowd"] {
+        return Ok(Command::Crowd);
+    }
     let [mode, address] = words.as_slice() else {
         return Err("expected a mode and an address".into());
     };
@@ -70,6 +79,7 @@ pub(crate) fn parse() -> Result<Command, lexopt::Error> {
         "round-trips" => Command::RoundTrips { to, connections: connections.unwrap_or(1) as usize, seconds },
         "requests" => Command::Requests { to, rate, connections: connections.unwrap_or(16), seconds, beside_bulk },
         "connects" => Command::Connects { to, at_once, until },
+        "hosts" => Command::Hosts { listen: to },
         "idle" => Command::Idle { to, connections: connections.unwrap_or(1000) as usize },
         other => return Err(format!("unknown mode {other:?}").into()),
     })

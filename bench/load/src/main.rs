@@ -3,9 +3,11 @@ mod args;
 mod bulk;
 mod closed;
 mod cpu;
+mod crowd;
 mod exchange;
 mod figures;
 mod idle;
+mod namespace;
 mod requests;
 mod server;
 mod socket;
@@ -35,6 +37,8 @@ fn run(command: Command) -> Result<(), LoadError> {
             return Ok(());
         }
         Command::Serve { listen } => return server::serve(listen).map_err(LoadError::from),
+        Command::Hosts { listen } => return crowd::serve(listen).map_err(LoadError::from),
+        Command::Crowd => return crowd::hold().map_err(LoadError::from),
         Command::Idle { to, connections } => {
             return idle::hold(to, connections).map_err(LoadError::from);
         }

@@ -1,6 +1,6 @@
 //! The sink: a thread per connection, which is enough for the bench's hundreds of busy and thousands of idle connections.
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 
 use crate::cpu::{self, Cpu};
@@ -14,6 +14,10 @@ const STACK: usize = 64 * 1024 + BULK_BUFFER;
 pub(crate) fn serve(listen: SocketAddr) -> io::Result<()> {
     let listener = socket::listen(listen)?;
     println!("listening on {}", listener.local_addr()?);
+    accept(&listener)
+}
+
+pub(crate) fn accept(listener: &TcpListener) -> io::Result<()> {
     for stream in listener.incoming() {
         let stream = stream?;
         stream.set_nodelay(true)?;
