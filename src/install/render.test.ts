@@ -1,21 +1,16 @@
-// One source, three ways out: kustomize, `trackbed install` and the Helm chart give the same objects.
+// One source, three ways out. What a real Helm and a real kubectl make of it is a drill: test/cluster/drills/2-manifests.test.ts.
 import assert from "node:assert/strict";
-import { execFile } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { after, test } from "node:test";
-import { promisify } from "node:util";
+import { test } from "node:test";
 import { parse, parseAllDocuments } from "yaml";
 import { kubernetes, ports, product } from "#contract/tables.ts";
 import { chart } from "./chart.ts";
-import { writeChart } from "./chart-directory.ts";
 import { baseFiles, crdFiles } from "./files.ts";
 import { isKind, listPath } from "./kinds.ts";
 import { type Manifest, objectsOf, renderFiles } from "./render.ts";
 import { defaults, type Values } from "./values.ts";
 
-const run = promisify(execFile);
 const root = join(import.meta.dirname, "../..");
 const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as { version: string };
 const other: Values = {
@@ -31,12 +26,6 @@ const other: Values = {
 };
 const render = (values: Values): Manifest[] => objectsOf(renderFiles(baseFiles(), values));
 const id = ({ kind, metadata }: Manifest): string => `${kind}/${metadata.namespace ?? ""}/${metadata.name}`;
-const byId = (objects: readonly Manifest[]): Manifest[] => [...objects].sort((a, b) => id(a).localeCompare(id(b)));
-const has = async (program: string): Promise<boolean> =>
-  run("sh", ["-c", `command -v ${program}`]).then(
-    () => true,
-    () => false,
-  );
 
 test("with the default values the rendered objects are the base's own, and the base is of this version", () => {
   assert.deepEqual(render(defaults(version)), objectsOf(baseFiles()));
@@ -85,34 +74,6 @@ test("the Helm chart gives the same objects, with its own values and with others
   assert.deepEqual(helm(files, own), render(defaults(version)));
   const secrets = other.imagePullSecrets.map((name) => ({ name }));
   assert.deepEqual(helm(files, { ...other, imagePullSecrets: secrets }), render(other));
-});
-
-test("a real Helm gives the same objects", async (t) => {
-  if (!(await has("helm"))) return t.skip("no helm on this machine");
-  const directory = mkdtempSync(join(tmpdir(), "trackbed-chart-"));
-  after(() => rmSync(directory, { recursive: true }));
-  writeChart(directory, chart(baseFiles(), crdFiles(), version));
-  const { stdout } = await run("helm", [
-    "template",
-    "trackbed",
-    directory,
-    "--set",
-    "registry=registry.example:5000/mesh,imagePullSecrets[0].name=one",
-  ]);
-  const seen = parseAllDocuments(stdout).map((document) => document.toJS() as Manifest);
-  const wanted = render({ ...defaults(version), registry: "registry.example:5000/mesh", imagePullSecrets: ["one"] });
-  assert.deepEqual(byId(seen), byId(wanted));
-});
-
-test("kubectl kustomize gives the same objects", async (t) => {
-  if (!(await has("kubectl"))) return t.skip("no kubectl on this machine");
-  for (const [folder, wanted] of [
-    ["base", objectsOf(baseFiles())],
-    ["crds", objectsOf(crdFiles())],
-  ] as const) {
-    const { stdout } = await run("kubectl", ["kustomize", join(root, "daemonset", folder)], { maxBuffer: 8 << 20 });
-    assert.deepEqual(byId(parseAllDocuments(stdout).map((document) => document.toJS() as Manifest)), byId(wanted));
-  }
 });
 
 test("the base uses the names, ports and labels of the tables", () => {

@@ -52,6 +52,22 @@ const plain = (module: string, packages = "."): Part => ({
   build: async (out) => void (await go(module, ["build", "-ldflags", SMALL, "-o", `${out}/`, packages])),
 });
 
+/** Only for the drill that reads the chart with it. Knows which Kubernetes it is made for by the same flags as Helm's own builds. */
+export const helm: Part = {
+  name: "helm",
+  inputs: () => sources("helm"),
+  async build(out) {
+    const versionOf = async (module: string): Promise<string> => (await go("helm", ["list", "-m", "-f", "{{.Version}}", module])).trim();
+    const [, minor] = /^v0\.(\d+)/.exec(await versionOf("k8s.io/client-go")) ?? [];
+    const set = ["pkg/lint/rules", "pkg/chartutil"].flatMap((path) => [
+      `-X helm.sh/helm/v3/${path}.k8sVersionMajor=1`,
+      `-X helm.sh/helm/v3/${path}.k8sVersionMinor=${minor}`,
+    ]);
+    const version = `-X helm.sh/helm/v3/internal/version.version=${await versionOf("helm.sh/helm/v3")}`;
+    await go("helm", ["build", "-ldflags", [SMALL, version, ...set].join(" "), "-o", `${out}/`, "helm.sh/helm/v3/cmd/helm"]);
+  },
+};
+
 const PROGRAMS = [kube, plain("etcd"), plain("coredns"), plain("tools", "./...")];
 
 /** Where a part lies; the name says what it was made from. */
