@@ -14,6 +14,7 @@ mod certified;
 pub mod channel;
 mod config;
 mod error;
+pub mod frozen;
 mod handshake;
 mod key;
 mod peer;

@@ -24,6 +24,9 @@ pub struct PeerInfo {
     pub group: &'static str,
 }
 
+/// The only one that we speak.
+pub(crate) const VERSION: &str = "TLSv1.3";
+
 impl PeerInfo {
     pub(crate) fn of(connection: &CommonState) -> Result<Self, TlsError> {
         let leaf = connection.peer_certificates().and_then(<[_]>::first);
@@ -33,7 +36,7 @@ impl PeerInfo {
             identity: san::identity_of(leaf)?,
             serial: crate::certified::serial(&parsed).into(),
             not_after: validity(&parsed).1,
-            version: "TLSv1.3",
+            version: VERSION,
             cipher: connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or(""),
             group: connection.negotiated_key_exchange_group().and_then(|group| group.name().as_str()).unwrap_or(""),
         })

@@ -35,6 +35,14 @@ impl Suite {
         }
     }
 
+    /// The number by which everybody knows it.
+    pub(crate) fn number(self) -> u16 {
+        match self {
+            Self::Aes128GcmSha256 => CipherSuite::TLS13_AES_128_GCM_SHA256.into(),
+            Self::Aes256GcmSha384 => CipherSuite::TLS13_AES_256_GCM_SHA384.into(),
+        }
+    }
+
     fn aead(self) -> &'static Algorithm {
         match self {
             Self::Aes128GcmSha256 => &AES_128_GCM,
@@ -61,6 +69,10 @@ impl Secret {
     pub(crate) fn new(bytes: &[u8]) -> Self {
         Self(Zeroizing::new(bytes.to_vec()))
     }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 impl Drop for Keys {
@@ -83,6 +95,21 @@ impl Keys {
         expand_label(&prk, b"iv", &mut iv)?;
         let key = UnboundKey::new(suite.aead(), bytes).map_err(|_| RecordError::Internal { what: "a key was not accepted" })?;
         Ok(Self { suite, secret, key: LessSafeKey::new(key), iv, sequence: 0 })
+    }
+
+    /// Goes on with this generation where another process left it: no number is used twice as long as that one is done with it.
+    pub(crate) fn resume(suite: Suite, secret: Secret, sequence: u64) -> Result<Self, RecordError> {
+        let mut keys = Self::new(suite, secret)?;
+        keys.sequence = sequence;
+        Ok(keys)
+    }
+
+    pub(crate) fn suite(&self) -> Suite {
+        self.suite
+    }
+
+    pub(crate) fn secret(&self) -> &Secret {
+        &self.secret
     }
 
     /// The next generation (RFC 8446, 7.2); from here on the old one is gone.

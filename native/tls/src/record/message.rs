@@ -62,6 +62,22 @@ impl Messages {
         Ok(None)
     }
 
+    /// The head as far as it is there, and how much of the body is missing.
+    pub(crate) fn position(&self) -> (&[u8], usize) {
+        (&self.head[..self.have], self.left)
+    }
+
+    /// None when no messages of a peer lead there.
+    pub(crate) fn at(head: &[u8], left: usize, role: Role) -> Option<Self> {
+        let mut messages = Self { head: [0; HEAD], have: head.len(), left };
+        messages.head.get_mut(..head.len())?.copy_from_slice(head);
+        let within = match <[u8; HEAD]>::try_from(head) {
+            Ok(head) => body_length(head, role).is_ok_and(|length| (1..=length).contains(&left)),
+            Err(_) => left == 0,
+        };
+        within.then_some(messages)
+    }
+
     /// Nothing but the rest of the message may come now.
     pub(crate) fn is_partial(&self) -> bool {
         self.have > 0

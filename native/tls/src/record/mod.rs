@@ -16,6 +16,7 @@ pub(crate) use buffer::idle_buffers;
 pub(crate) use error::Alert;
 pub use error::RecordError;
 pub(crate) use keys::{Keys, Secret, Suite};
+pub(crate) use message::Messages;
 pub(crate) use open::{Opened, Opener};
 pub(crate) use seal::{KEY_UPDATE, Sealer};
 

@@ -36,6 +36,27 @@ impl Opener {
         Self { keys, role, messages: Messages::default(), quiet: 0 }
     }
 
+    /// Goes on where another one stopped: within a message perhaps, and behind `quiet` records without data. None for more than there can be.
+    pub(crate) fn resume(keys: Keys, role: Role, messages: Messages, quiet: u8) -> Option<Self> {
+        (quiet <= MAX_QUIET).then_some(Self { keys, role, messages, quiet })
+    }
+
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    pub(crate) fn role(&self) -> Role {
+        self.role
+    }
+
+    pub(crate) fn messages(&self) -> &Messages {
+        &self.messages
+    }
+
+    pub(crate) fn quiet(&self) -> u8 {
+        self.quiet
+    }
+
     pub(crate) fn next(&mut self, input: &mut Buffer) -> Result<Opened, RecordError> {
         let start = input.start();
         let (length, opened) = self.front(input.filled_mut())?;

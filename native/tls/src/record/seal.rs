@@ -42,6 +42,10 @@ impl Sealer {
         self.owed = true;
     }
 
+    pub(crate) fn owes_update(&self) -> bool {
+        self.owed
+    }
+
     /// Seals from the front of `slices` until `out` is full; returns how many of their bytes are now in it.
     pub(crate) fn seal(&mut self, slices: &[IoSlice<'_>], out: &mut Buffer) -> Result<usize, RecordError> {
         let mut source = Source { slices, at: 0 };
@@ -136,8 +140,12 @@ impl Sealer {
         self.rekey_after = records;
     }
 
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
     #[cfg(test)]
-    pub(crate) fn keys(&mut self) -> &mut Keys {
+    pub(crate) fn keys_mut(&mut self) -> &mut Keys {
         &mut self.keys
     }
 }

@@ -75,7 +75,7 @@ async fn an_end_that_was_not_announced_is_an_error_after_the_data() {
 #[tokio::test]
 async fn what_follows_close_notify_is_ignored() {
     let (mut client, mut server) = own_pair(WIRE).await;
-    let keys = client.sealer.keys();
+    let keys = client.sealer.keys_mut();
     let mut bytes = record(keys, b"last words", content::APPLICATION_DATA);
     bytes.extend(record(keys, &[1, 0], content::ALERT));
     bytes.extend(record(keys, b"too late", content::APPLICATION_DATA));
@@ -92,7 +92,7 @@ async fn what_follows_close_notify_is_ignored() {
 async fn an_alert_of_the_peer_ends_both_directions_with_its_name() {
     for (code, text) in [(42, "bad_certificate"), (80, "internal_error"), (99, "99")] {
         let (mut client, mut server) = own_pair(WIRE).await;
-        let alert = record(client.sealer.keys(), &[1, code], content::ALERT);
+        let alert = record(client.sealer.keys_mut(), &[1, code], content::ALERT);
         client.io.write_all(&alert).await.unwrap();
         let error = server.read(&mut [0]).await.unwrap_err();
         assert_eq!((error.kind(), reason(&error)), (ErrorKind::ConnectionAborted, RecordError::Alert(code)));
@@ -103,7 +103,7 @@ async fn an_alert_of_the_peer_ends_both_directions_with_its_name() {
         assert_eq!(reason(&client.read(&mut [0]).await.unwrap_err()), RecordError::Truncated);
     }
     let (mut client, mut server) = own_pair(WIRE).await;
-    let keys = client.sealer.keys();
+    let keys = client.sealer.keys_mut();
     let bytes = [record(keys, &[1, 90], content::ALERT), record(keys, &[1, 0], content::ALERT)].concat();
     client.io.write_all(&bytes).await.unwrap();
     assert_eq!(server.read(&mut [0]).await.unwrap(), 0, "user_canceled announces an end");

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)] // in tests a failed unwrap is the message
 
 mod ends;
+mod frozen;
 mod handshake;
 mod properties;
 mod refusals;

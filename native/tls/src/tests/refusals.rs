@@ -107,22 +107,22 @@ async fn what_is_no_record_of_the_peer_is_refused_with_the_right_alert() {
         for from_client in [true, false] {
             let (client, server) = own_pair(WIRE).await;
             let (mut from, to) = if from_client { (client, server) } else { (server, client) };
-            let bytes = make(from.sealer.keys());
+            let bytes = make(from.sealer.keys_mut());
             refused(what, from, to, &bytes, *alert).await;
         }
     }
     let (mut client, server) = own_pair(WIRE).await;
-    let bytes = record(client.sealer.keys(), &ticket(20), HANDSHAKE);
+    let bytes = record(client.sealer.keys_mut(), &ticket(20), HANDSHAKE);
     refused("a ticket from a client", client, server, &bytes, UNEXPECTED).await;
     let (client, mut server) = own_pair(WIRE).await;
-    let bytes = record(server.sealer.keys(), &[4, 0x02, 0x01, 0x0f], HANDSHAKE);
+    let bytes = record(server.sealer.keys_mut(), &[4, 0x02, 0x01, 0x0f], HANDSHAKE);
     refused("a ticket that is too long", server, client, &bytes, DECODE).await;
 }
 
 #[tokio::test]
 async fn odd_records_that_are_right_are_taken() {
     let (mut client, mut server) = own_pair(WIRE).await;
-    let keys = server.sealer.keys();
+    let keys = server.sealer.keys_mut();
     let padded = |text: &[u8], zeros: usize| [text, &[APPLICATION_DATA], &vec![0; zeros]].concat();
     let mut bytes = record(keys, &[], APPLICATION_DATA);
     bytes.extend(record(keys, &padded(b"a", 1000), 0));
