@@ -149,9 +149,9 @@ fuzz-build: $(STAMPS)/npm
 	@rm -rf .cache/fuzz/target/bin && ln -s $(HOST)/fuzz .cache/fuzz/target/bin
 
 .PHONY: fuzz
-fuzz: fuzz-build ## let libFuzzer look for bytes that break the codecs (SECONDS=60 of CPU for each target)
+fuzz: fuzz-build ## let libFuzzer look for bytes that break the codecs (SECONDS=60 of CPU for each target, SEED by the clock)
 	$(call say,fuzzing)
-	node fuzz/run.ts --cpu-seconds $(or $(SECONDS),60)
+	node fuzz/run.ts --cpu-seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))
 
 .PHONY: long
 long: fuzz-build ## what takes an hour or more: ten gigabytes of patterns, 30 CPU-minutes of each fuzz target

@@ -12,16 +12,18 @@ import { type Report, readReport, TARGETS } from "./report.ts";
 const AT_ONCE = 2;
 /** How often the CPU time is looked at. */
 const LOOK_MS = 200;
-/** A machine that gives a process less than this part of a core is too busy to wait for: CI would not end in time. */
+/** A machine that gives a process less than this part of a core is too busy to wait for, unless told otherwise: CI would not end in time. */
 const LEAST_SHARE = 0.5;
 /** One input for longer than this, or with more memory, is a finding: a peer must not cost that much. */
 const INPUT_SECONDS = 5;
 const MEMORY_MB = 1024;
 /** Scripts of several thousand steps; more makes each run slower and finds nothing else. */
 const INPUT_BYTES = 4096;
-const USAGE = `usage: node fuzz/run.ts [--cpu-seconds N] [TARGET]...
+const USAGE = `usage: node fuzz/run.ts [--cpu-seconds N] [--wall-seconds N] [--seed N] [TARGET]...
 
---cpu-seconds N  for each target, 60
+--cpu-seconds N   for each target, 60
+--wall-seconds N  at most, on a machine that has other work too (twice the CPU seconds)
+--seed N          of the search, for the same one again (by the clock)
 TARGET           ${TARGETS.join(", ")} (default: all)`;
 
 type Run = Report & { readonly target: string; readonly cpu: number; readonly ok: boolean; readonly enough: boolean };
@@ -29,7 +31,9 @@ type Run = Report & { readonly target: string; readonly cpu: number; readonly ok
 const root = join(import.meta.dirname, "..");
 const cache = join(root, ".cache/fuzz");
 
-async function fuzz(target: string, seconds: number): Promise<Run> {
+type Budget = { readonly cpu: number; readonly wall: number; readonly seed: number };
+
+async function fuzz(target: string, { cpu: seconds, wall, seed }: Budget): Promise<Run> {
   const [corpus, seeds, artifacts, log] = ["corpus", "seeds", "found", "log"].map((name) => join(cache, name, target)) as [
     string,
     string,
@@ -43,7 +47,8 @@ async function fuzz(target: string, seconds: number): Promise<Run> {
     timeout: INPUT_SECONDS,
     rss_limit_mb: MEMORY_MB,
     max_len: INPUT_BYTES,
-    max_total_time: Math.ceil(seconds / LEAST_SHARE),
+    max_total_time: Math.ceil(wall),
+    seed,
     print_final_stats: 1,
     use_value_profile: 1,
   };
@@ -88,18 +93,26 @@ function explain(target: string, artifacts: string, log: string): void {
 }
 
 async function main(args: readonly string[]): Promise<number> {
-  const options = { "cpu-seconds": { type: "string", default: "60" }, help: { type: "boolean", short: "h", default: false } } as const;
+  const options = {
+    "cpu-seconds": { type: "string", default: "60" },
+    "wall-seconds": { type: "string" },
+    seed: { type: "string" },
+    help: { type: "boolean", short: "h", default: false },
+  } as const;
   const { values, positionals } = parseArgs({ args: [...args], options, allowPositionals: true });
-  const seconds = Number(values["cpu-seconds"]);
+  const cpu = Number(values["cpu-seconds"]);
+  const wall = Number(values["wall-seconds"] ?? cpu / LEAST_SHARE);
+  const seed = Number(values.seed ?? Math.floor(Date.now() / 1000));
   const unknown = positionals.find((name) => !TARGETS.some((target) => target === name));
-  if (values.help || !(seconds > 0) || unknown !== undefined) {
+  if (values.help || !(cpu > 0 && wall > 0 && Number.isInteger(seed) && seed > 0) || unknown !== undefined) {
     process.stderr.write(`${USAGE}\n`);
     return values.help ? 0 : 64;
   }
+  process.stdout.write(`seed ${seed}\n`);
   const waiting = positionals.length > 0 ? [...positionals] : [...TARGETS];
   const runs: Run[] = [];
   const worker = async (): Promise<void> => {
-    for (let target = waiting.shift(); target !== undefined; target = waiting.shift()) runs.push(await fuzz(target, seconds));
+    for (let target = waiting.shift(); target !== undefined; target = waiting.shift()) runs.push(await fuzz(target, { cpu, wall, seed }));
   };
   await Promise.all(Array.from({ length: AT_ONCE }, worker));
   writeFileSync(join(cache, "report.json"), `${JSON.stringify(runs, null, 2)}\n`);

@@ -6,8 +6,9 @@ use super::{Broken, huffman};
 const TABLE: usize = 4096;
 /// The longest string that is decoded: no list of headers that we take is longer.
 const STRING: usize = 64 << 10;
-/// Of an integer: more would not fit any length or index.
-const INTEGER_BYTES: usize = 5;
+/// Of an integer after its first: 28 bits are more than any length or index that we take, and a longer form is refused whatever its value
+/// (RFC 7541, 5.1, leaves the limit to the decoder).
+const INTEGER_BYTES: usize = 4;
 
 #[derive(Debug)]
 pub(crate) struct Decoder {
@@ -180,6 +181,7 @@ mod tests {
             "82 3f e1 01",
             "3f e2 1f",
             "0f 80 80 80 80 80 01 00",
+            "20 3f b8 80 80 80 00", // a table of 87 bytes, in more bytes than a number may take
             "00 81 ff 00",
         ] {
             assert!(fields(&mut Decoder::new(), &hex(bad)).is_err(), "{bad}");
