@@ -7,8 +7,11 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
 import { Worker } from "node:worker_threads";
+import { controlChannel } from "#xds/channel.ts";
+import { type XdsClient, xdsClient } from "#xds/client.ts";
+import { ADDRESS_TYPE } from "#xds/resource.ts";
 import { type ApiObject, fakeApi } from "../../test/apiserver.ts";
-import { follow, type Returned, type Returning } from "./returning.ts";
+import { addressOf, type Returned, type Returning } from "./returning.ts";
 
 const { values } = parseArgs({
   options: { services: { type: "string" }, pods: { type: "string" }, streams: { type: "string" } },
@@ -135,7 +138,11 @@ const control = spawn(
   },
 );
 const stop = new AbortController();
-let returning: Worker | null = null;
+let returning = null as Worker | null;
+/** Made while nodes came back. */
+let changes = 0;
+/** Resources that the node got which is there all the time. */
+let news = 0;
 // Nothing of ours may outlive us, however we end.
 for (const signal of ["SIGINT", "SIGTERM"] as const)
   process.once(signal, () => {
@@ -147,7 +154,7 @@ try {
   createInterface({ input: control.stdout ?? process.stdin }).on("line", (text) => {
     const one = JSON.parse(text) as typeof line & { level: string };
     if (one.msg === "control serves") line = one;
-    else if (one.level === "error" || one.level === "fatal") console.error(text);
+    else if (["warn", "error", "fatal"].includes(one.level)) console.error(text);
   });
   await until(() => line.msg !== "" || control.exitCode !== null);
   const ready = cost(control);
@@ -155,14 +162,9 @@ try {
     `${SERVICES} services, ${PODS} pods: ready after ${((performance.now() - began) / 1000).toFixed(1)} s, ${(ready.cpu / 1000).toFixed(1)} s of CPU, ${ready.resident.toFixed(0)} MB resident`,
   );
 
-  writeFileSync(join(dir, "root"), readRoots());
-  const place = { control: `https://${line.addresses?.[0]}`, directory: dir };
+  const place = { control: `https://${line.addresses?.[0]}`, roots: readRoots() };
   const held = new Map<string, string>();
-  let news = 0;
-  const first = follow({ ...place, held: new Map() }, nodeOf(0), stop.signal, (upsert) => {
-    for (const { name, version } of upsert) held.set(name, version);
-    news += upsert.length;
-  });
+  const first = follow(place, nodeOf(0), held);
   await until(() => first.connectivity().synced);
   const full = cost(control);
   console.log(
@@ -172,11 +174,7 @@ try {
   const latencies: number[] = [];
   const before = cost(control);
   for (let i = 0; i < CHANGES; i++) {
-    const seen = news;
-    const changed = performance.now();
-    api.put("/api/v1/pods", pod(i * 7, false));
-    await until(() => news > seen);
-    latencies.push(performance.now() - changed);
+    latencies.push(await change(i));
   }
   const after = cost(control);
   const median = latencies.sort((a, b) => a - b)[CHANGES / 2] ?? 0;
@@ -184,26 +182,7 @@ try {
     `one pod's change: ${((after.cpu - before.cpu) / CHANGES).toFixed(1)} ms of control's CPU, at a node after ${median.toFixed(0)} ms (median)`,
   );
 
-  const back = performance.now();
-  const quiet = cost(control);
-  const work: Returning = { ...place, nodes: Array.from({ length: STREAMS }, (_, i) => nodeOf(i)), held };
-  const sent: Returned[] = [];
-  returning = new Worker(new URL("returning.ts", import.meta.url), { workerData: work });
-  returning.once("message", (message: Returned) => sent.push(message));
-  // Meanwhile life goes on at the node that has been there all the time.
-  const stalls: number[] = [];
-  while (sent.length === 0) {
-    const seen = news;
-    const changed = performance.now();
-    api.put("/api/v1/pods", pod(CHANGES * 7 + stalls.length, false));
-    await until(() => news > seen);
-    stalls.push(performance.now() - changed);
-  }
-  const [{ resources, bytes } = { resources: 0, bytes: 0 }] = sent;
-  const all = cost(control);
-  console.log(
-    `${STREAMS} nodes that hold everything come back at once: all in sync after ${((performance.now() - back) / 1000).toFixed(1)} s, ${((all.cpu - quiet.cpu) / STREAMS).toFixed(1)} ms of control's CPU each, ${resources} resources with ${(bytes / 1e6).toFixed(1)} MB sent, a change meanwhile took ${Math.max(...stalls).toFixed(0)} ms at worst of ${stalls.length}, ${all.resident.toFixed(0)} MB resident`,
-  );
+  for (const nothing of [false, true]) await comeBack(place, held, nothing);
 } finally {
   stop.abort();
   await returning?.terminate();
@@ -217,4 +196,60 @@ process.exit(0);
 function readRoots(): string {
   const data = api.get("/api/v1/secrets", "trackbed-system", "trackbed-ca")?.["data"] as Record<string, string> | undefined;
   return Buffer.from(data?.["root-cert.pem"] ?? "", "base64").toString();
+}
+
+/** Milliseconds from the change of the i-th pod at the API server until the node has it. */
+async function change(i: number): Promise<number> {
+  const seen = news;
+  const changed = performance.now();
+  api.put("/api/v1/pods", pod((i * 7) % PODS, ((i * 7) / PODS) % 2 >= 1));
+  await until(() => news > seen);
+  return performance.now() - changed;
+}
+
+type Place = Pick<Returning, "control" | "roots">;
+
+function follow({ control: url, roots }: Place, node: string, held: Map<string, string>): XdsClient {
+  const [root, token] = [join(dir, "root"), join(dir, node)];
+  writeFileSync(root, roots);
+  writeFileSync(token, node);
+  const client = xdsClient({
+    channel: controlChannel({ control: url, root, token, localAddress: addressOf(node) }),
+    node: { id: node, metadata: {} },
+    held: new Map([[ADDRESS_TYPE, held]]),
+    onDelta: async ({ upsert }) => {
+      for (const { name, version } of upsert) held.set(name, version);
+      news += upsert.length;
+      return [];
+    },
+  });
+  void client.run(stop.signal);
+  return client;
+}
+
+/** All but the first come back at once; meanwhile life goes on at the node that has been there all the time. */
+async function comeBack(place: Place, held: ReadonlyMap<string, string>, nothing: boolean): Promise<void> {
+  const nodes = Array.from({ length: STREAMS }, (_, i) => nodeOf(i));
+  const work: Returning = { ...place, nodes, held: nothing ? new Map() : held };
+  const heard: (Returned | "begin")[] = [];
+  const gone = Promise.withResolvers<void>();
+  returning = new Worker(new URL("returning.ts", import.meta.url), { workerData: work });
+  returning.on("message", (message: Returned | "begin") => heard.push(message));
+  returning.once("error", gone.reject);
+  returning.once("exit", () => gone.resolve());
+  await Promise.race([until(() => heard.length > 0), gone.promise]);
+  const [quiet, back] = [cost(control), performance.now()];
+  const stalls: number[] = [];
+  let most = quiet.resident;
+  while (heard.length < 2) {
+    stalls.push(await Promise.race([change(CHANGES + changes++), gone.promise.then(() => 0)]));
+    most = Math.max(most, cost(control).resident);
+  }
+  const [seconds, all] = [(performance.now() - back) / 1000, cost(control)];
+  const [, sent] = heard;
+  if (sent === undefined || sent === "begin") throw new Error("the nodes did not say what they were sent");
+  await gone.promise;
+  console.log(
+    `${STREAMS} nodes that hold ${nothing ? "nothing" : "everything"} come back at once: all in sync after ${seconds.toFixed(1)} s, ${((all.cpu - quiet.cpu) / STREAMS).toFixed(1)} ms of control's CPU each, ${sent.resources} resources, ${(sent.bytes / 1e6).toFixed(1)} MB sent, ${stalls.length} changes meanwhile took ${stalls.sort((a, b) => a - b)[stalls.length >> 1]?.toFixed(0)} ms (median) and ${stalls.at(-1)?.toFixed(0)} ms at worst, ${most.toFixed(0)} MB resident at most`,
+  );
 }

@@ -1,54 +1,109 @@
-// Nodes that come back to control at once with what they hold, in a thread of their own so that their work is not taken for control's.
-import { writeFileSync } from "node:fs";
-import { join } from "node:path";
+// Nodes that come back to control at once, with all that they held or with nothing, in a thread of their own so that their work is not taken
+// for control's. They do less than a daemon does: 200 of those would keep the machine busier than the control that is measured.
+import { connect } from "node:http2";
+import { connect as connectTls } from "node:tls";
 import { parentPort, workerData } from "node:worker_threads";
-import { controlChannel } from "#xds/channel.ts";
-import { xdsClient } from "#xds/client.ts";
+import { create, toBinary } from "@bufbuild/protobuf";
+import { BinaryReader } from "@bufbuild/protobuf/wire";
+import {
+  AggregatedDiscoveryService,
+  type DeltaDiscoveryRequest,
+  DeltaDiscoveryRequestSchema,
+  DeltaDiscoveryResponseSchema,
+} from "#contract/gen/envoy/discovery_pb.ts";
+import { BUCKETS_NAME, digestsOf, formatDigests } from "#xds/buckets.ts";
 import { ADDRESS_TYPE } from "#xds/resource.ts";
+import { isPartial } from "#xds/revision.ts";
 
 export type Returning = {
+  /** https://ADDRESS:PORT */
   readonly control: string;
-  /** Holds the roots, and a token for each node. */
-  readonly directory: string;
+  readonly roots: string;
   readonly nodes: readonly string[];
+  /** Name → version; nothing: they start from nothing. */
   readonly held: ReadonlyMap<string, string>;
 };
 
+/** What all of them were sent until each had everything. */
 export type Returned = { readonly resources: number; readonly bytes: number };
 
-export function follow(
-  { control, directory, held }: Omit<Returning, "nodes">,
-  node: string,
-  stop: AbortSignal,
-  onDelta: (upsert: readonly { name: string; version: string; body: Uint8Array }[]) => void,
-) {
-  writeFileSync(join(directory, node), node);
-  const client = xdsClient({
-    // Control accepts only so many connections from one address.
-    channel: controlChannel({ control, root: join(directory, "root"), token: join(directory, node), localAddress: addressOf(node) }),
-    node: { id: node, metadata: {} },
-    held: new Map([[ADDRESS_TYPE, held]]),
-    onDelta: async ({ upsert }) => {
-      onDelta(upsert);
-      return [];
-    },
-  });
-  void client.run(stop);
-  return client;
+/** Of a gRPC message: whether it is compressed, and its length. */
+const HEADER_BYTES = 5;
+const FIELD = DeltaDiscoveryResponseSchema.field;
+
+/** Control accepts only so many connections from one address. */
+export const addressOf = (node: string): string => `127.0.1.${(Number(node.replace(/\D/g, "")) % 250) + 1}`;
+
+function framed(request: DeltaDiscoveryRequest): Buffer {
+  const message = toBinary(DeltaDiscoveryRequestSchema, request);
+  const header = Buffer.alloc(HEADER_BYTES);
+  header.writeUInt32BE(message.length, 1);
+  return Buffer.concat([header, message]);
 }
 
-const addressOf = (node: string): string => `127.0.1.${(Number(node.replace(/\D/g, "")) % 250) + 1}`;
+/** Counts the resources without reading them: that would be the work of 200 machines. */
+function scan(message: Uint8Array): { resources: number; nonce: string; partial: boolean } {
+  const reader = new BinaryReader(message);
+  const seen = { resources: 0, nonce: "", partial: false };
+  while (reader.pos < reader.len) {
+    const [number, wireType] = reader.tag();
+    if (number === FIELD.nonce.number) seen.nonce = reader.string();
+    else if (number === FIELD.systemVersionInfo.number) seen.partial = isPartial(reader.string());
+    else {
+      if (number === FIELD.resources.number) seen.resources++;
+      reader.skip(wireType, number);
+    }
+  }
+  return seen;
+}
+
+/** Resolves when it has everything; then it stays, until it is told to leave. */
+function comeBack({ control, roots }: Returning, node: string, opening: DeltaDiscoveryRequest): Promise<Returned & { leave: () => void }> {
+  const { promise, resolve, reject } = Promise.withResolvers<Returned & { leave: () => void }>();
+  const { hostname: host, port } = new URL(control);
+  const socket = { host, port: Number(port), ca: roots, localAddress: addressOf(node), ALPNProtocols: ["h2"] };
+  const session = connect(control, { createConnection: () => connectTls(socket) });
+  const stream = session.request({
+    ":method": "POST",
+    ":path": `/${AggregatedDiscoveryService.typeName}/${AggregatedDiscoveryService.method.deltaAggregatedResources.name}`,
+    "content-type": "application/grpc",
+    te: "trailers",
+    authorization: `Bearer ${node}`,
+  });
+  const sent = { resources: 0, bytes: 0 };
+  let chunks: Buffer[] = [];
+  let length = 0;
+  stream.on("data", (chunk: Buffer) => {
+    chunks.push(chunk);
+    length += chunk.length;
+    if (length < HEADER_BYTES || (chunks[0]?.length ?? 0) < HEADER_BYTES) return;
+    const whole = HEADER_BYTES + (chunks[0]?.readUInt32BE(1) ?? 0);
+    if (length < whole) return;
+    const message = Buffer.concat(chunks).subarray(HEADER_BYTES, whole);
+    // One response is unanswered at a time, so that nothing follows it.
+    [chunks, length] = [[], 0];
+    const { resources, nonce, partial } = scan(message);
+    sent.resources += resources;
+    sent.bytes += whole;
+    stream.write(framed(create(DeltaDiscoveryRequestSchema, { typeUrl: ADDRESS_TYPE, responseNonce: nonce })));
+    if (!partial) resolve({ ...sent, leave: () => session.destroy() });
+  });
+  const broke = (error?: Error): void => reject(new Error(`${node} lost its connection`, { cause: error }));
+  session.on("error", broke);
+  stream.on("error", broke);
+  stream.on("close", () => broke());
+  stream.write(framed(opening));
+  return promise;
+}
 
 if (parentPort !== null) {
   const work = workerData as Returning;
-  const sent = { resources: 0, bytes: 0 };
-  const stop = new AbortController();
-  const clients = work.nodes.map((node) =>
-    follow(work, node, stop.signal, (upsert) => {
-      sent.resources += upsert.length;
-      for (const { name, body } of upsert) sent.bytes += name.length + body.length;
-    }),
-  );
-  while (!clients.every((client) => client.connectivity().synced)) await new Promise((resolve) => setTimeout(resolve, 5));
-  parentPort.postMessage(sent satisfies Returned);
+  const initialResourceVersions = work.held.size === 0 ? {} : { [BUCKETS_NAME]: formatDigests(digestsOf(work.held)) };
+  const opening = create(DeltaDiscoveryRequestSchema, { typeUrl: ADDRESS_TYPE, initialResourceVersions });
+  parentPort.postMessage("begin");
+  const all = await Promise.all(work.nodes.map((node) => comeBack(work, node, opening)));
+  const sum = (of: (one: Returned) => number): number => all.reduce((total, one) => total + of(one), 0);
+  parentPort.postMessage({ resources: sum(({ resources }) => resources), bytes: sum(({ bytes }) => bytes) } satisfies Returned);
+  for (const { leave } of all) leave();
+  parentPort.close();
 }

@@ -7,6 +7,7 @@ import { createBell } from "./bell.ts";
 import type { TypeUrl } from "./resource.ts";
 import type { ResourceStore } from "./store.ts";
 import { createDiscoveryStream, type TypeCounters } from "./stream.ts";
+import { createTurns, type EndTurn, type Turns } from "./turns.ts";
 
 export type StreamInfo = { readonly node: string; readonly since: Date; types(): ReadonlyMap<TypeUrl, Readonly<TypeCounters>> };
 
@@ -17,6 +18,8 @@ export type XdsServerOptions = {
   readonly onNack?: (node: string, typeUrl: string, reason: string) => void;
   /** A stream ended because its node broke the protocol. */
   readonly onFault?: (node: string, error: unknown) => void;
+  /** In which new streams are served; a test's own. */
+  readonly turns?: Turns;
 };
 
 export type XdsServer = {
@@ -35,6 +38,7 @@ type Live = { readonly info: StreamInfo; end(): void };
 
 export function createXdsServer(store: ResourceStore, options: XdsServerOptions): XdsServer {
   const live = new Set<Live>();
+  const { turns = createTurns() } = options;
 
   async function* follow(requests: AsyncIterable<DeltaDiscoveryRequest>, context: HandlerContext): AsyncGenerator<DeltaDiscoveryResponse> {
     const node = options.authenticate(context);
@@ -42,6 +46,7 @@ export function createXdsServer(store: ResourceStore, options: XdsServerOptions)
     const bell = createBell();
     let fault: unknown = null;
     let ended = false;
+    let endTurn = null as EndTurn | null;
     const end = (error: unknown = null): void => {
       fault ??= error;
       ended = true;
@@ -56,9 +61,17 @@ export function createXdsServer(store: ResourceStore, options: XdsServerOptions)
     });
     const onAbort = (): void => end();
     context.signal.addEventListener("abort", onAbort);
-    void read(requests, (request) => {
+    void read(requests, async (request) => {
+      if (stream.opens(request)) {
+        endTurn ??= await turns.take();
+        if (ended) return endTurn();
+      }
       const reasons = stream.request(request);
       if (reasons !== null) options.onNack?.(node, request.typeUrl, reasons);
+      if (stream.caughtUp()) {
+        endTurn?.();
+        endTurn = null;
+      }
       bell.ring();
     }).then(() => end(), end);
     try {
@@ -75,6 +88,8 @@ export function createXdsServer(store: ResourceStore, options: XdsServerOptions)
       context.signal.removeEventListener("abort", onAbort);
       unwatch();
       live.delete(entry);
+      ended = true;
+      endTurn?.();
     }
   }
 
@@ -96,8 +111,11 @@ export function createXdsServer(store: ResourceStore, options: XdsServerOptions)
   };
 }
 
-async function read(requests: AsyncIterable<DeltaDiscoveryRequest>, take: (request: DeltaDiscoveryRequest) => void): Promise<void> {
-  for await (const request of requests) take(request);
+async function read(
+  requests: AsyncIterable<DeltaDiscoveryRequest>,
+  take: (request: DeltaDiscoveryRequest) => Promise<void>,
+): Promise<void> {
+  for await (const request of requests) await take(request);
 }
 
 /** A broken connection ends a stream every day; only a node that breaks the protocol is worth a line. */

@@ -26,6 +26,10 @@ export type DiscoveryStream = {
   notice(change: StoreChange): void;
   /** The next response that may go out, or null until something changes. */
   next(): DeltaDiscoveryResponse | null;
+  /** Whether the request is the first of its type, which may mean that everything must be sent. */
+  opens(request: DeltaDiscoveryRequest): boolean;
+  /** The node has answered for everything that there was when it asked for each of its types. */
+  caughtUp(): boolean;
   counters(): ReadonlyMap<TypeUrl, Readonly<TypeCounters>>;
 };
 
@@ -33,6 +37,7 @@ export type DiscoveryStream = {
 const RESPONSE_BYTES = 2 * 2 ** 20;
 /** Field number of `resources` in DeltaDiscoveryResponse. */
 const RESOURCES_FIELD = 2;
+const RESOURCES_TAG = Uint8Array.of((RESOURCES_FIELD << 3) | WireType.LengthDelimited);
 /** A NACK's text is kept for people, per stream. */
 const NACK_CHARACTERS = 1024;
 
@@ -41,9 +46,11 @@ type TypeStream = {
   readonly subscription: Subscription;
   readonly counters: TypeCounters;
   /** One response at a time is unanswered; what changes meanwhile is coalesced into the next one. */
-  unanswered: { readonly nonce: string; readonly revision: number } | null;
+  unanswered: { readonly nonce: string; readonly revision: number; readonly last: boolean } | null;
   /** An answer is owed even when nothing differs: the node learns from it that it has everything. */
   owed: boolean;
+  /** The first set was answered to its end. */
+  caughtUp: boolean;
 };
 
 export function createDiscoveryStream(store: ResourceStore, responseBytes = RESPONSE_BYTES): DiscoveryStream {
@@ -74,19 +81,19 @@ export function createDiscoveryStream(store: ResourceStore, responseBytes = RESP
   }
 
   function respond(type: TypeStream): DeltaDiscoveryResponse {
-    const { upsert, remove, bytes } = take(store, type, responseBytes);
+    const { upsert, remove } = take(store, type, responseBytes);
     const last = type.subscription.pending.size === 0;
     const revision = store.revision();
     const nonce = String(++nonces);
-    type.unanswered = { nonce, revision: last ? revision : type.counters.acknowledged };
+    type.unanswered = { nonce, revision: last ? revision : type.counters.acknowledged, last };
     type.owed = !last; // what is left may be gone before its turn: the node must hear all the same that it has everything
     type.counters.responses++;
     type.counters.resources += upsert.length;
     type.counters.removals += remove.length;
     const systemVersionInfo = formatRevision(revision, last);
     const response = create(DeltaDiscoveryResponseSchema, { typeUrl: type.typeUrl, nonce, systemVersionInfo, removedResources: remove });
-    // Already encoded: to the writer these are bytes of a field that it copies as they are.
-    if (bytes > 0) response.$unknown = upsert.map((data) => ({ no: RESOURCES_FIELD, wireType: WireType.LengthDelimited, data }));
+    // Already encoded: to the writer all of them are bytes of one field, which it copies as they are.
+    if (upsert.length > 0) response.$unknown = [{ no: RESOURCES_FIELD, wireType: WireType.LengthDelimited, data: fieldsOf(upsert) }];
     return response;
   }
 
@@ -94,13 +101,15 @@ export function createDiscoveryStream(store: ResourceStore, responseBytes = RESP
     request,
     notice: (change) => types.get(change.typeUrl)?.subscription.notice(change),
     next,
+    opens: ({ typeUrl }) => !(isTypeUrl(typeUrl) && types.has(typeUrl)),
+    caughtUp: () => [...types.values()].every(({ caughtUp }) => caughtUp),
     counters: () => new Map([...types].map(([typeUrl, { counters }]) => [typeUrl, counters])),
   };
 }
 
 function newTypeStream(store: ResourceStore, typeUrl: TypeUrl): TypeStream {
   const counters = { responses: 0, resources: 0, removals: 0, acks: 0, nacks: 0, acknowledged: 0, lastNack: "" };
-  return { typeUrl, subscription: createSubscription(store, typeUrl), counters, unanswered: null, owed: true };
+  return { typeUrl, subscription: createSubscription(store, typeUrl), counters, unanswered: null, owed: true, caughtUp: false };
 }
 
 /** Null for an ACK, and for an answer to an older nonce: it says nothing about what is in flight now. */
@@ -108,6 +117,7 @@ function settle(type: TypeStream, { responseNonce, errorDetail }: DeltaDiscovery
   const { counters, unanswered } = type;
   if (unanswered?.nonce !== responseNonce) return null;
   type.unanswered = null;
+  type.caughtUp ||= unanswered.last;
   if (errorDetail === undefined) {
     counters.acks++;
     counters.acknowledged = unanswered.revision;
@@ -119,12 +129,12 @@ function settle(type: TypeStream, { responseNonce, errorDetail }: DeltaDiscovery
   return counters.lastNack;
 }
 
+/** The fields behind each other as they are written, but for the tag of the first. */
+const fieldsOf = (wires: readonly Uint8Array[]): Uint8Array =>
+  Buffer.concat(wires.flatMap((wire, index) => (index === 0 ? [wire] : [RESOURCES_TAG, wire])));
+
 /** Takes names off the pending list until the response is full; at least one, however large. */
-function take(
-  store: ResourceStore,
-  { typeUrl, subscription }: TypeStream,
-  limit: number,
-): { upsert: Uint8Array[]; remove: string[]; bytes: number } {
+function take(store: ResourceStore, { typeUrl, subscription }: TypeStream, limit: number): { upsert: Uint8Array[]; remove: string[] } {
   const upsert: Uint8Array[] = [];
   const remove: string[] = [];
   let bytes = 0;
@@ -137,5 +147,5 @@ function take(
     bytes += size;
     subscription.pending.delete(name);
   }
-  return { upsert, remove, bytes };
+  return { upsert, remove };
 }
