@@ -207,19 +207,23 @@ test("flows of several nodes come in the order of time, and what was dropped is 
   });
   const runs = [
     await daemon(node("node-a", []), [flow("2026-01-01T00:00:03.000Z", "allowed"), { type: "dropped", count: 9 }]),
-    await daemon(node("node-b", []), [flow("2026-01-01T00:00:02.000Z", "denied")]),
+    await daemon(node("node-b", []), [
+      flow("2026-01-01T00:00:02.000Z", "denied"),
+      { type: "malformed", sequence: 7, fault: "unknown phase 0" },
+    ]),
   ];
   const where = runs.flatMap((run) => ["--run", run]);
   const { code, stdout } = await trackbed("flows", ...where);
   assert.equal(code, 0);
   assert.match(stdout, /9 records are missing[\s\S]*00:02\.000Z.*denied.*E_POLICY_DENIED: shop\/p rule 2[\s\S]*00:03\.000Z/);
+  assert.match(stdout, /record 7 cannot be read: unknown phase 0 +E_CONTRACT_VERSION/);
   const json = await trackbed("flows", "-o", "json", "--verdict", "denied", "-n", "shop", ...where);
   assert.deepEqual(
     json.stdout
       .trim()
       .split("\n")
       .map((line) => (JSON.parse(line) as FlowLine).type),
-    ["dropped", "flow"],
+    ["dropped", "malformed", "flow"],
   );
 });
 

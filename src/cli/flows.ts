@@ -77,6 +77,7 @@ const VERDICT_STYLE = { allowed: "green", denied: "red", failed: "yellow" } as c
 
 function cells(line: FlowLine): string[] {
   if (line.type === "dropped") return ["", "dropped", `${line.count} records are missing here: a queue was full`];
+  if (line.type === "malformed") return ["", "malformed", `record ${line.sequence} cannot be read: ${line.fault}`, "E_CONTRACT_VERSION"];
   if (line.type === "event") return [line.event.time, line.event.level, line.event.message, line.event.code ?? ""];
   const { start, phase, source, destination, service, direction, path, verdict, bytesSent, bytesReceived } = line.flow;
   const painted = paint(verdict, VERDICT_STYLE[verdict]);

@@ -1,25 +1,28 @@
 // The last flow records and events of this node, for whoever wants to follow them: bounded, and a slow reader loses the oldest.
-import type { ReportBatch } from "#contract/gen/engine_pb.ts";
-import { type EngineEvent, type FlowLine, type FlowRecord, projectEvent, projectFlow } from "#inspect/flow.ts";
-import { meshError } from "#mesh/error.ts";
+import type { Event, ReportBatch } from "#contract/gen/engine_pb.ts";
+import { type FlowLine, type FlowRecord, projectEvent, readFlow } from "#inspect/flow.ts";
 
-type Entry = { readonly sequence: number; readonly time: number } & ({ readonly flow: FlowRecord } | { readonly event: EngineEvent });
+/** `arrived`: Unix milliseconds. */
+type Entry = { readonly arrived: number } & ({ readonly flow: Uint8Array } | { readonly event: Event });
 
 export type Flows = {
   readonly received: number;
   readonly droppedByEngine: number;
   readonly kept: number;
-  /** Throws for a record that is not in the contract. */
+  /** Keeps the batch's bytes; the batch must not be changed afterwards. */
   take(batch: ReportBatch): void;
   /** Lines from `since` (Unix milliseconds) on; with `follow` without an end, until `stop` is aborted. */
   read(options: { readonly since: number; readonly follow: boolean; readonly stop: AbortSignal }): AsyncGenerator<FlowLine>;
 };
 
-/** About a minute of a busy node; 8192 records are some 8 MB. */
+/** About a minute of a busy node; 8192 records are some 4 MB. */
 const KEPT_RECORDS = 8192;
 
 export function createFlows(keptRecords = KEPT_RECORDS): Flows {
-  /** A ring: the entry of sequence n lies at n % keptRecords. Sequences start with 1. */
+  /**
+   * A ring: the entry of sequence n lies at n % keptRecords. Sequences start with 1. Records stay as the engine encoded them: there are two for
+   * each connection, few are ever read, and decoding is what would cost.
+   */
   const ring: Entry[] = [];
   let last = 0;
   let droppedByEngine = 0;
@@ -27,22 +30,16 @@ export function createFlows(keptRecords = KEPT_RECORDS): Flows {
 
   const first = (): number => Math.max(1, last - keptRecords + 1);
 
-  function keep(entry: { flow: FlowRecord } | { event: EngineEvent }, time: string): void {
+  function keep(entry: Entry): void {
     last++;
-    ring[last % keptRecords] = { sequence: last, time: Date.parse(time), ...entry };
+    ring[last % keptRecords] = entry;
   }
 
   function take(batch: ReportBatch): void {
+    const arrived = Date.now();
     droppedByEngine += Number(batch.dropped);
-    for (const raw of batch.flows) {
-      const flow = projectFlow(raw);
-      if ("fault" in flow) throw meshError("E_CONTRACT_VERSION", `the engine sent a flow with an unknown ${flow.fault}`);
-      keep({ flow }, endOf(flow));
-    }
-    for (const raw of batch.events) {
-      const event = projectEvent(raw);
-      keep({ event }, event.time);
-    }
+    for (const flow of batch.flows) keep({ arrived, flow });
+    for (const event of batch.events) keep({ arrived, event });
     for (const wake of waiting) wake();
     waiting.clear();
   }
@@ -56,8 +53,10 @@ export function createFlows(keptRecords = KEPT_RECORDS): Flows {
       }
       const entry = at <= last ? ring[at % keptRecords] : undefined;
       if (entry !== undefined) {
+        // Nothing that arrived before is about a later moment, and need not be decoded.
+        const line = entry.arrived < since ? null : lineSince(since, at, entry);
         at++;
-        if (entry.time >= since) yield lineOf(entry);
+        if (line !== null) yield line;
       } else if (!follow) return;
       else await more(stop);
     }
@@ -90,13 +89,16 @@ export function createFlows(keptRecords = KEPT_RECORDS): Flows {
   };
 }
 
-/** A record is about the moment of its phase: a long connection that ends now is news. */
-function endOf(flow: FlowRecord): string {
-  if (flow.phase === "opened") return flow.start;
-  return new Date(Date.parse(flow.start) + flow.durationMicroseconds / 1000).toISOString();
+/** The line of an entry, null when it is about a moment before `since`. What nobody can read has no moment and is told in any case. */
+function lineSince(since: number, sequence: number, entry: Entry): FlowLine | null {
+  if ("event" in entry) {
+    const event = projectEvent(entry.event);
+    return Date.parse(event.time) < since ? null : { type: "event", sequence, event };
+  }
+  const flow = readFlow(entry.flow);
+  if ("fault" in flow) return { type: "malformed", sequence, fault: flow.fault };
+  return momentOf(flow) < since ? null : { type: "flow", sequence, flow };
 }
 
-const lineOf = (entry: Entry): FlowLine =>
-  "flow" in entry
-    ? { type: "flow", sequence: entry.sequence, flow: entry.flow }
-    : { type: "event", sequence: entry.sequence, event: entry.event };
+/** A record is about the moment of its phase: a long connection that ends now is news. */
+const momentOf = (flow: FlowRecord): number => Date.parse(flow.start) + (flow.phase === "opened" ? 0 : flow.durationMicroseconds / 1000);

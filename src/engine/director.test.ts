@@ -308,8 +308,8 @@ test("what is not in the contract ends the stream with INVALID_ARGUMENT", async 
 test("report batches are counted, and a bad one ends the stream", async (t) => {
   const { path, batches } = await start(t);
   async function* two() {
-    yield create(ReportBatchSchema, { flows: [{}, {}], events: [{}] });
-    yield create(ReportBatchSchema, { flows: [{}] });
+    yield create(ReportBatchSchema, { flows: [new Uint8Array([8, 1]), new Uint8Array()], events: [{}] });
+    yield create(ReportBatchSchema, { flows: [new Uint8Array()] });
   }
   assert.equal((await client(path).report(two())).received, 4n);
   assert.equal(batches.length, 2);

@@ -1,5 +1,16 @@
 // Flow records as people and scripts read them: the engine's binary Flow and Event projected to plain JSON, and back to one line of text.
-import { type CloseBy, Direction, type Event, type Flow, type FlowEnd, FlowPhase, Path, Verdict } from "#contract/gen/engine_pb.ts";
+import { fromBinary } from "@bufbuild/protobuf";
+import {
+  type CloseBy,
+  Direction,
+  type Event,
+  type Flow,
+  type FlowEnd,
+  FlowPhase,
+  FlowSchema,
+  Path,
+  Verdict,
+} from "#contract/gen/engine_pb.ts";
 import { formatAddress } from "#mesh/address.ts";
 
 export type FlowEndpoint = {
@@ -49,10 +60,14 @@ export type EngineEvent = {
   readonly message: string;
 };
 
-/** One line of GET /v1/flows (application/x-ndjson). `sequence` grows by one per record of this daemon; `dropped` says how many are missing here. */
+/**
+ * One line of GET /v1/flows (application/x-ndjson). `sequence` grows by one per record of this daemon; `dropped` says how many are missing here,
+ * `malformed` what is wrong with one that the engine should not have sent.
+ */
 export type FlowLine =
   | { readonly type: "flow"; readonly sequence: number; readonly flow: FlowRecord }
   | { readonly type: "event"; readonly sequence: number; readonly event: EngineEvent }
+  | { readonly type: "malformed"; readonly sequence: number; readonly fault: string }
   | { readonly type: "dropped"; readonly count: number };
 
 const none = (text: string): string | null => (text === "" ? null : text);
@@ -84,16 +99,29 @@ function endpoint(end: FlowEnd | undefined): FlowEndpoint {
   };
 }
 
-/** The record, or which field makes it one that no engine may send. */
-export function projectFlow(flow: Flow): FlowRecord | { readonly fault: string } {
+/** What is wrong with a record that no engine may send. */
+export type Fault = { readonly fault: string };
+
+/** A record from its encoding in ReportBatch.flows. */
+export function readFlow(encoded: Uint8Array): FlowRecord | Fault {
+  let flow: Flow;
+  try {
+    flow = fromBinary(FlowSchema, encoded);
+  } catch (error) {
+    return { fault: `not a Flow: ${error instanceof Error ? error.message : String(error)}` };
+  }
+  return project(flow);
+}
+
+function project(flow: Flow): FlowRecord | Fault {
   const phase = phases[flow.phase as keyof typeof phases];
   const direction = directions[flow.direction as keyof typeof directions];
   const verdict = verdicts[flow.verdict as keyof typeof verdicts];
   const path = flowPaths[flow.path as keyof typeof flowPaths];
-  if (!phase) return { fault: `phase ${flow.phase}` };
-  if (!direction) return { fault: `direction ${flow.direction}` };
-  if (!verdict) return { fault: `verdict ${flow.verdict}` };
-  if (path === undefined) return { fault: `path ${flow.path}` };
+  if (!phase) return { fault: `unknown phase ${flow.phase}` };
+  if (!direction) return { fault: `unknown direction ${flow.direction}` };
+  if (!verdict) return { fault: `unknown verdict ${flow.verdict}` };
+  if (path === undefined) return { fault: `unknown path ${flow.path}` };
   return {
     id: flow.id.toString(),
     phase,

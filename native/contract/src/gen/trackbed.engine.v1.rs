@@ -322,8 +322,11 @@ pub struct SetLogLevel {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ReportBatch {
-    #[prost(message, repeated, tag = "1")]
-    pub flows: ::prost::alloc::vec::Vec<Flow>,
+    /// Each the encoding of one Flow. On the wire this is `repeated Flow`, and a receiver may decode it as that; as bytes a director can keep
+    /// what comes by the thousand and decode what somebody reads. It then tells the reader of a record that breaks the rules above, by
+    /// its number, where other messages end the stream.
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    pub flows: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
     #[prost(message, repeated, tag = "2")]
     pub events: ::prost::alloc::vec::Vec<Event>,
     #[prost(message, repeated, tag = "3")]

@@ -3,6 +3,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use prost::Message as _;
 use trackbed_contract::Identity;
 use trackbed_contract::engine::{CloseBy, Direction, Flow, FlowEnd, FlowPhase, Path, Verdict};
 use trackbed_decide::{Refusal, Service, Workload};
@@ -161,7 +162,12 @@ impl Closing {
 }
 
 impl Record {
-    pub(super) fn to_wire(&self) -> Flow {
+    /// As ReportBatch carries it.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        self.to_wire().encode_to_vec()
+    }
+
+    fn to_wire(&self) -> Flow {
         match self {
             Self::Opened(known) => known.to_wire(FlowPhase::Opened, Verdict::Allowed, known.policy.as_ref()),
             Self::Closed(known, closing) => Flow {

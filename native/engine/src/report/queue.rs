@@ -93,7 +93,7 @@ impl ReportQueue {
         drop(waiting);
         for report in taken {
             match report {
-                Report::Flow(record) => batch.flows.push(record.to_wire()),
+                Report::Flow(record) => batch.flows.push(record.encode()),
                 Report::Event(event) => batch.events.push(*event),
             }
         }
@@ -112,7 +112,8 @@ impl ReportQueue {
 
 #[cfg(test)]
 mod tests {
-    use trackbed_contract::engine::Direction;
+    use prost::Message as _;
+    use trackbed_contract::engine::{Direction, Flow};
 
     use super::*;
     use crate::report::flow::Known;
@@ -124,7 +125,8 @@ mod tests {
             queue.record(Record::Opened(Arc::new(Known::new(id, Direction::Outbound, "pod".into()))));
         }
         let batch = queue.batch().expect("a batch");
-        assert_eq!((batch.dropped, batch.flows[0].id, batch.flows.len()), (3, 3, BATCH_RECORDS));
+        let oldest = Flow::decode(&*batch.flows[0]).expect("a flow");
+        assert_eq!((batch.dropped, oldest.id, batch.flows.len()), (3, 3, BATCH_RECORDS));
         assert_eq!(queue.batch().expect("a batch").dropped, 0, "told once");
     }
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
+use prost::Message as _;
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, CertificateSigningRequestParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
@@ -318,7 +319,7 @@ impl Service for Director {
         let mut stream = request.into_inner();
         while let Some(batch) = stream.message().await? {
             let mut mind = self.lock();
-            mind.flows.extend(batch.flows);
+            mind.flows.extend(batch.flows.iter().map(|flow| Flow::decode(&**flow).expect("a flow of the contract")));
             mind.events.extend(batch.events);
             drop(mind);
             self.mind.1.notify_all();
