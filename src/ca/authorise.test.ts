@@ -1,38 +1,13 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { Namespace, Node, ObjectMeta, Pod } from "#mesh/objects.ts";
+import type { Namespace, Node, Pod } from "#mesh/objects.ts";
+import { meta, podOf } from "#mesh/specimen.ts";
 import { authorise, type CertificateClaim, type ClusterView } from "./authorise.ts";
 import { CERTIFICATES_BURST, CERTIFICATES_PER_MINUTE, CERTIFICATES_WAIT_MILLISECONDS, createRateLimit } from "./rate.ts";
 
-const meta = (name: string, namespace: string, more: Partial<ObjectMeta> = {}): ObjectMeta => ({
-  name,
-  namespace,
-  uid: `uid-${name}`,
-  labels: {},
-  annotations: {},
-  creationTimestamp: "",
-  ...more,
-});
-
-const namespace: Namespace = { kind: "Namespace", metadata: meta("shop", "", { labels: { "trackbed.dev/mesh": "enabled" } }) };
-const node = (name: string): Node => ({ kind: "Node", metadata: meta(name, ""), addresses: [], podCIDRs: [] });
-const pod = (more: Partial<Pod> = {}): Pod => ({
-  kind: "Pod",
-  metadata: meta("cart", "shop"),
-  nodeName: "node-a",
-  serviceAccountName: "cart",
-  hostNetwork: false,
-  phase: "Running",
-  ready: true,
-  podIPs: ["10.0.0.1"],
-  ports: [],
-  probePorts: [],
-  clusterSearch: true,
-  dnsSearch: [],
-  owner: null,
-  captured: null,
-  ...more,
-});
+const namespace: Namespace = { kind: "Namespace", metadata: meta("", "shop", { labels: { "trackbed.dev/mesh": "enabled" } }) };
+const node = (name: string): Node => ({ kind: "Node", metadata: meta("", name), addresses: [], podCIDRs: [] });
+const pod = (more: Partial<Pod> = {}): Pod => podOf(meta("shop", "cart"), { nodeName: "node-a", serviceAccountName: "cart", ...more });
 
 function view(pods: Pod[], nodes = ["node-a", "node-b"], namespaces = [namespace]): ClusterView {
   return {
@@ -62,7 +37,7 @@ const rows: [title: string, expected: string, more: Partial<CertificateClaim>, c
   ["a pod that succeeded", "E_IDENTITY_REFUSED", {}, view([pod({ phase: "Succeeded" })])],
   ["a pod that failed", "E_IDENTITY_REFUSED", {}, view([pod({ phase: "Failed" })])],
   ["a deleted pod", "E_IDENTITY_REFUSED", {}, view([])],
-  ["the same pod name with a new uid", "E_IDENTITY_REFUSED", {}, view([pod({ metadata: meta("cart", "shop", { uid: "uid-new" }) })])],
+  ["the same pod name with a new uid", "E_IDENTITY_REFUSED", {}, view([pod({ metadata: meta("shop", "cart", { uid: "uid-new" }) })])],
   [
     "another service account of the same pod's namespace",
     "E_IDENTITY_REFUSED",
@@ -80,7 +55,7 @@ const rows: [title: string, expected: string, more: Partial<CertificateClaim>, c
     "a pod whose label says disabled",
     "E_IDENTITY_REFUSED",
     {},
-    view([pod({ metadata: meta("cart", "shop", { labels: { "trackbed.dev/mesh": "disabled" } }) })]),
+    view([pod({ metadata: meta("shop", "cart", { labels: { "trackbed.dev/mesh": "disabled" } }) })]),
   ],
   ["a pod of a namespace outside the mesh", "E_IDENTITY_REFUSED", {}, view([pod()], ["node-a"], [])],
   ["a hostNetwork pod", "E_IDENTITY_REFUSED", {}, view([pod({ hostNetwork: true })])],

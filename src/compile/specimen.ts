@@ -18,6 +18,7 @@ import type {
   ServiceEntry,
 } from "#mesh/objects.ts";
 import { keyOf } from "#mesh/objects.ts";
+import { meta as metaOf, podOf } from "#mesh/specimen.ts";
 
 export const settings: CompilerSettings = {
   trustDomain: "cluster.local",
@@ -29,35 +30,18 @@ export const settings: CompilerSettings = {
 };
 export const ENABLED = { "trackbed.dev/mesh": "enabled" };
 
-export const meta = (namespace: string, name: string, labels: Labels = {}, creationTimestamp = ""): ObjectMeta => ({
-  namespace,
-  name,
-  uid: `${namespace}-${name}`,
-  labels,
-  annotations: {},
-  creationTimestamp,
-});
+export const meta = (namespace: string, name: string, labels: Labels = {}, creationTimestamp = ""): ObjectMeta =>
+  metaOf(namespace, name, { uid: `${namespace}-${name}`, labels, creationTimestamp });
 /** Every object has an address of its own, the same whenever it is written. */
 const numbers = new Map<string, number>();
 const numberOf = (key: string): number => numbers.get(key) ?? numbers.set(key, numbers.size + 1).size;
 const v4 = (block: string, key: string): string => `${block}.${numberOf(key) >> 8}.${numberOf(key) & 255}`;
-export const pod = (namespace: string, name: string, labels: Labels = {}, more: Partial<Pod> = {}): Pod => ({
-  kind: "Pod",
-  metadata: meta(namespace, name, labels),
-  nodeName: "n1",
-  serviceAccountName: "default",
-  hostNetwork: false,
-  phase: "Running",
-  ready: true,
-  podIPs: [v4("10.0", `${namespace}/${name}`), `fd00::${numberOf(`${namespace}/${name}`).toString(16)}`],
-  ports: [{ name: "http", port: 8080 }],
-  probePorts: [],
-  clusterSearch: true,
-  dnsSearch: [],
-  owner: null,
-  captured: null,
-  ...more,
-});
+export const pod = (namespace: string, name: string, labels: Labels = {}, more: Partial<Pod> = {}): Pod =>
+  podOf(meta(namespace, name, labels), {
+    podIPs: [v4("10.0", `${namespace}/${name}`), `fd00::${numberOf(`${namespace}/${name}`).toString(16)}`],
+    ports: [{ name: "http", port: 8080 }],
+    ...more,
+  });
 export const service = (namespace: string, name: string, selector: Labels, more: Partial<Service> = {}): Service => ({
   kind: "Service",
   metadata: meta(namespace, name),

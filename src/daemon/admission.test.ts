@@ -6,41 +6,20 @@ import type { NamespaceIdentity, Observed } from "#enrol/state.ts";
 import { unobserved } from "#enrol/state.ts";
 import { enrolment } from "#mesh/enrolment.ts";
 import { meshError } from "#mesh/error.ts";
-import type { Namespace, ObjectMeta, Pod } from "#mesh/objects.ts";
+import type { Namespace, Pod } from "#mesh/objects.ts";
+import { meta, podOf } from "#mesh/specimen.ts";
 import { admission, type Facts } from "./admission.ts";
 import { newRecord, type PodRecord } from "./pod.ts";
 import { createSandboxes } from "./sandboxes.ts";
 import { specimen } from "./specimen.ts";
 
 const HERE: NamespaceIdentity = { bootId: "boot", cookie: 7n };
-const meta = (namespace: string, name: string, labels: Record<string, string> = {}): ObjectMeta => ({
-  name,
-  namespace,
-  uid: "u-1",
-  labels,
-  annotations: {},
-  creationTimestamp: "",
-});
 const space = (mesh: "enabled" | "disabled"): Namespace => ({
   kind: "Namespace",
-  metadata: meta("", "shop", { "trackbed.dev/mesh": mesh }),
+  metadata: meta("", "shop", { labels: { "trackbed.dev/mesh": mesh } }),
 });
-const pod = (labels: Record<string, string> = {}): Pod => ({
-  kind: "Pod",
-  metadata: meta("shop", "web", labels),
-  nodeName: "a",
-  serviceAccountName: "default",
-  hostNetwork: false,
-  phase: "Pending",
-  ready: false,
-  podIPs: [],
-  ports: [],
-  probePorts: [],
-  clusterSearch: true,
-  dnsSearch: [],
-  owner: null,
-  captured: null,
-});
+const pod = (labels: Record<string, string> = {}): Pod =>
+  podOf(meta("shop", "web", { uid: "u-1", labels }), { nodeName: "a", phase: "Pending", ready: false, podIPs: [] });
 const request = (more: Partial<CniRequest> = {}): CniRequest => ({
   containerId: "c1",
   netns: "/run/netns/cni-1",

@@ -7,6 +7,7 @@ import { type TestContext, test } from "node:test";
 import { pino } from "pino";
 import { enrolment } from "#mesh/enrolment.ts";
 import type { MeshObject, Namespace, ObjectKey, Pod } from "#mesh/objects.ts";
+import { meta, podOf } from "#mesh/specimen.ts";
 import type { HostRules } from "#redirect/host.ts";
 import type { Api } from "#source/kubernetes/api.ts";
 import type { Change, Source } from "#source/source.ts";
@@ -21,15 +22,12 @@ import { specimen } from "./specimen.ts";
 const DEADLINE_MS = 5000;
 const OURS = "00-trackbed.conflist";
 
-const meta = (namespace: string, name: string, labels: Record<string, string>, annotations: Record<string, string> = {}) => ({
-  ...{ name, namespace, uid: `${namespace}-${name}`, labels, annotations, creationTimestamp: "" },
-});
 const space = (name: string, mesh: "enabled" | "disabled", annotations: Record<string, string> = {}): Namespace => ({
   kind: "Namespace",
-  metadata: meta("", name, { "trackbed.dev/mesh": mesh }, annotations),
+  metadata: meta("", name, { labels: { "trackbed.dev/mesh": mesh }, annotations }),
 });
 const labelled = (namespace: string): Pod =>
-  ({ kind: "Pod", metadata: meta(namespace, "one", { "trackbed.dev/mesh": "enabled" }) }) as unknown as Pod;
+  podOf(meta(namespace, "one", { uid: `${namespace}-one`, labels: { "trackbed.dev/mesh": "enabled" } }));
 const change = (put: readonly MeshObject[]): Change => ({ reset: true, put, remove: [], faults: [], places: new Map<ObjectKey, never>() });
 
 async function until(what: string, holds: () => boolean): Promise<void> {
@@ -149,7 +147,7 @@ test("who leaves takes configuration and decisions away, enrols nobody, and is r
   await say(space("shop", "enabled"));
   assert.equal(existsSync(at(`conf/${OURS}`)), false);
   assert.equal(decisions(), null);
-  assert.equal(cluster.decide(space("shop", "enabled"), { metadata: meta("shop", "web", {}) } as unknown as Pod).enrolled, false);
+  assert.equal(cluster.decide(space("shop", "enabled"), podOf(meta("shop", "web"))).enrolled, false);
   const record = newRecord(specimen("web"), null);
   records.set("web", { ...record, observed: { ...record.observed, namespace: { bootId: "b", cookie: 1n }, rules: "holder" } });
   assert.match(cluster.notReady().join(), /the host still has rules for kubelet probes/, "until it was looked at");

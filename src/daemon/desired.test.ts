@@ -2,44 +2,21 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { annotations } from "#contract/tables.ts";
-import type { Namespace, ObjectMeta, Pod } from "#mesh/objects.ts";
+import type { Namespace, Pod } from "#mesh/objects.ts";
+import { meta, podOf } from "#mesh/specimen.ts";
 import type { Change } from "#source/source.ts";
 import { desiredPods } from "./desired.ts";
 
-const meta = (
-  namespace: string,
-  name: string,
-  labels: Record<string, string> = {},
-  annotations: Record<string, string> = {},
-): ObjectMeta => ({
-  name,
-  namespace,
-  uid: `uid-${name}`,
-  labels,
-  annotations,
-  creationTimestamp: "",
-});
 const shop = (enabled: boolean): Namespace => ({
   kind: "Namespace",
-  metadata: meta("", "shop", enabled ? { "trackbed.dev/mesh": "enabled" } : {}),
+  metadata: meta("", "shop", { labels: enabled ? { "trackbed.dev/mesh": "enabled" } : {} }),
 });
-const pod = (name: string, more: Partial<Pod> = {}): Pod => ({
-  kind: "Pod",
-  metadata: meta("shop", name, {}, { "trackbed.dev/netns": `/netns/${name}` }),
-  nodeName: "a",
-  serviceAccountName: "default",
-  hostNetwork: false,
-  phase: "Running",
-  ready: true,
-  podIPs: ["10.0.0.1", "fd00::1"],
-  ports: [],
-  probePorts: [],
-  clusterSearch: true,
-  dnsSearch: [],
-  owner: null,
-  captured: null,
-  ...more,
-});
+const pod = (name: string, more: Partial<Pod> = {}): Pod =>
+  podOf(meta("shop", name, { annotations: { "trackbed.dev/netns": `/netns/${name}` } }), {
+    nodeName: "a",
+    podIPs: ["10.0.0.1", "fd00::1"],
+    ...more,
+  });
 const change = (more: Partial<Change>): Change => ({ reset: false, put: [], remove: [], faults: [], places: new Map(), ...more });
 
 test("pods of other nodes are none of this daemon's business", () => {

@@ -5,28 +5,14 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { type TestContext, test } from "node:test";
 import type { Pod } from "#mesh/objects.ts";
+import { meta, podOf } from "#mesh/specimen.ts";
 import { podsOf } from "./processes.ts";
 import { createSandboxes } from "./sandboxes.ts";
 
 const UID = "0a1b2c3d-1111-2222-3333-444455556666";
 const OTHER = "ffffffff-1111-2222-3333-444455556666";
 
-const pod = (uid: string, ...podIPs: string[]): Pod => ({
-  kind: "Pod",
-  metadata: { name: uid.slice(0, 4), namespace: "shop", uid, labels: {}, annotations: {}, creationTimestamp: "" },
-  nodeName: "a",
-  serviceAccountName: "default",
-  hostNetwork: false,
-  phase: "Running",
-  ready: true,
-  podIPs,
-  ports: [],
-  probePorts: [],
-  clusterSearch: true,
-  dnsSearch: [],
-  owner: null,
-  captured: null,
-});
+const pod = (uid: string, ...podIPs: string[]): Pod => podOf(meta("shop", uid.slice(0, 4), { uid }), { nodeName: "a", podIPs });
 
 function node(t: TestContext) {
   const directory = mkdtempSync(join(tmpdir(), "trackbed-sandboxes-"));

@@ -8,36 +8,14 @@ import { captureSpec, parsePort } from "./capture.ts";
 import { enrolment, ISTIO_MODE } from "./enrolment.ts";
 import type { Labels, Namespace, Pod } from "./objects.ts";
 import { selects } from "./selector.ts";
+import { meta, podOf } from "./specimen.ts";
 
-const meta = (labels: Labels = {}, annotations: Labels = {}) => ({
-  name: "x",
-  namespace: "shop",
-  uid: "u",
-  labels,
-  annotations,
-  creationTimestamp: "",
-});
 const namespace = (labels: Labels = {}, annotations: Labels = {}): Namespace => ({
   kind: "Namespace",
-  metadata: { ...meta(labels, annotations), namespace: "" },
+  metadata: meta("", "shop", { labels, annotations }),
 });
-const pod = (own: Labels = {}, more: Partial<Pod> = {}, notes: Labels = {}): Pod => ({
-  kind: "Pod",
-  metadata: meta(own, notes),
-  nodeName: "n1",
-  serviceAccountName: "default",
-  hostNetwork: false,
-  phase: "Running",
-  ready: true,
-  podIPs: [],
-  ports: [],
-  probePorts: [],
-  clusterSearch: true,
-  dnsSearch: [],
-  owner: null,
-  captured: null,
-  ...more,
-});
+const pod = (labels: Labels = {}, more: Partial<Pod> = {}, annotations: Labels = {}): Pod =>
+  podOf(meta("shop", "x", { labels, annotations }), { podIPs: [], ...more });
 
 test("an address keeps its bytes through text, and IPv6 text is the canonical one", () => {
   for (const [text, canonical] of [

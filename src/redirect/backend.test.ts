@@ -1,8 +1,7 @@
 import assert from "node:assert/strict";
-import { type ChildProcess, spawn, spawnSync } from "node:child_process";
-import { readlinkSync } from "node:fs";
+import { spawn, spawnSync } from "node:child_process";
 import { createInterface } from "node:readline";
-import { after, test } from "node:test";
+import { test } from "node:test";
 import fc from "fast-check";
 import { parseCidr } from "#mesh/address.ts";
 import type { CaptureSpec } from "#mesh/capture.ts";
@@ -16,32 +15,9 @@ import { renderRestore } from "./iptables/saved.ts";
 import { plan } from "./plan.ts";
 import { renderNft } from "./render.ts";
 import { inCharge } from "./several.ts";
+import { children, namespace, skip } from "./specimen.ts";
 
 const DEADLINE_MILLISECONDS = 5000;
-
-/** Why this machine cannot run the tests, false when it can. */
-const skip = ((): string | false => {
-  const tried = spawnSync("unshare", ["-n", "--", "nft", "list", "ruleset"], { encoding: "utf8" });
-  return tried.status === 0 ? false : `network namespaces with nftables are not permitted here: ${tried.stderr || tried.error?.message}`;
-})();
-
-const children: ChildProcess[] = [];
-after(() => {
-  for (const child of children) child.kill("SIGKILL");
-});
-
-/** An own network namespace that lives as long as the test; lo is up. */
-async function namespace(): Promise<string> {
-  const child = spawn("unshare", ["-n", "--", "cat"], { stdio: ["pipe", "ignore", "inherit"] });
-  children.push(child);
-  const path = `/proc/${child.pid}/ns/net`;
-  for (const deadline = Date.now() + DEADLINE_MILLISECONDS; readlinkSync(path) === readlinkSync("/proc/self/ns/net"); ) {
-    assert.ok(Date.now() < deadline, "no network namespace came up");
-    await new Promise(setImmediate);
-  }
-  await run(path, ["ip", "link", "set", "lo", "up"]);
-  return path;
-}
 
 const none: CaptureSpec = {
   inbound: true,

@@ -1,26 +1,21 @@
 // Claims about the host's rules for kubelet probes, tried with a host and a pod as two network namespaces.
 import assert from "node:assert/strict";
-import { type ChildProcess, execFile, spawn, spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, readFileSync, readlinkSync, rmdirSync } from "node:fs";
+import { execFile, spawn, spawnSync } from "node:child_process";
+import { existsSync, mkdirSync, readFileSync, rmdirSync } from "node:fs";
 import { join } from "node:path";
-import { after, type TestContext, test } from "node:test";
+import { type TestContext, test } from "node:test";
 import { promisify } from "node:util";
 import { addresses } from "#contract/tables.ts";
 import { run } from "./command.ts";
 import { type HostRules, hostRules, renderHost } from "./host.ts";
 import { hostTables, iptablesHostRules } from "./iptables/host.ts";
+import { children, namespace, skip } from "./specimen.ts";
 
-const DEADLINE_MILLISECONDS = 5000;
 /** A Node is started for each question, on a machine that may be very busy. */
 const ASK_MILLISECONDS = 20_000;
 const execute = promisify(execFile);
 const NOBODY = 65534;
 
-/** Why this machine cannot run the tests, false when it can. */
-const skip = ((): string | false => {
-  const tried = spawnSync("unshare", ["-n", "--", "nft", "list", "ruleset"], { encoding: "utf8" });
-  return tried.status === 0 ? false : `network namespaces with nftables are not permitted here: ${tried.stderr || tried.error?.message}`;
-})();
 /** In a user namespace of one user there is nobody else to be. */
 const alone = ((): string | false => {
   const ranges = readFileSync("/proc/self/uid_map", "utf8").trim().split("\n");
@@ -45,23 +40,6 @@ function everyWay(
     const absent = spawnSync(program, ["--version"]).status === 0 ? false : `${program} is not installed here`;
     test(`${program}: ${claim}`, { skip: skip || otherwise || absent }, (t) => prove(rulesOf, t));
   }
-}
-
-const children: ChildProcess[] = [];
-after(() => {
-  for (const child of children) child.kill("SIGKILL");
-});
-
-async function namespace(): Promise<string> {
-  const child = spawn("unshare", ["-n", "--", "cat"], { stdio: ["pipe", "ignore", "inherit"] });
-  children.push(child);
-  const path = `/proc/${child.pid}/ns/net`;
-  for (const deadline = Date.now() + DEADLINE_MILLISECONDS; readlinkSync(path) === readlinkSync("/proc/self/ns/net"); ) {
-    assert.ok(Date.now() < deadline, "no network namespace came up");
-    await new Promise(setImmediate);
-  }
-  await run(path, ["ip", "link", "set", "lo", "up"]);
-  return path;
 }
 
 const SERVER = `for (const port of [8080, 9090]) require("net").createServer((s) => s.on("error", () => {}).end(s.remoteAddress)).listen(port, "::", () => console.log(port));`;

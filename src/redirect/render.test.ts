@@ -4,25 +4,12 @@ import fc from "fast-check";
 import { annotations } from "#contract/tables.ts";
 import { captureSpec } from "#mesh/capture.ts";
 import type { Pod } from "#mesh/objects.ts";
+import { meta, podOf } from "#mesh/specimen.ts";
 import { plan } from "./plan.ts";
 import { renderHolder, renderNft, renderRemoval, renderRouting } from "./render.ts";
 
-const pod = (values: Record<string, string>, probePorts: readonly number[] = []): Pod => ({
-  kind: "Pod",
-  metadata: { name: "p", namespace: "shop", uid: "u", labels: {}, annotations: values, creationTimestamp: "" },
-  nodeName: "n1",
-  serviceAccountName: "default",
-  hostNetwork: false,
-  phase: "Running",
-  ready: true,
-  podIPs: [],
-  ports: [],
-  probePorts,
-  clusterSearch: true,
-  dnsSearch: [],
-  owner: null,
-  captured: null,
-});
+const pod = (annotations: Record<string, string>, probePorts: readonly number[] = []): Pod =>
+  podOf(meta("shop", "p", { annotations }), { podIPs: [], probePorts });
 
 test("the whole table of a pod reads as tested", () => {
   const { spec, faults } = captureSpec(
