@@ -68,6 +68,8 @@ export type FakeApi = {
 };
 
 const EVENTS = "/api/v1/events";
+/** As the real one: shorter ones close connections under a client that is just using them again. */
+const IDLE_MILLISECONDS = 180_000;
 
 export async function fakeApi(tls?: { readonly key: string; readonly cert: string }): Promise<FakeApi> {
   const collections = new Map<string, Map<string, ApiObject>>();
@@ -206,6 +208,7 @@ export async function fakeApi(tls?: { readonly key: string; readonly cert: strin
     handle(request, response).catch((error: unknown) => response.destroy(error as Error));
   };
   const server: Server = tls === undefined ? createServer(listener) : (createTlsServer(tls, listener) as Server);
+  server.keepAliveTimeout = IDLE_MILLISECONDS;
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   const url = `http${tls === undefined ? "" : "s"}://127.0.0.1:${(server.address() as AddressInfo).port}`;
   const dispatcher = new Agent();

@@ -154,7 +154,7 @@ try {
   createInterface({ input: control.stdout ?? process.stdin }).on("line", (text) => {
     const one = JSON.parse(text) as typeof line & { level: string };
     if (one.msg === "control serves") line = one;
-    else if (["warn", "error", "fatal"].includes(one.level)) console.error(text);
+    else if (one.level === "error" || one.level === "fatal") console.error(text);
   });
   await until(() => line.msg !== "" || control.exitCode !== null);
   const ready = cost(control);
@@ -250,6 +250,6 @@ async function comeBack(place: Place, held: ReadonlyMap<string, string>, nothing
   if (sent === undefined || sent === "begin") throw new Error("the nodes did not say what they were sent");
   await gone.promise;
   console.log(
-    `${STREAMS} nodes that hold ${nothing ? "nothing" : "everything"} come back at once: all in sync after ${seconds.toFixed(1)} s, ${((all.cpu - quiet.cpu) / STREAMS).toFixed(1)} ms of control's CPU each, ${sent.resources} resources, ${(sent.bytes / 1e6).toFixed(1)} MB sent, ${stalls.length} changes meanwhile took ${stalls.sort((a, b) => a - b)[stalls.length >> 1]?.toFixed(0)} ms (median) and ${stalls.at(-1)?.toFixed(0)} ms at worst, ${most.toFixed(0)} MB resident at most`,
+    `${STREAMS} nodes that hold ${nothing ? "nothing" : "everything"} come back at once: all in sync after ${seconds.toFixed(1)} s, ${((all.cpu - quiet.cpu) / STREAMS).toFixed(1)} ms of control's CPU each, ${sent.resources} resources, ${(sent.bytes / 1e6).toFixed(1)} MB sent, ${sent.broken} connections broke, ${stalls.length} changes meanwhile took ${stalls.sort((a, b) => a - b)[stalls.length >> 1]?.toFixed(0)} ms (median) and ${stalls.at(-1)?.toFixed(0)} ms at worst, ${most.toFixed(0)} MB resident at most`,
   );
 }

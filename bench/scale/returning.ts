@@ -1,6 +1,7 @@
 // Nodes that come back to control at once, with all that they held or with nothing, in a thread of their own so that their work is not taken
 // for control's. They do less than a daemon does: 200 of those would keep the machine busier than the control that is measured.
 import { connect } from "node:http2";
+import { setTimeout as sleep } from "node:timers/promises";
 import { connect as connectTls } from "node:tls";
 import { parentPort, workerData } from "node:worker_threads";
 import { create, toBinary } from "@bufbuild/protobuf";
@@ -24,11 +25,12 @@ export type Returning = {
   readonly held: ReadonlyMap<string, string>;
 };
 
-/** What all of them were sent until each had everything. */
-export type Returned = { readonly resources: number; readonly bytes: number };
+/** What all of them were sent until each had everything, and how many of their connections broke before. */
+export type Returned = { readonly resources: number; readonly bytes: number; readonly broken: number };
 
 /** Of a gRPC message: whether it is compressed, and its length. */
 const HEADER_BYTES = 5;
+const ATTEMPTS = 5;
 const FIELD = DeltaDiscoveryResponseSchema.field;
 
 /** Control accepts only so many connections from one address. */
@@ -57,9 +59,21 @@ function scan(message: Uint8Array): { resources: number; nonce: string; partial:
   return seen;
 }
 
+type Back = Returned & { leave: () => void };
+
+/** As a daemon does: again after a moment when the connection breaks. */
+async function comeBack(work: Returning, node: string, opening: DeltaDiscoveryRequest): Promise<Back> {
+  for (let broken = 0; ; broken++) {
+    const back = await attempt(work, node, opening).catch((error: unknown) => error);
+    if (!(back instanceof Error)) return { ...(back as Back), broken };
+    if (broken === ATTEMPTS) throw back;
+    await sleep(Math.random() * 1_000);
+  }
+}
+
 /** Resolves when it has everything; then it stays, until it is told to leave. */
-function comeBack({ control, roots }: Returning, node: string, opening: DeltaDiscoveryRequest): Promise<Returned & { leave: () => void }> {
-  const { promise, resolve, reject } = Promise.withResolvers<Returned & { leave: () => void }>();
+function attempt({ control, roots }: Returning, node: string, opening: DeltaDiscoveryRequest): Promise<Back> {
+  const { promise, resolve, reject } = Promise.withResolvers<Back>();
   const { hostname: host, port } = new URL(control);
   const socket = { host, port: Number(port), ca: roots, localAddress: addressOf(node), ALPNProtocols: ["h2"] };
   const session = connect(control, { createConnection: () => connectTls(socket) });
@@ -70,7 +84,7 @@ function comeBack({ control, roots }: Returning, node: string, opening: DeltaDis
     te: "trailers",
     authorization: `Bearer ${node}`,
   });
-  const sent = { resources: 0, bytes: 0 };
+  const sent = { resources: 0, bytes: 0, broken: 0 };
   let chunks: Buffer[] = [];
   let length = 0;
   stream.on("data", (chunk: Buffer) => {
@@ -88,7 +102,10 @@ function comeBack({ control, roots }: Returning, node: string, opening: DeltaDis
     stream.write(framed(create(DeltaDiscoveryRequestSchema, { typeUrl: ADDRESS_TYPE, responseNonce: nonce })));
     if (!partial) resolve({ ...sent, leave: () => session.destroy() });
   });
-  const broke = (error?: Error): void => reject(new Error(`${node} lost its connection`, { cause: error }));
+  const broke = (error?: Error): void => {
+    session.destroy();
+    reject(new Error(`${node} lost its connection`, { cause: error }));
+  };
   session.on("error", broke);
   stream.on("error", broke);
   stream.on("close", () => broke());
@@ -103,7 +120,8 @@ if (parentPort !== null) {
   parentPort.postMessage("begin");
   const all = await Promise.all(work.nodes.map((node) => comeBack(work, node, opening)));
   const sum = (of: (one: Returned) => number): number => all.reduce((total, one) => total + of(one), 0);
-  parentPort.postMessage({ resources: sum(({ resources }) => resources), bytes: sum(({ bytes }) => bytes) } satisfies Returned);
+  const total: Returned = { resources: sum((one) => one.resources), bytes: sum((one) => one.bytes), broken: sum((one) => one.broken) };
+  parentPort.postMessage(total);
   for (const { leave } of all) leave();
   parentPort.close();
 }

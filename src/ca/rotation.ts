@@ -1,21 +1,46 @@
 // Which change of an authority's roots a running mesh survives: workloads learn of roots with their certificates, so a root must have been handed
 // out for a whole lifetime before anything is signed under it, and nothing signed under a root may live when it goes.
 import { X509Certificate } from "node:crypto";
+import { z } from "zod";
 import type { Material } from "./signing.ts";
 
 export type Rotation = {
   /** Why the change must not be made now, with what to do; null when it may, and then it counts as made. */
   judge(next: Material, now: Date): string | null;
+  /** What the next start of control has to know. */
+  history(): History;
+  /** What another replica knows of the same roots; of two times the later one counts. */
+  adopt(other: History): void;
 };
+
+const times = z.record(z.string(), z.iso.datetime());
+/** By SHA-256 of each root in force: since when it is handed out, and when it signed last if it does not sign now. */
+const History = z.strictObject({ anchor: z.string(), handedOut: times, signedLast: times });
+export type History = z.infer<typeof History>;
+
+export const formatHistory = ({ anchor, handedOut, signedLast }: History): string =>
+  JSON.stringify({ anchor, handedOut: sorted(handedOut), signedLast: sorted(signedLast) } satisfies History);
+/** Throws when it is not what formatHistory wrote. */
+export const parseHistory = (text: string): History => History.parse(JSON.parse(text));
+
+const sorted = (record: Readonly<Record<string, string>>): Record<string, string> =>
+  Object.fromEntries(Object.entries(record).sort(([a], [b]) => (a < b ? -1 : 1)));
 
 /** Fingerprints. `anchor`: of the root that the issuer leads to. */
 type Anchors = { readonly roots: ReadonlySet<string>; readonly anchor: string };
 
-/** `since`: how long the first material has been in force at the least. Nothing is known from before control started. */
-export function createRotation(first: Material, now: Date, lifetimeMilliseconds: number): Rotation {
-  let current = anchorsOf(first);
-  const handedOut = new Map([...current.roots].map((root) => [root, now.getTime()]));
-  const signedLast = new Map([...current.roots].map((root) => [root, now.getTime()]));
+/** Of the material that was in force first, nothing is known from before. */
+export function beginRotation(first: Material, now: Date, lifetimeMilliseconds: number): Rotation {
+  const { roots, anchor } = anchorsOf(first);
+  const all = Object.fromEntries([...roots].map((root) => [root, now.toISOString()]));
+  return resumeRotation({ anchor, handedOut: all, signedLast: all }, lifetimeMilliseconds);
+}
+
+/** Goes on where an earlier start was: what is in force now has to be judged before it is used. */
+export function resumeRotation(history: History, lifetimeMilliseconds: number): Rotation {
+  let current: Anchors = { roots: new Set(Object.keys(history.handedOut)), anchor: history.anchor };
+  const handedOut = parsed(history.handedOut);
+  const signedLast = parsed(history.signedLast);
 
   function judge(next: Material, at: Date): string | null {
     const time = at.getTime();
@@ -50,7 +75,27 @@ export function createRotation(first: Material, now: Date, lifetimeMilliseconds:
 
   const after = (time: number): string => new Date(time + lifetimeMilliseconds).toISOString();
 
-  return { judge };
+  return {
+    judge,
+    history: () => ({ anchor: current.anchor, handedOut: formatted(handedOut), signedLast: formatted(signedLast, current.anchor) }),
+    adopt: (other) => {
+      for (const root of current.roots) {
+        later(handedOut, root, other.handedOut[root]);
+        later(signedLast, root, other.signedLast[root]);
+      }
+    },
+  };
+}
+
+const parsed = (record: Readonly<Record<string, string>>): Map<string, number> =>
+  new Map(Object.entries(record).map(([root, at]) => [root, Date.parse(at)]));
+
+/** Of the root that signs now the last time is not told: it would be another one every time. */
+const formatted = (record: ReadonlyMap<string, number>, signing?: string): Record<string, string> =>
+  Object.fromEntries([...record].filter(([root]) => root !== signing).map(([root, at]) => [root, new Date(at).toISOString()]));
+
+function later(record: Map<string, number>, root: string, at: string | undefined): void {
+  if (at !== undefined) record.set(root, Math.max(record.get(root) ?? 0, Date.parse(at)));
 }
 
 function anchorsOf({ roots, chain, issuer }: Material): Anchors {

@@ -128,6 +128,8 @@ export const annotations = {
   capture: "trackbed.dev/capture",
   /** RFC 3339: until then the namespace's pods are out of the mesh; set by trackbed bypass (Namespace) */
   bypassUntil: "trackbed.dev/bypass-until",
+  /** since when each root is handed out and until when it signed; written by control, read when it starts (ConfigMap trackbed-root) */
+  rotation: "trackbed.dev/rotation",
   /** enabled | disabled, default enabled (Namespace, Pod) */
   dnsCapture: "trackbed.dev/dns-capture",
 } as const;

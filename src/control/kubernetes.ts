@@ -8,11 +8,12 @@ import { type Api, connectApi } from "#source/kubernetes/api.ts";
 import { controlResources } from "#source/kubernetes/resources.ts";
 import { kubernetesSource } from "#source/kubernetes.ts";
 import { createElsewhere } from "./kubernetes/elsewhere.ts";
-import { openSecretAuthority, publishRoots, type SecretAuthority } from "./kubernetes/keys.ts";
+import { openSecretAuthority, type SecretAuthority } from "./kubernetes/keys.ts";
 import { holdLease } from "./kubernetes/lease.ts";
 import { createPodStatus } from "./kubernetes/pod-status.ts";
 import { createPolicyStatus } from "./kubernetes/policy-status.ts";
 import { createReviews } from "./kubernetes/review.ts";
+import { publishRoots } from "./kubernetes/roots.ts";
 import type { Log } from "./log.ts";
 import type { Metrics } from "./metrics.ts";
 import type { KubernetesOptions } from "./options.ts";
@@ -106,7 +107,7 @@ export async function kubernetesPlatform(parts: KubernetesParts, stop: AbortSign
     keysLookedAt = performance.now();
     const did = await authority.refresh();
     if (did !== null) log.info({ secret: authority.secret }, did);
-    if (await publishRoots(api, namespace, authority.roots()))
+    if (await publishRoots(api, namespace, authority.roots(), authority.rotation))
       log.warn({ configMap: kubernetes.rootConfigMap }, "the root certificates were not as published; written again");
   }
 
@@ -157,7 +158,7 @@ async function openKeys(api: Api, namespace: string, log: Log, stop: AbortSignal
   for (;;) {
     try {
       const authority = await openSecretAuthority({ api, namespace });
-      await publishRoots(api, namespace, authority.roots());
+      await publishRoots(api, namespace, authority.roots(), authority.rotation);
       return authority;
     } catch (error) {
       if (stop.aborted || (isMeshError(error) && error.code === "E_AUTHORITY_INVALID")) throw error;

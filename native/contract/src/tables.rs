@@ -128,6 +128,8 @@ pub mod annotations {
     pub const CAPTURE: &str = "trackbed.dev/capture";
     /// RFC 3339: until then the namespace's pods are out of the mesh; set by trackbed bypass
     pub const BYPASS_UNTIL: &str = "trackbed.dev/bypass-until";
+    /// since when each root is handed out and until when it signed; written by control, read when it starts
+    pub const ROTATION: &str = "trackbed.dev/rotation";
     /// enabled | disabled, default enabled
     pub const DNS_CAPTURE: &str = "trackbed.dev/dns-capture";
 }

@@ -3,10 +3,12 @@ import { generateKeyPairSync, X509Certificate } from "node:crypto";
 import { type TestContext, test } from "node:test";
 import { type Bundle, FILES, writeBundle } from "#ca/bundle.ts";
 import { mintIssuer, mintRoot } from "#ca/mint.ts";
+import { annotations } from "#contract/tables.ts";
 import { isMeshError } from "#mesh/error.ts";
 import { createApi } from "#source/kubernetes/api.ts";
 import { fakeApi } from "../../../test/apiserver.ts";
-import { openSecretAuthority, publishRoots } from "./keys.ts";
+import { openSecretAuthority } from "./keys.ts";
+import { publishRoots } from "./roots.ts";
 
 const NAMESPACE = "trackbed-system";
 const SECRETS = "/api/v1/secrets";
@@ -89,7 +91,6 @@ test("a root is rotated under a running control in three steps, and none may be 
   const c = await cluster(t);
   const [old, young] = [mintRoot(new Date()), mintRoot(new Date())];
   const both = `${old.certificate}${young.certificate}`;
-  const HOUR = 3_600_000;
   const put = (root: typeof old, roots: string) =>
     c.put("cacerts", { ...writeBundle(root, mintIssuer(root, new Date())), [FILES.root]: roots });
   const signedBy = async (root: typeof old): Promise<boolean> => {
@@ -169,13 +170,93 @@ test("a cacerts that comes later is told and not taken up, so that replicas do n
   assert.equal(await authority.refresh(), null);
 });
 
+const HOUR = 3_600_000;
+const CONFIG_MAPS = "/api/v1/configmaps";
+type Test = Awaited<ReturnType<typeof cluster>>;
+
+/** As control does it: keys first, then what daemons and the next start have to know. */
+async function start(c: Test) {
+  const authority = await c.open();
+  const publish = () => publishRoots(c.api, NAMESPACE, authority.roots(), authority.rotation);
+  await publish();
+  return { ...authority, publish };
+}
+
+test("a rotation goes on where it was when control restarts in its middle", async (t) => {
+  const c = await cluster(t);
+  const [old, young] = [mintRoot(new Date()), mintRoot(new Date())];
+  const both = `${old.certificate}${young.certificate}`;
+  const put = (root: typeof old, roots: string) =>
+    c.put("cacerts", { ...writeBundle(root, mintIssuer(root, new Date())), [FILES.root]: roots });
+  put(old, String(old.certificate));
+  const first = await start(c);
+  put(old, both);
+  assert.match((await first.refresh()) ?? "", /roots replaced/);
+  await first.publish();
+
+  c.later(23 * HOUR);
+  const second = await start(c);
+  put(young, both);
+  await assert.rejects(second.refresh(), invalid(/is not known to every workload before/));
+  await assert.rejects(c.open(), invalid(/is not used: the new issuer's root is not known to every workload before .*delete ConfigMap/));
+  c.later(2 * HOUR);
+  const third = await start(c);
+  assert.equal(third.roots(), both, "a step whose time has come while control was away is taken");
+
+  put(young, String(young.certificate));
+  await assert.rejects(c.open(), invalid(/is not used: certificates under the root that was removed/));
+  put(young, both);
+  c.later(23 * HOUR);
+  const fourth = await start(c);
+  put(young, String(young.certificate));
+  await assert.rejects(fourth.refresh(), invalid(/may live until/));
+  c.later(2 * HOUR);
+  assert.equal((await start(c)).roots(), String(young.certificate));
+});
+
+test("an authority that nobody knows is not used after a restart either, unless the operator says so", async (t) => {
+  const c = await cluster(t);
+  await start(c);
+  const root = mintRoot(new Date());
+  c.put("cacerts", writeBundle(root, mintIssuer(root, new Date())));
+  await assert.rejects(c.open(), invalid(/Secret trackbed-system\/cacerts is not used: .*a root that nobody trusts yet/));
+  c.server.delete(CONFIG_MAPS, NAMESPACE, "trackbed-root");
+  assert.equal((await start(c)).roots(), root.certificate.toString());
+});
+
+test("replicas agree on the history of a rotation and stop writing it; a damaged one is not guessed at", async (t) => {
+  const c = await cluster(t);
+  const [old, young] = [mintRoot(new Date()), mintRoot(new Date())];
+  c.put("cacerts", writeBundle(old, mintIssuer(old, new Date())));
+  const [a, b] = [await start(c), await start(c)];
+  c.put("cacerts", { ...writeBundle(old, mintIssuer(old, new Date())), [FILES.root]: `${old.certificate}${young.certificate}` });
+  await a.refresh();
+  await a.publish();
+  c.later(60_000);
+  await b.refresh();
+  await b.publish();
+  await a.publish();
+  const writes = c.server.requests.filter(({ method }) => method === "PATCH").length;
+  for (const one of [a, b, a, b]) assert.equal(await one.publish(), false);
+  assert.equal(c.server.requests.filter(({ method }) => method === "PATCH").length, writes);
+  assert.deepEqual(a.rotation.history(), b.rotation.history());
+
+  const stored = c.server.get(CONFIG_MAPS, NAMESPACE, "trackbed-root");
+  c.server.put(CONFIG_MAPS, {
+    ...stored,
+    metadata: { name: "trackbed-root", namespace: NAMESPACE, annotations: { [annotations.rotation]: "{" } },
+  });
+  await assert.rejects(c.open(), invalid(/annotation trackbed\.dev\/rotation of ConfigMap .* is not what control wrote/));
+});
+
 test("roots are published where daemons mount them, and again when somebody takes them away", async (t) => {
   const c = await cluster(t);
   c.server.put("/api/v1/configmaps", { metadata: { name: "trackbed-root", namespace: NAMESPACE, labels: { kept: "yes" } } });
-  assert.equal(await publishRoots(c.api, NAMESPACE, "PEM"), true);
-  assert.equal(await publishRoots(c.api, NAMESPACE, "PEM"), false);
+  const { rotation } = await c.open();
+  assert.equal(await publishRoots(c.api, NAMESPACE, "PEM", rotation), true);
+  assert.equal(await publishRoots(c.api, NAMESPACE, "PEM", rotation), false);
   const get = () => c.server.get("/api/v1/configmaps", NAMESPACE, "trackbed-root");
   assert.deepEqual([get()?.["data"], get()?.metadata["labels"]], [{ "root-cert.pem": "PEM" }, { kept: "yes" }]);
   c.server.delete("/api/v1/configmaps", NAMESPACE, "trackbed-root");
-  assert.equal(await publishRoots(c.api, NAMESPACE, "PEM"), true);
+  assert.equal(await publishRoots(c.api, NAMESPACE, "PEM", rotation), true);
 });

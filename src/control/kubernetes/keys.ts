@@ -2,19 +2,22 @@
 import { z } from "zod";
 import { type Bundle, FILES, readBundle, rootOf, writeBundle } from "#ca/bundle.ts";
 import { isOld, mintIssuer, mintRoot } from "#ca/mint.ts";
-import { createRotation } from "#ca/rotation.ts";
+import { beginRotation, type Rotation, resumeRotation } from "#ca/rotation.ts";
 import { LEAF_MILLISECONDS, type Material, type ServingAuthority, signingAuthority } from "#ca/signing.ts";
 import { kubernetes } from "#contract/tables.ts";
 import { meshError } from "#mesh/error.ts";
 import type { Api } from "#source/kubernetes/api.ts";
 import { isStatus } from "#source/kubernetes/failure.ts";
 import { objectPath } from "#source/kubernetes/resources.ts";
+import { readHistory, rootsPlace } from "./roots.ts";
 
 export type SecretAuthority = ServingAuthority & {
   /** Name of the Secret in use, for people. */
   readonly secret: string;
   /** Takes up what changed in the Secret and renews our own issuer when its time has come; says what it did, null for nothing. */
   refresh(): Promise<string | null>;
+  /** Has to be published with the roots. */
+  readonly rotation: Pick<Rotation, "history" | "adopt">;
 };
 
 export type SecretAuthorityOptions = { readonly api: Api; readonly namespace: string; readonly now?: () => Date };
@@ -76,7 +79,14 @@ export async function openSecretAuthority({ api, namespace, now = () => new Date
   const name = plugged === null ? kubernetes.caSecret : kubernetes.pluggedCaSecret;
   let stored = plugged ?? (await readOrMake());
   let material: Material = readBundle(stored.bundle, where(name), now());
-  const rotation = createRotation(material, now(), LEAF_MILLISECONDS);
+  const history = await readHistory(api, namespace);
+  const rotation = history === null ? beginRotation(material, now(), LEAF_MILLISECONDS) : resumeRotation(history, LEAF_MILLISECONDS);
+  const early = rotation.judge(material, now());
+  if (early !== null)
+    throw meshError(
+      "E_AUTHORITY_INVALID",
+      `${where(name)} is not used: ${early}; put back what it held, or delete ${rootsPlace(namespace)} to use it all the same, which cuts off every workload until its certificate is renewed`,
+    );
 
   async function refresh(): Promise<string | null> {
     if (plugged === null && (await read(kubernetes.pluggedCaSecret)) !== null) {
@@ -117,25 +127,5 @@ export async function openSecretAuthority({ api, namespace, now = () => new Date
     return did.length === 0 ? null : did.join("; ");
   }
 
-  return { ...signingAuthority(() => material, now), secret: name, refresh };
-}
-
-const CONFIG_MAPS = { root: "/api/v1", plural: "configmaps" };
-const configMap = z.object({ data: z.record(z.string(), z.string()).default({}) });
-
-/** Puts the roots where the daemons find them; true when they were not there yet. */
-export async function publishRoots(api: Api, namespace: string, roots: string): Promise<boolean> {
-  const name = kubernetes.rootConfigMap;
-  const path = objectPath(CONFIG_MAPS, namespace, name);
-  try {
-    const { data } = configMap.parse(await api.call({ method: "GET", path }));
-    if (data[kubernetes.rootKey] === roots) return false;
-  } catch (error) {
-    if (!isStatus(error, 404)) throw error;
-  }
-  // Our own field manager: the manifests' one owns the object without this key, and would take the key away at the next install.
-  const query = { fieldManager: kubernetes.control, force: "true" };
-  const body = { apiVersion: "v1", kind: "ConfigMap", metadata: { name, namespace }, data: { [kubernetes.rootKey]: roots } };
-  await api.call({ method: "PATCH", path, query, type: "application/apply-patch+yaml", body });
-  return true;
+  return { ...signingAuthority(() => material, now), secret: name, refresh, rotation };
 }

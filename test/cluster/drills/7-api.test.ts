@@ -10,11 +10,12 @@ import { readObject } from "#source/kubernetes/read.ts";
 import { REFLECTOR_TIMES } from "#source/kubernetes/reflector.ts";
 import { controlResources, nodeResources, PODS, type Resource } from "#source/kubernetes/resources.ts";
 import { kubernetesSource } from "#source/kubernetes.ts";
-import { openSecretAuthority, publishRoots } from "../../../src/control/kubernetes/keys.ts";
+import { openSecretAuthority } from "../../../src/control/kubernetes/keys.ts";
 import { holdLease } from "../../../src/control/kubernetes/lease.ts";
 import { createPodStatus } from "../../../src/control/kubernetes/pod-status.ts";
 import { ACCEPTED, createPolicyStatus } from "../../../src/control/kubernetes/policy-status.ts";
 import { createReviews } from "../../../src/control/kubernetes/review.ts";
+import { publishRoots } from "../../../src/control/kubernetes/roots.ts";
 import { createView } from "../../../src/control/view.ts";
 import { type Cluster, cluster, waitFor } from "../cluster.ts";
 
@@ -226,9 +227,9 @@ spec:
     assert.ok(authority !== undefined);
     const empty = `{apiVersion: v1, kind: ConfigMap, metadata: {name: trackbed-root, namespace: ${namespace}}}`;
     await c.apply(empty, "--field-manager=trackbed");
-    assert.equal(await publishRoots(api, namespace, authority.roots()), true);
+    assert.equal(await publishRoots(api, namespace, authority.roots(), authority.rotation), true);
     await c.apply(empty, "--field-manager=trackbed", "--force-conflicts");
-    assert.equal(await publishRoots(api, namespace, authority.roots()), false);
+    assert.equal(await publishRoots(api, namespace, authority.roots(), authority.rotation), false);
     const later = await openSecretAuthority({ api, namespace, now: () => new Date(Date.now() + 300 * 86_400_000) });
     assert.match((await later.refresh()) ?? "", /issuer replaced/);
     assert.match((await authority.refresh()) ?? "", /issuer replaced/);
