@@ -7,7 +7,7 @@ import { createBell } from "./bell.ts";
 import type { TypeUrl } from "./resource.ts";
 import type { ResourceStore } from "./store.ts";
 import { createDiscoveryStream, type TypeCounters } from "./stream.ts";
-import { createTurns, type EndTurn, type Turns } from "./turns.ts";
+import { createTurns, type Turn, type Turns } from "./turns.ts";
 
 export type StreamInfo = { readonly node: string; readonly since: Date; types(): ReadonlyMap<TypeUrl, Readonly<TypeCounters>> };
 
@@ -46,7 +46,7 @@ export function createXdsServer(store: ResourceStore, options: XdsServerOptions)
     const bell = createBell();
     let fault: unknown = null;
     let ended = false;
-    let endTurn = null as EndTurn | null;
+    let turn = null as Turn | null;
     const end = (error: unknown = null): void => {
       fault ??= error;
       ended = true;
@@ -63,14 +63,15 @@ export function createXdsServer(store: ResourceStore, options: XdsServerOptions)
     context.signal.addEventListener("abort", onAbort);
     void read(requests, async (request) => {
       if (stream.opens(request)) {
-        endTurn ??= await turns.take();
-        if (ended) return endTurn();
+        turn ??= await turns.take();
+        if (ended) return turn.end();
       }
       const reasons = stream.request(request);
       if (reasons !== null) options.onNack?.(node, request.typeUrl, reasons);
+      turn?.progress();
       if (stream.caughtUp()) {
-        endTurn?.();
-        endTurn = null;
+        turn?.end();
+        turn = null;
       }
       bell.ring();
     }).then(() => end(), end);
@@ -89,7 +90,7 @@ export function createXdsServer(store: ResourceStore, options: XdsServerOptions)
       unwatch();
       live.delete(entry);
       ended = true;
-      endTurn?.();
+      turn?.end();
     }
   }
 

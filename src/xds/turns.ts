@@ -2,22 +2,29 @@
 // back at once must not need the memory of all of them, and a change must not wait for all of them.
 
 export type Turns = {
-  /** Resolves, in the order of asking, when it is the caller's turn, with what ends it. */
-  take(): Promise<EndTurn>;
+  /** Resolves, in the order of asking, when it is the caller's turn. */
+  take(): Promise<Turn>;
 };
-/** Again: nothing. */
-export type EndTurn = () => void;
 
-export type TurnLimits = { readonly atOnce: number; readonly milliseconds: number };
+export type Turn = {
+  /** The node answered: it is not what is waited for. */
+  progress(): void;
+  /** Again: nothing. */
+  end(): void;
+};
+
+export type TurnLimits = { readonly atOnce: number; readonly silentMilliseconds: number };
 
 /** Enough that one that waits for its node's answer leaves no gap. A hundred thousand resources take 10 MB each until they are sent. */
 const AT_ONCE = 8;
-/** Three times what a hundred thousand resources take over a gigabit line. Who needs longer goes on, and does not hold up the others. */
-const TURN_MILLISECONDS = 2_000;
+/** Who takes longer over one response goes on beside the next, and does not hold up the others. Far more than a busy process needs by itself. */
+const SILENT_MILLISECONDS = 10_000;
 
-export function createTurns({ atOnce, milliseconds }: TurnLimits = { atOnce: AT_ONCE, milliseconds: TURN_MILLISECONDS }): Turns {
+export function createTurns(
+  { atOnce, silentMilliseconds }: TurnLimits = { atOnce: AT_ONCE, silentMilliseconds: SILENT_MILLISECONDS },
+): Turns {
   /** As many as there are streams: the listener's bound. */
-  const waiting: ((end: EndTurn) => void)[] = [];
+  const waiting: ((turn: Turn) => void)[] = [];
   let taken = 0;
 
   function next(): void {
@@ -33,9 +40,13 @@ export function createTurns({ atOnce, milliseconds }: TurnLimits = { atOnce: AT_
       taken--;
       next();
     };
-    const timer = setTimeout(end, milliseconds);
-    timer.unref();
-    begin(end);
+    const wait = (): NodeJS.Timeout => setTimeout(end, silentMilliseconds).unref();
+    let timer = wait();
+    const progress = (): void => {
+      clearTimeout(timer);
+      if (!over) timer = wait();
+    };
+    begin({ progress, end });
   }
 
   return {
