@@ -51,6 +51,9 @@ export type Daemon = {
 /** Until control or the snapshot says otherwise: the defaults of the design. */
 const DEFAULTS: Omit<MeshSettings, "clusterDomain"> = { trustDomain: "cluster.local", network: "", encryptSameNode: false };
 
+/** An engine that lives finds a new daemon within seconds. Until then each pod looks as if its engine had died, which would be told to everybody. */
+const MEETING_MS = bounds.holdMilliseconds;
+
 export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): Promise<Daemon> {
   const { log, version, cluster } = parts;
   const { node, run } = options;
@@ -76,6 +79,9 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
   const flows = createFlows();
   const engine = { since: started, inSync: false, counters: new Map<string, number>() };
   let sourceRead = false;
+  let meeting: NodeJS.Timeout | undefined;
+  /** No engine has come in time. */
+  let alone = false;
   let reportsBroke = "";
   let connectivity: Connectivity = { connected: false, synced: false, since: new Date(), error: null };
   let director: Director;
@@ -187,7 +193,7 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
       settled: (record) => {
         promises.note(pods.records.values());
         reports.changed(record);
-        if (pods.lookedAtAll) reports.ready();
+        tellControl();
         cluster?.settled();
       },
       forgotten: (record) => {
@@ -314,8 +320,16 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
       sourceRead = true;
       apply();
       cluster?.began();
-      if (pods.lookedAtAll) reports.ready();
+      meeting ??= setTimeout(() => {
+        alone = true;
+        tellControl();
+      }, MEETING_MS);
+      tellControl();
     }
+  }
+
+  function tellControl(): void {
+    if (pods.lookedAtAll && (alone || pods.metAll)) reports.ready();
   }
 
   return {
@@ -326,6 +340,7 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
     },
     drain: async () => {
       stop.abort();
+      clearTimeout(meeting);
       cluster?.stop();
       channel.abort();
       admin.closeAllConnections();

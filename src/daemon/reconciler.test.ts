@@ -272,6 +272,21 @@ test("a restarted daemon names what the engine holds before InSync, and only whe
   assert.ok(!node.calls.some((call) => call.startsWith("applyRules") || call.startsWith("handOver")));
 });
 
+test("until an engine has found a new daemon, what its pods look like is nothing to tell of", async (t) => {
+  const before = await ready(t);
+  const node = start(t);
+  for (const [path, namespace] of before.namespaces) node.namespaces.set(path, namespace);
+  node.engine.pods = before.engine.pods;
+  node.engine.up = false;
+  node.reconciler.update(specs(specimen("a")), true);
+  await node.until("a was looked at", () => node.reconciler.lookedAtAll);
+  assert.deepEqual([node.record("a").problem?.code, node.reconciler.metAll], ["E_ENGINE_AWAY", false]);
+  node.attach("one");
+  assert.equal(node.reconciler.metAll, false, "nobody has looked again");
+  await node.until("an engine has it", () => node.reconciler.metAll);
+  assert.deepEqual([node.record("a").problem, node.record("a").state], [null, "ready"]);
+});
+
 test("a pod that leaves drains in the engine before its rules go", async (t) => {
   const node = await ready(t);
   node.reconciler.update(specs(specimen("a", { desired: "absent" })), true);

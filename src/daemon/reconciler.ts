@@ -50,6 +50,8 @@ export type Reconciler = {
   drift(uid: string, by?: string): void;
   /** Every pod that the source named was looked at once. */
   readonly lookedAtAll: boolean;
+  /** So it was with an engine that may have it. */
+  readonly metAll: boolean;
   stop(): Promise<void>;
 };
 
@@ -74,6 +76,8 @@ type Entry = {
   /** The event that happens to the pod after a pause. */
   pending: { readonly what: "retry" | "engineSilent"; readonly timer: NodeJS.Timeout } | null;
   looked: boolean;
+  /** A pass over it found an engine connected. */
+  met: boolean;
   /** A drift was noticed while a pass was on: the next one looks and tells, instead of this one mending it in silence. */
   moved: boolean;
   /** Who changed the namespace since the last look, as far as notices say. */
@@ -119,6 +123,7 @@ export function reconciler(options: ReconcilerOptions): Reconciler {
       sweep: false,
       pending: null,
       looked: false,
+      met: false,
       moved: false,
       by: "",
       seen: null,
@@ -164,6 +169,7 @@ export function reconciler(options: ReconcilerOptions): Reconciler {
     const swept = entry.sweep;
     entry.sweep = false;
     const phase = record.state;
+    const { connected } = record.observed.engine;
     if (entry.moved) happen(record, { what: "drift" });
     entry.moved = false;
     if (isOver(record.spec.desired) && pathTaken(record.spec)) record.spec = { ...record.spec, netns: null };
@@ -196,6 +202,7 @@ export function reconciler(options: ReconcilerOptions): Reconciler {
     if (record.state === "absent") record.notMeshed = null;
     else if (swept || record.state !== phase) record.notMeshed = await options.countUnmeshed(record.spec).catch(() => null);
     entry.looked = true;
+    entry.met ||= connected;
     conclude(entry, outcome);
   }
 
@@ -392,6 +399,9 @@ export function reconciler(options: ReconcilerOptions): Reconciler {
     drift,
     get lookedAtAll() {
       return source !== null && [...entries.values()].every(({ looked }) => looked);
+    },
+    get metAll() {
+      return source !== null && [...entries.values()].every(({ met }) => met);
     },
     stop: async () => {
       stopped = true;

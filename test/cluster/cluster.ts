@@ -67,7 +67,13 @@ export type Document = {
     readonly containerStatuses?: readonly { readonly restartCount: number; readonly ready: boolean }[];
   };
 };
-export type Condition = { readonly type: string; readonly status: string; readonly reason?: string; readonly message?: string };
+export type Condition = {
+  readonly type: string;
+  readonly status: string;
+  readonly reason?: string;
+  readonly message?: string;
+  readonly lastTransitionTime?: string;
+};
 export type List<T = Document> = { readonly items: readonly T[] };
 
 /** The cluster that the environment names (settings.ts); it has to be up: `make cluster`. */

@@ -2,7 +2,8 @@
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { type Cluster, cluster, type List, waitFor } from "../cluster.ts";
-import { IMAGE, MARKER, openShop, podUrl, type Shop } from "../shop.ts";
+import { statusOn } from "../daemon.ts";
+import { capture, IMAGE, MARKER, openShop, podUrl, type Shop } from "../shop.ts";
 import { witness } from "../witness.ts";
 
 const APP = 8080;
@@ -37,6 +38,17 @@ describe("with the mesh's processes killed", { concurrency: false }, () => {
     await c.kubectl("-n", shop.namespace, "wait", "pod/late", "--for=condition=Ready", `--timeout=${RECOVER_MS / 1000}s`);
     await shop.captured();
     await c.kubectl("-n", shop.namespace, "delete", "pod", "late");
+  });
+
+  test("the daemon of a node: nobody is told by its end or its return that pods had left the mesh", async () => {
+    const since = async () => (await shop.pods()).map((pod) => capture(pod)?.lastTransitionTime).sort();
+    const before = await since();
+    await withoutDaemons(c, works);
+    await waitFor("the daemons have told of every pod", async () =>
+      (await Promise.all(c.nodes.map((node) => statusOn(c, node)))).every(({ pods }) => pods.every(({ phase }) => phase === "ready")),
+    );
+    assert.deepEqual(await since(), before);
+    assert.doesNotMatch(await c.kubectl("-n", shop.namespace, "get", "events"), /E_ENGINE_AWAY/);
   });
 
   test("the daemon of a node: pods that are not enrolled start without it", async () => {
