@@ -70,10 +70,9 @@ export function live(pod: ApiPod, world: World): Life {
     for (let attempt = 0; !ending; attempt++) {
       const id = `cni-${uid}-${attempt}`;
       const sandbox = { pod: { namespace, name, uid }, id, netns: `/run/netns/${id}`, address };
-      const began = performance.now();
       try {
-        await makeSandbox(sandbox);
-        world.write({ kind: "started", at: Date.now(), uid, address, addMs: Math.round(performance.now() - began) });
+        const meshMs = Math.round(await makeSandbox(sandbox));
+        world.write({ kind: "started", at: Date.now(), uid, address, meshMs });
         return sandbox;
       } catch (error) {
         world.write({ kind: "refused", at: Date.now(), uid, reason: error instanceof Error ? error.message : String(error) });

@@ -18,7 +18,7 @@ export type Record =
   | { readonly kind: "missed"; readonly at: number; readonly me: Member; readonly to: string; readonly why: string }
   /** A server read the first words of a client. */
   | { readonly kind: "served"; readonly at: number; readonly me: Member; readonly from: Member }
-  | { readonly kind: "started"; readonly at: number; readonly uid: string; readonly address: string; readonly addMs: number }
+  | { readonly kind: "started"; readonly at: number; readonly uid: string; readonly address: string; readonly meshMs: number }
   | { readonly kind: "refused"; readonly at: number; readonly uid: string; readonly reason: string }
   | { readonly kind: "ended"; readonly at: number; readonly uid: string; readonly address: string; readonly delMs: number };
 

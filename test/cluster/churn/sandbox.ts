@@ -14,13 +14,18 @@ export type Sandbox = { readonly pod: PodName; readonly id: string; readonly net
 type Plugin = { readonly type: string; readonly capabilities?: { readonly ips?: boolean } };
 type Conflist = { readonly cniVersion: string; readonly name: string; readonly plugins: readonly Plugin[] };
 
-/** Rejects with the plugin's own words; whatever was made until then is for removeSandbox. */
-export async function makeSandbox(sandbox: Sandbox): Promise<void> {
+/** How long the last plugin of the chain took, which is the mesh's. Rejects with a plugin's own words; whatever was made until then is for removeSandbox. */
+export async function makeSandbox(sandbox: Sandbox): Promise<number> {
   await run(["ip", "netns", "add", sandbox.id]);
   await run(["ip", "-n", sandbox.id, "link", "set", "lo", "up"]);
   const list = configuration();
   let result: unknown;
-  for (const plugin of list.plugins) result = await call("ADD", list, plugin, sandbox, result);
+  let began = performance.now();
+  for (const plugin of list.plugins) {
+    began = performance.now();
+    result = await call("ADD", list, plugin, sandbox, result);
+  }
+  return performance.now() - began;
 }
 
 /** The containers are dead. As a runtime does, in the reverse order, and on after a failure: the address has to come back. */

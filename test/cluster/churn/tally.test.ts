@@ -23,7 +23,7 @@ test("who is outside of the mesh may not speak to it, and may be spoken to", () 
 });
 
 test("an address that goes to another pod is a hand-over, a pod that keeps it is none", () => {
-  const started = (uid: string): Record => ({ kind: "started", at: 1, uid, address: "10.0.0.2", addMs: 1 });
+  const started = (uid: string): Record => ({ kind: "started", at: 1, uid, address: "10.0.0.2", meshMs: 1 });
   assert.equal(tally([started("a"), started("a"), started("b")]).handovers, 1);
 });
 
