@@ -95,10 +95,13 @@ export type Shop = {
   captured(): Promise<void>;
   released(): Promise<void>;
   label(value: "enabled" | null): Promise<void>;
+  /** It ends while the next drill begins; who needs its end waits for \`removed\`. */
   remove(): Promise<void>;
+  removed(): Promise<void>;
 };
 
 export async function openShop(c: Cluster, namespace: string, options: Options = {}): Promise<Shop> {
+  await c.kubectl("wait", "--for=delete", `namespace/${namespace}`, "--timeout=60s"); // of an earlier run of the same drill
   await c.apply(shop(namespace, options));
   for (const workload of ["deployment/web", "daemonset/client"])
     await c.kubectl("-n", namespace, "rollout", "status", workload, "--timeout=90s");
@@ -150,7 +153,8 @@ export async function openShop(c: Cluster, namespace: string, options: Options =
       )),
     label: async (value) =>
       void (await c.kubectl("label", "namespace", namespace, "--overwrite", value === null ? `${LABEL}-` : `${LABEL}=${value}`)),
-    remove: async () => void (await c.kubectl("delete", "namespace", namespace, "--ignore-not-found")),
+    remove: async () => void (await c.kubectl("delete", "namespace", namespace, "--ignore-not-found", "--wait=false")),
+    removed: async () => void (await c.kubectl("wait", "--for=delete", `namespace/${namespace}`, "--timeout=60s")),
   };
 }
 

@@ -1,8 +1,8 @@
 // A node loses power: its pods come back with the same UID in a new namespace, are captured before their containers start, and say nothing in clear.
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
-import type { NodeStatus } from "#inspect/status.ts";
 import { type Cluster, cluster, type List, waitFor } from "../cluster.ts";
+import { statusOn } from "../daemon.ts";
 import { capture, fetching, IMAGE, MARKER, openShop, podUrl, type Shop } from "../shop.ts";
 import { witness } from "../witness.ts";
 
@@ -74,7 +74,7 @@ describe(REBOOTS === 1 ? "a node reboots" : `a node reboots ${REBOOTS} times`, {
         `${fetching(podUrl(await shop.podOn("web", "node1")))} && echo ANSWERED; true`,
       );
       assert.doesNotMatch(stdout, /ANSWERED/);
-      const told = await nodeStatus(c, "node2");
+      const told = await statusOn(c, "node2");
       assert.equal(told.control.connected, false);
       const pod = told.pods.find(({ name }) => name === metadata.name);
       assert.ok(pod !== undefined && pod.phase !== "ready", `the daemon calls a pod without a certificate ${pod?.phase ?? "nothing"}`);
@@ -92,33 +92,6 @@ describe(REBOOTS === 1 ? "a node reboots" : `a node reboots ${REBOOTS} times`, {
     await waitFor("traffic flows", () => shop.reaches("node2", podUrl2(shop)), BACK_MS);
   });
 });
-
-/** What `trackbed status` says on the node itself. */
-async function nodeStatus(c: Cluster, node: string): Promise<NodeStatus> {
-  const daemons = (await c.get<List>("pods", "-n", SYSTEM, "-l", "app.kubernetes.io/name=trackbed-daemon")).items;
-  const daemon = daemons.find(({ spec }) => spec?.nodeName === node);
-  assert.ok(daemon, `no daemon on ${node}`);
-  // It exits with 1 while something is wrong, which is what is asked about.
-  const { stdout } = await c.tryKubectl(
-    "-n",
-    SYSTEM,
-    "exec",
-    daemon.metadata.name,
-    "-c",
-    "daemon",
-    "--",
-    "trackbed",
-    "status",
-    "--run",
-    "/run/trackbed",
-    "-o",
-    "json",
-  );
-  const answer = JSON.parse(stdout) as NodeStatus | { readonly nodes: readonly NodeStatus[] };
-  const [status] = "nodes" in answer ? answer.nodes : [answer];
-  assert.ok(status, `no status in ${stdout}`);
-  return status;
-}
 
 const podUrl2 = (shop: Shop): string => `http://web.${shop.namespace}/`;
 

@@ -85,6 +85,19 @@ test("enrol --dry-run changes nothing, and check is content", async () => {
   assert.ok(healthy, JSON.stringify(findings));
 });
 
+test("a NetworkPolicy that admits the application's port and not the mesh's is found, and no longer once it admits that too", async () => {
+  const closing = async (): Promise<readonly string[]> =>
+    (await check()).findings.filter(({ code }) => code === "NETWORK_POLICY_HBONE").map(({ level, subject }) => `${level} ${subject}`);
+  try {
+    await c.apply(onlyPorts(8080));
+    assert.deepEqual(await closing(), ["error NetworkPolicy commands/only-ports"]);
+    await c.apply(onlyPorts(8080, 15008));
+    assert.deepEqual(await closing(), []);
+  } finally {
+    await c.kubectl("-n", "commands", "delete", "networkpolicy", "only-ports");
+  }
+});
+
 test("when somebody deletes the namespace, pods refuse traffic, check says so, and uninstall frees them without a restart", async () => {
   const uids = (await shop.pods()).map(({ metadata }) => metadata.uid).sort();
   const to = podUrl(await shop.podOn("web", "node2"));
@@ -102,3 +115,13 @@ test("when somebody deletes the namespace, pods refuse traffic, check says so, a
   assert.equal(again.code, 0, again.stderr);
   await shop.captured();
 });
+
+const onlyPorts = (...ports: readonly number[]): string => `
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: only-ports, namespace: commands}
+spec:
+  podSelector: {matchLabels: {app: web}}
+  policyTypes: [Ingress]
+  ingress: [{ports: ${JSON.stringify(ports.map((port) => ({ protocol: "TCP", port })))}}]
+`;

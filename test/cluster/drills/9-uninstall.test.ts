@@ -34,6 +34,7 @@ test("enrolled pods go on without the mesh, not restarted", async () => {
 
 test("no rule, process, file or API object is left", async () => {
   await shop.remove();
+  await shop.removed();
   const before = JSON.parse(readFileSync(join(c.settings.state, "before.json"), "utf8")) as State;
   let left: string[] = [];
   await waitFor(
