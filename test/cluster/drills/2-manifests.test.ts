@@ -50,7 +50,16 @@ test("Helm renders what `trackbed install` would apply, definitions included, wi
   assert.deepEqual(own, await installed());
   const values = "registry=registry.example:5000/mesh,trustDomain=example.org,adopt=istio,imagePullSecrets[0].name=one";
   const others = objects(await run([helm, "template", "trackbed", directory, "--include-crds", "--set", values]));
-  const flags = ["--registry", "registry.example:5000/mesh", "--trust-domain", "example.org", "--adopt", "istio", "--image-pull-secret", "one"];
+  const flags = [
+    "--registry",
+    "registry.example:5000/mesh",
+    "--trust-domain",
+    "example.org",
+    "--adopt",
+    "istio",
+    "--image-pull-secret",
+    "one",
+  ];
   assert.deepEqual(others, await installed(...flags));
 });
 
