@@ -20,6 +20,7 @@ use crate::link::{Carried, Core, Handle};
 use crate::meter::{ClosedBy, Meter, Outcome, Side};
 use crate::scratch::TURN;
 use crate::socket::Socket;
+use crate::turn::take_another_turn;
 
 /// The kernel tells nobody when the last byte was acknowledged, so it is asked again.
 const FLUSH_CHECK: Duration = Duration::from_millis(2);
@@ -120,7 +121,7 @@ impl Carry {
         let mut left = TURN;
         while !self.up_done && !self.stream_gone {
             if left == 0 {
-                return cx.waker().wake_by_ref();
+                return take_another_turn(cx);
             }
             if !core.may_send(self.handle.id) {
                 if self.port(core).is_none_or(|port| port.socket.poll_broken(cx)) {
@@ -169,7 +170,7 @@ impl Carry {
                 return;
             }
             if left == 0 {
-                return cx.waker().wake_by_ref();
+                return take_another_turn(cx);
             }
             if !port.socket.poll_writable(cx) {
                 return;

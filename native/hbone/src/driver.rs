@@ -12,6 +12,7 @@ use crate::h2::{Asked, Reason};
 use crate::limits::LINGER;
 use crate::link::{Core, Ended, Link, Received};
 use crate::scratch::TURN;
+use crate::turn::take_another_turn;
 use crate::vigil::{Order, Vigil};
 
 /// How it ended.
@@ -163,7 +164,7 @@ fn receive(core: &mut Core, cx: &mut Context<'_>, now: Instant, fresh: &mut bool
             Received::Bytes(count) => left = left.saturating_sub(count),
         }
         if left == 0 {
-            cx.waker().wake_by_ref();
+            take_another_turn(cx);
             return Ok(true);
         }
     }

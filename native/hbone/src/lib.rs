@@ -26,6 +26,7 @@ mod sys;
 #[cfg(feature = "testing")]
 #[doc(hidden)]
 pub mod testing;
+mod turn;
 mod vigil;
 
 pub use client::{ConnectRequest, Tunnel};

@@ -14,6 +14,7 @@ use crate::meter::{ClosedBy, Meter, Outcome, Side};
 use crate::scratch::{self, TURN};
 use crate::socket::{End, Socket, is_later};
 use crate::splice::Pipe;
+use crate::turn::take_another_turn;
 
 /// A read that fills this much is bulk, and what follows goes through a pipe; a pipe that gets less is given up for reads again.
 const BULK: usize = 64 << 10;
@@ -160,7 +161,7 @@ impl Half {
         let mut left = TURN;
         let end = loop {
             if left == 0 {
-                cx.waker().wake_by_ref();
+                take_another_turn(cx);
                 return Poll::Pending;
             }
             match self.step(cx, from, to) {
