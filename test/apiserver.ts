@@ -160,12 +160,19 @@ export async function fakeApi(tls?: { readonly key: string; readonly cert: strin
       if (of(collection).has(keyOf(namespace, name))) return status(409, "AlreadyExists", `${name} exists`);
       return {
         status: 201,
-        body: put(collection, { ...body, metadata: { ...body.metadata, ...(namespace === "" ? {} : { namespace }) } }),
+        body: put(collection, {
+          ...body,
+          metadata: { creationTimestamp: new Date().toISOString(), ...body.metadata, ...(namespace === "" ? {} : { namespace }) },
+        }),
       };
     }
     const apply = asked.headers["content-type"] === "application/apply-patch+yaml";
     const before = of(collection).get(keyOf(namespace, asked.name));
     if (before === undefined && !(apply && subresource === "")) return status(404, "NotFound", `${asked.name} not found`);
+    if (method === "DELETE") {
+      remove(collection, namespace, asked.name);
+      return { status: 200, body: { kind: "Status", status: "Success" } };
+    }
     const { uid, resourceVersion } = body.metadata;
     if (before !== undefined && uid !== undefined && uid !== before.metadata.uid)
       return status(422, "Invalid", "metadata.uid: field is immutable");

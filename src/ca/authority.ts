@@ -23,5 +23,5 @@ export type Authority = {
   /** PEM of every root that peers must trust, concatenated. */
   roots(): string;
   /** When the authority's own certificates end, for warnings. */
-  expiry(): { readonly root: Date; readonly issuer: Date };
+  expiry(): { readonly root: Date; readonly issuer: Date; readonly issuerSince: Date };
 };

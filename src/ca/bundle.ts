@@ -61,6 +61,11 @@ export function readBundle(bundle: Bundle, where: string, now: Date): Material {
   };
 }
 
+/** Every PEM certificate in a text. */
+export const certificatesOf = (text: string): X509Certificate[] => (text.match(BLOCK) ?? []).map((block) => new X509Certificate(block));
+
+export const isSelfSigned = (certificate: X509Certificate): boolean => isSignedBy({ certificate }, { certificate });
+
 /** The root with its key, where the bundle has both: ours has. */
 export function rootOf(bundle: Bundle, where: string): Signer | null {
   const [key, certificate] = [bundle[FILES.rootKey], bundle[FILES.root]];

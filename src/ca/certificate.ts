@@ -1,8 +1,10 @@
-// The mesh's certificate profiles: builds a certificate and signs it. ASN.1 by schema, cryptography by node:crypto.
+// The mesh's certificate profiles: builds a certificate and signs it, or asks another authority for one. ASN.1 by schema, cryptography by node:crypto.
 import { createHash, createPublicKey, type KeyObject, randomBytes, sign, X509Certificate } from "node:crypto";
+import { Attributes, CertificationRequest, CertificationRequestInfo } from "@peculiar/asn1-csr";
 import { AsnConvert, OctetString } from "@peculiar/asn1-schema";
 import {
   AlgorithmIdentifier,
+  Attribute,
   AttributeTypeAndValue,
   AttributeValue,
   AuthorityKeyIdentifier,
@@ -87,6 +89,36 @@ export function signCertificate(spec: CertificateSpec, signer: Signer | { readon
   );
 }
 
+/** RFC 2985: the attribute of a request that holds the wanted extensions. */
+const EXTENSION_REQUEST = "1.2.840.113549.1.9.14";
+
+/** PEM of the request (PKCS #10) by which another authority is asked to make `key` an authority of ours. */
+export function requestCertificate(role: CertificateRole & { kind: "authority" }, key: KeyObject): string {
+  const algorithm = algorithmOf(key);
+  const wanted = AsnConvert.serialize(new Extensions(authorityExtensions(role.pathLength)));
+  const certificationRequestInfo = new CertificationRequestInfo({
+    subject: subjectOf(role),
+    subjectPKInfo: AsnConvert.parse(spkiOf(key), SubjectPublicKeyInfo),
+    attributes: new Attributes([new Attribute({ type: EXTENSION_REQUEST, values: [wanted] })]),
+  });
+  const signature = sign(algorithm.hash, Buffer.from(AsnConvert.serialize(certificationRequestInfo)), key);
+  const der = AsnConvert.serialize(
+    new CertificationRequest({
+      certificationRequestInfo,
+      signatureAlgorithm: new AlgorithmIdentifier({
+        algorithm: algorithm.oid,
+        ...(algorithm.parameters === null ? { parameters: NULL } : {}),
+      }),
+      signature: toArrayBuffer(signature),
+    }),
+  );
+  const lines =
+    Buffer.from(der)
+      .toString("base64")
+      .match(/.{1,64}/g) ?? [];
+  return `-----BEGIN CERTIFICATE REQUEST-----\n${lines.join("\n")}\n-----END CERTIFICATE REQUEST-----\n`;
+}
+
 /** DER of NULL. */
 const NULL = new Uint8Array([5, 0]).buffer;
 
@@ -102,11 +134,7 @@ function extensionsOf({ role, publicKey }: CertificateSpec, signerIdentifier: Ar
     extension(id_ce_authorityKeyIdentifier, false, new AuthorityKeyIdentifier({ keyIdentifier: new KeyIdentifier(signerIdentifier) })),
     extension(id_ce_subjectKeyIdentifier, false, new SubjectKeyIdentifier(keyIdentifier(publicKey))),
   ];
-  if (role.kind === "authority") {
-    const usage = new KeyUsage(KeyUsageFlags.keyCertSign | KeyUsageFlags.cRLSign);
-    const constraints = new BasicConstraints({ cA: true, pathLenConstraint: role.pathLength });
-    return [...keys, extension(id_ce_basicConstraints, true, constraints), extension(id_ce_keyUsage, true, usage)];
-  }
+  if (role.kind === "authority") return [...keys, ...authorityExtensions(role.pathLength)];
   const purposes = role.kind === "workload" ? [id_kp_serverAuth, id_kp_clientAuth] : [id_kp_serverAuth];
   return [
     ...keys,
@@ -116,6 +144,12 @@ function extensionsOf({ role, publicKey }: CertificateSpec, signerIdentifier: Ar
     // Critical, because the subject is empty (RFC 5280, 4.2.1.6).
     extension(id_ce_subjectAltName, true, new SubjectAlternativeName(alternativeNames(role))),
   ];
+}
+
+function authorityExtensions(pathLength: number): Extension[] {
+  const usage = new KeyUsage(KeyUsageFlags.keyCertSign | KeyUsageFlags.cRLSign);
+  const constraints = new BasicConstraints({ cA: true, pathLenConstraint: pathLength });
+  return [extension(id_ce_basicConstraints, true, constraints), extension(id_ce_keyUsage, true, usage)];
 }
 
 function alternativeNames(role: Exclude<CertificateRole, { kind: "authority" }>): GeneralName[] {

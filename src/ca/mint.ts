@@ -1,12 +1,12 @@
 // New authorities: a root that signs issuers only, and an issuer that is replaced long before its end. Keys are made here and nowhere else.
-import { generateKeyPairSync, randomBytes } from "node:crypto";
-import { BACKDATE_MILLISECONDS, type Signer, signCertificate } from "./certificate.ts";
+import { generateKeyPairSync, type KeyObject, randomBytes } from "node:crypto";
+import { BACKDATE_MILLISECONDS, requestCertificate, type Signer, signCertificate } from "./certificate.ts";
 
 const YEAR = 365 * 24 * 3_600_000;
 const ROOT_MILLISECONDS = 10 * YEAR;
 const ISSUER_MILLISECONDS = YEAR;
-/** A third of the issuer's life is left for whoever must notice that renewal does not work. */
-const ISSUER_RENEW_MILLISECONDS = YEAR / 3;
+/** This part of an issuer's life is left for whoever must notice that renewal does not work. */
+const ISSUER_RENEW_PART = 1 / 3;
 
 export function mintRoot(now: Date): Signer {
   const { privateKey: key, publicKey } = generateKeyPairSync("ec", { namedCurve: "prime256v1" });
@@ -21,8 +21,14 @@ export function mintIssuer(root: Signer, now: Date): Signer {
 }
 
 /** Its time has come. */
-export const isOld = (issuer: Signer, now: Date): boolean =>
-  issuer.certificate.validToDate.getTime() - now.getTime() <= ISSUER_RENEW_MILLISECONDS;
+export function isOld({ certificate: { validFromDate, validToDate } }: Pick<Signer, "certificate">, now: Date): boolean {
+  const life = validToDate.getTime() - validFromDate.getTime();
+  return validToDate.getTime() - now.getTime() <= life * ISSUER_RENEW_PART;
+}
+
+/** A key of ours, and the request to make an issuer of it by whoever is to sign it. */
+export const newIssuerKey = (): KeyObject => generateKeyPairSync("ec", { namedCurve: "prime256v1" }).privateKey;
+export const requestIssuer = (key: KeyObject, name: string): string => requestCertificate({ kind: "authority", name, pathLength: 0 }, key);
 
 /** Backdated for slow clocks, and never longer than what signs it. */
 export function lifetimeOf(now: Date, milliseconds: number, signer: Signer | null): { notBefore: Date; notAfter: Date } {

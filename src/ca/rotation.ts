@@ -7,6 +7,8 @@ import type { Material } from "./signing.ts";
 export type Rotation = {
   /** Why the change must not be made now, with what to do; null when it may, and then it counts as made. */
   judge(next: Material, now: Date): string | null;
+  /** The same without making it. */
+  refuses(next: Material, now: Date): string | null;
   /** What the next start of control has to know. */
   history(): History;
   /** What another replica knows of the same roots; of two times the later one counts. */
@@ -77,6 +79,7 @@ export function resumeRotation(history: History, lifetimeMilliseconds: number): 
 
   return {
     judge,
+    refuses: (next, at) => refusal(anchorsOf(next), at.getTime()),
     history: () => ({ anchor: current.anchor, handedOut: formatted(handedOut), signedLast: formatted(signedLast, current.anchor) }),
     adopt: (other) => {
       for (const root of current.roots) {

@@ -53,6 +53,9 @@ export function signingAuthority(material: () => Material, now: () => Date): Ser
     issue,
     serverCertificate,
     roots: () => material().roots,
-    expiry: () => ({ root: material().rootEnd, issuer: material().issuer.certificate.validToDate }),
+    expiry: () => {
+      const { issuer, rootEnd } = material();
+      return { root: rootEnd, issuer: issuer.certificate.validToDate, issuerSince: issuer.certificate.validFromDate };
+    },
   };
 }

@@ -98,6 +98,8 @@ export const kubernetes = {
   caSecret: "trackbed-ca",
   /** Secret of an operator's own CA, used instead where it exists */
   pluggedCaSecret: "cacerts",
+  /** Secret with the issuer that another CA signed (--issuer) */
+  issuerSecret: "trackbed-issuer",
   /** audience of the daemons' projected tokens */
   tokenAudience: "trackbed",
   /** field manager of everything that we write */
@@ -456,6 +458,12 @@ export const errors = {
     retryable: "yes",
     help: "this node asked for more certificates in a minute than control signs for one node",
     next: "nothing: the engine asks again; if it persists, see which of the node's pods ask and why",
+  },
+  E_AUTHORITY_PENDING: {
+    side: "control",
+    retryable: "yes",
+    help: "the issuer of --issuer has not signed the mesh's intermediate, or refused it; the one in force is used until it ends",
+    next: "the reason names the CertificateRequest: kubectl describe shows what its issuer says; cert-manager and the issuer must be there",
   },
   E_AUTHORITY_INVALID: {
     side: "self",

@@ -4,11 +4,12 @@ import { hostname } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
 import { kubernetes } from "#contract/tables.ts";
 import { explainError, isMeshError } from "#mesh/error.ts";
-import { type Api, connectApi } from "#source/kubernetes/api.ts";
+import { connectApi } from "#source/kubernetes/api.ts";
 import { controlResources } from "#source/kubernetes/resources.ts";
 import { kubernetesSource } from "#source/kubernetes.ts";
 import { createElsewhere } from "./kubernetes/elsewhere.ts";
-import { openSecretAuthority, type SecretAuthority } from "./kubernetes/keys.ts";
+import { isPending } from "./kubernetes/issued.ts";
+import { openSecretAuthority, type SecretAuthority, type SecretAuthorityOptions } from "./kubernetes/keys.ts";
 import { holdLease } from "./kubernetes/lease.ts";
 import { createPodStatus } from "./kubernetes/pod-status.ts";
 import { createPolicyStatus } from "./kubernetes/policy-status.ts";
@@ -35,6 +36,8 @@ export type KubernetesParts = {
 const KEYS_MILLISECONDS = 60_000;
 /** An API server that restarts is back within seconds; it is asked at this pace while control starts. */
 const START_RETRY_MILLISECONDS = 1_000;
+/** A signature takes people or seconds. */
+const PENDING_RETRY_MILLISECONDS = 3_000;
 
 /** Waits for the API server: without its keys control could only refuse. Rejects when they cannot be used, or `stop` is aborted. */
 export async function kubernetesPlatform(parts: KubernetesParts, stop: AbortSignal): Promise<Platform> {
@@ -43,12 +46,12 @@ export async function kubernetesPlatform(parts: KubernetesParts, stop: AbortSign
   const api = await connectApi(options.kubeconfig);
   const ended = new AbortController();
   const ending = AbortSignal.any([stop, ended.signal]);
-  const authority = await openKeys(api, namespace, log, ending);
+  const instance = `${hostname()}_${randomUUID().slice(0, 8)}`; // of this start of this replica
+  const authority = await openKeys({ api, namespace, issuer: options.issuer, instance }, log, ending);
   log.info({ secret: authority.secret, ...authority.expiry() }, "authority opened");
 
   const resources = controlResources();
   const alive = new Map<string, number>();
-  const instance = `${hostname()}_${randomUUID().slice(0, 8)}`; // of this start of this replica
   const complain = (what: string) => (object: string, error: unknown) =>
     quiet((suppressed) => log.warn({ object, reason: explainError(error), suppressed }, what));
   const podStatus = createPodStatus(
@@ -153,17 +156,22 @@ export async function kubernetesPlatform(parts: KubernetesParts, stop: AbortSign
   };
 }
 
-/** An API server that is away is waited for; keys that cannot be used are not. */
-async function openKeys(api: Api, namespace: string, log: Log, stop: AbortSignal): Promise<SecretAuthority> {
+/** An API server that is away is waited for, and so is another CA's signature; keys that cannot be used are not. */
+async function openKeys(options: SecretAuthorityOptions, log: Log, stop: AbortSignal): Promise<SecretAuthority> {
+  let said = "";
   for (;;) {
     try {
-      const authority = await openSecretAuthority({ api, namespace });
-      await publishRoots(api, namespace, authority.roots(), authority.rotation);
+      const authority = await openSecretAuthority(options);
+      await publishRoots(options.api, options.namespace, authority.roots(), authority.rotation);
       return authority;
     } catch (error) {
       if (stop.aborted || (isMeshError(error) && error.code === "E_AUTHORITY_INVALID")) throw error;
-      log.warn({ reason: explainError(error) }, "control waits for the API server");
-      await sleep(START_RETRY_MILLISECONDS * (0.5 + Math.random()), undefined, { signal: stop });
+      const reason = explainError(error);
+      if (reason !== said) log.warn({ reason }, isPending(error) ? "control waits for its issuer" : "control waits for the API server");
+      said = reason;
+      await sleep((isPending(error) ? PENDING_RETRY_MILLISECONDS : START_RETRY_MILLISECONDS) * (0.5 + Math.random()), undefined, {
+        signal: stop,
+      });
     }
   }
 }

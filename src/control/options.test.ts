@@ -24,8 +24,19 @@ test("several listen addresses of both families are understood, the rest has def
 
 test("on Kubernetes there are no directories, health may be asked from outside, and our own namespace governs the mesh", () => {
   const options = parseOptions(["--kubernetes", "--namespace", "mesh", "--listen", "0.0.0.0:15012", "--health", "0.0.0.0:15014"]);
-  assert.deepEqual(options?.platform, { kind: "kubernetes", kubeconfig: null, namespace: "mesh" });
+  assert.deepEqual(options?.platform, { kind: "kubernetes", kubeconfig: null, namespace: "mesh", issuer: null });
   assert.deepEqual([options?.health, options?.rootNamespace], [{ host: "0.0.0.0", port: 15014 }, "mesh"]);
+});
+
+test("the CA that signs the mesh's issuer is named by kind, group and name", () => {
+  const issuerOf = (text: string) => {
+    const options = parseOptions(["--kubernetes", "--listen", "0.0.0.0:15012", "--issuer", text]);
+    return options?.platform.kind === "kubernetes" ? options.platform.issuer : assert.fail();
+  };
+  assert.equal(issuerOf(""), null);
+  assert.deepEqual(issuerOf("ClusterIssuer/mesh"), { kind: "ClusterIssuer", group: "cert-manager.io", name: "mesh" });
+  const external = { kind: "AWSPCAIssuer", group: "awspca.cert-manager.io", name: "mesh.ca" };
+  assert.deepEqual(issuerOf("AWSPCAIssuer.awspca.cert-manager.io/mesh.ca"), external);
 });
 
 test("what is wrong is named: missing, unknown, unparsable or exposed options", () => {
@@ -45,6 +56,9 @@ test("what is wrong is named: missing, unknown, unparsable or exposed options", 
     [[...required, "--kubernetes"], /--mesh does not go with --kubernetes/],
     [[...required, "--kubeconfig", "x"], /--kubeconfig needs --kubernetes/],
     [["--kubernetes", "--listen", "0.0.0.0:1", "--namespace", "a.b"], /--namespace/],
+    [["--kubernetes", "--listen", "0.0.0.0:1", "--issuer", "mesh"], /--issuer mesh is not KIND\/NAME/],
+    [["--kubernetes", "--listen", "0.0.0.0:1", "--issuer", "Issuer/A b"], /--issuer Issuer\/A b is not/],
+    [[...required, "--issuer", "Issuer/x"], /--issuer needs --kubernetes/],
   ];
   for (const [args, message] of cases) {
     assert.throws(

@@ -16,6 +16,8 @@ export type KubernetesOptions = {
   readonly kubeconfig: string | null;
   /** Where control's own objects are. */
   readonly namespace: string;
+  /** Who signs our issuer, through cert-manager's API; null = a Secret `cacerts`, or we ourselves. */
+  readonly issuer: { readonly kind: string; readonly group: string; readonly name: string } | null;
 };
 
 export type ControlOptions = {
@@ -40,6 +42,7 @@ Reads the mesh's documents, compiles them, and serves them with certificates to 
   --kubernetes            documents from the Kubernetes API, keys in a Secret, daemons known by their ServiceAccount
   --kubeconfig FILE       with --kubernetes: credentials of this file instead of those of the pod
   --namespace NAME        with --kubernetes: where control's own objects are (default ${product.controlPlaneNamespace})
+  --issuer KIND/NAME      with --kubernetes: this Issuer, ClusterIssuer or KIND.GROUP of cert-manager signs the mesh's issuer (default: none)
   --listen ADDRESS:PORT   where daemons connect, for example 192.0.2.1:${ports.control} or [2001:db8::1]:${ports.control}; may be repeated
   --health ADDRESS:PORT   /healthz/ready, /metrics, and for this host alone /v1/faults, /v1/nodes (default 127.0.0.1:${ports.controlHealth};
                           another address than loopback only with --kubernetes)
@@ -72,7 +75,7 @@ export function parseOptions(args: readonly string[]): ControlOptions | null {
 }
 
 function directoryOptions(values: Values): DirectoryOptions {
-  refuseAll(values, ["kubeconfig", "namespace"], "needs --kubernetes");
+  refuseAll(values, ["kubeconfig", "namespace", "issuer"], "needs --kubernetes");
   requireAll(values, ["mesh", "state", "tokens", "listen"]);
   const { mesh = "", state = "", tokens = "" } = values;
   return { kind: "directory", mesh, state, tokens };
@@ -82,7 +85,15 @@ function kubernetesOptions(values: Values): KubernetesOptions {
   refuseAll(values, ["mesh", "state", "tokens"], "does not go with --kubernetes");
   requireAll(values, ["listen"]);
   const namespace = named("--namespace", values.namespace ?? product.controlPlaneNamespace, isLabel);
-  return { kind: "kubernetes", kubeconfig: values.kubeconfig ?? null, namespace };
+  return { kind: "kubernetes", kubeconfig: values.kubeconfig ?? null, namespace, issuer: issuer(values.issuer ?? "") };
+}
+
+/** "ClusterIssuer/mesh", or "AWSPCAIssuer.awspca.cert-manager.io/mesh" of an issuer that is not cert-manager's own; empty: none. */
+function issuer(text: string): KubernetesOptions["issuer"] {
+  if (text === "") return null;
+  const [, kind, group = "cert-manager.io", name = ""] = /^([A-Za-z]+)(?:\.([a-z0-9.-]+))?\/(.+)$/.exec(text) ?? [];
+  if (kind === undefined || !isSubdomain(name) || !isSubdomain(group)) throw usage(`--issuer ${text} is not KIND/NAME or KIND.GROUP/NAME`);
+  return { kind, group, name };
 }
 
 const OPTIONS = {
@@ -92,6 +103,7 @@ const OPTIONS = {
   kubernetes: { type: "boolean" },
   kubeconfig: { type: "string" },
   namespace: { type: "string" },
+  issuer: { type: "string" },
   listen: { type: "string", multiple: true },
   health: { type: "string" },
   "trust-domain": { type: "string" },

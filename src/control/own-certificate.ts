@@ -8,8 +8,10 @@ import type { ControlOptions } from "./options.ts";
 export type OwnCertificate = ServerCertificate & { readonly madeAt: number };
 
 const DAY_SECONDS = 86_400;
-/** A root or issuer with less left than this is warned of; renewal of the issuer should have happened long before. */
-const WARN_SECONDS = { root: 365 * DAY_SECONDS, issuer: 60 * DAY_SECONDS };
+/** A root with less left than this is warned of. */
+const WARN_ROOT_SECONDS = 365 * DAY_SECONDS;
+/** And an issuer with less of its life: it should have been renewed when a third was left. */
+const WARN_ISSUER_PART = 1 / 6;
 
 /** Valid for every address where daemons may reach us: those named, and for a wildcard all of this host's. */
 export function makeOwnCertificate(authority: ServingAuthority, names: readonly string[], { listen }: ControlOptions): OwnCertificate {
@@ -24,9 +26,14 @@ export const isHalfOver = ({ notAfter, madeAt }: OwnCertificate): boolean => Dat
 
 export function warnOfExpiry(authority: Authority, log: Log): NodeJS.Timeout {
   const warn = (): void => {
-    for (const [kind, end] of Object.entries(authority.expiry()) as ["root" | "issuer", Date][]) {
+    const { root, issuer, issuerSince } = authority.expiry();
+    const life = (issuer.getTime() - issuerSince.getTime()) / 1000;
+    for (const [kind, end, least] of [
+      ["root", root, WARN_ROOT_SECONDS],
+      ["issuer", issuer, life * WARN_ISSUER_PART],
+    ] as const) {
       const seconds = secondsUntil(end);
-      if (seconds < WARN_SECONDS[kind])
+      if (seconds < least)
         log.warn({ kind, notAfter: end, days: Math.floor(seconds / DAY_SECONDS) }, "an authority's certificate ends soon");
     }
   };

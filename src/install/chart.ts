@@ -14,6 +14,7 @@ const placeholders: Values = {
   trustDomain: "@@.Values.trustDomain@@",
   clusterDomain: "@@.Values.clusterDomain@@",
   adopt: "@@.Values.adopt@@",
+  issuer: "@@.Values.issuer@@",
   cniBin: "@@.Values.cniBin@@",
   cniConf: "@@.Values.cniConf@@",
   kubelet: "@@.Values.kubelet@@",
@@ -26,6 +27,8 @@ const HELP: Record<keyof Values, string> = {
   trustDomain: "first part of every identity",
   clusterDomain: "DNS domain of services",
   adopt: "none, or istio: its label istio.io/dataplane-mode counts as ours",
+  issuer:
+    "cert-manager's Issuer/NAME, ClusterIssuer/NAME or KIND.GROUP/NAME that signs the mesh's issuer; empty: Secret cacerts, or control itself",
   cniBin: "where the nodes' container runtime looks for CNI plugins",
   cniConf: "and for their configuration",
   kubelet: "the kubelet's own directory",

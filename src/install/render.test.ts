@@ -20,6 +20,7 @@ const other: Values = {
   trustDomain: "example.org",
   clusterDomain: "k8s.example.org",
   adopt: "istio",
+  issuer: "ClusterIssuer/mesh-ca",
   cniBin: "/home/kubernetes/bin",
   cniConf: "/var/lib/rancher/net.d",
   kubelet: "/data/kubelet",

@@ -35,6 +35,7 @@ const EDITS: readonly Edit[] = [
   { what: "trustDomain", matches: after("--trust-domain="), replace: (_, { trustDomain }) => `--trust-domain=${trustDomain}` },
   { what: "clusterDomain", matches: after("--cluster-domain="), replace: (_, { clusterDomain }) => `--cluster-domain=${clusterDomain}` },
   { what: "adopt", matches: after("--adopt="), replace: (_, { adopt }) => `--adopt=${adopt}` },
+  { what: "issuer", matches: after("--issuer="), replace: (_, { issuer }) => `--issuer=${issuer}` },
   { what: "cniBin", matches: (key, text) => key === "path" && text === "/opt/cni/bin", replace: (_, { cniBin }) => cniBin },
   { what: "cniConf", matches: (key, text) => key === "path" && text === "/etc/cni/net.d", replace: (_, { cniConf }) => cniConf },
   {

@@ -13,6 +13,8 @@ export type Values = {
   readonly clusterDomain: string;
   /** Whose labels count beside ours: none or istio. */
   readonly adopt: string;
+  /** KIND/NAME of what signs the mesh's issuer, by cert-manager's API; empty: a Secret `cacerts`, or control itself. */
+  readonly issuer: string;
   /** Where the container runtime of the nodes looks for CNI plugins and their configuration. */
   readonly cniBin: string;
   readonly cniConf: string;
@@ -27,6 +29,7 @@ export const defaults = (version: string): Values => ({
   trustDomain: "cluster.local",
   clusterDomain: "cluster.local",
   adopt: "none",
+  issuer: "",
   cniBin: "/opt/cni/bin",
   cniConf: "/etc/cni/net.d",
   kubelet: "/var/lib/kubelet",
@@ -40,6 +43,7 @@ export const patterns = {
   trustDomain: "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$",
   clusterDomain: "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$",
   adopt: "^(none|istio)$",
+  issuer: "^$|^[A-Za-z]+([.][a-z0-9.-]+)?/[a-z0-9]([-a-z0-9.]*[a-z0-9])?$",
   cniBin: "^(/[A-Za-z0-9._-]+)+$",
   cniConf: "^(/[A-Za-z0-9._-]+)+$",
   kubelet: "^(/[A-Za-z0-9._-]+)+$",

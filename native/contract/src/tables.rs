@@ -98,6 +98,8 @@ pub mod kubernetes {
     pub const CA_SECRET: &str = "trackbed-ca";
     /// Secret of an operator's own CA, used instead where it exists
     pub const PLUGGED_CA_SECRET: &str = "cacerts";
+    /// Secret with the issuer that another CA signed (--issuer)
+    pub const ISSUER_SECRET: &str = "trackbed-issuer";
     /// audience of the daemons' projected tokens
     pub const TOKEN_AUDIENCE: &str = "trackbed";
     /// field manager of everything that we write
@@ -261,6 +263,8 @@ pub mod errors {
     pub const CONTROL_UNAUTHENTICATED: &str = "E_CONTROL_UNAUTHENTICATED";
     /// this node asked for more certificates in a minute than control signs for one node; nothing: the engine asks again; if it persists, see which of the node's pods ask and why
     pub const IDENTITY_RATE_LIMITED: &str = "E_IDENTITY_RATE_LIMITED";
+    /// the issuer of --issuer has not signed the mesh's intermediate, or refused it; the one in force is used until it ends; the reason names the CertificateRequest: kubectl describe shows what its issuer says; cert-manager and the issuer must be there
+    pub const AUTHORITY_PENDING: &str = "E_AUTHORITY_PENDING";
     /// the stored root or issuer cannot be used and is never replaced silently; restore the files in control's state directory, or move all of them away to start a new trust root
     pub const AUTHORITY_INVALID: &str = "E_AUTHORITY_INVALID";
     /// a directory that an option names cannot be read or made; create the directory, or correct the option that names it; see its owner and mode
@@ -342,6 +346,10 @@ pub mod errors {
         (CONTROL_AWAY, "check control and the network to it"),
         (CONTROL_UNAUTHENTICATED, "compare the node's token file with control's"),
         (IDENTITY_RATE_LIMITED, "nothing: the engine asks again; if it persists, see which of the node's pods ask and why"),
+        (
+            AUTHORITY_PENDING,
+            "the reason names the CertificateRequest: kubectl describe shows what its issuer says; cert-manager and the issuer must be there",
+        ),
         (AUTHORITY_INVALID, "restore the files in control's state directory, or move all of them away to start a new trust root"),
         (DIRECTORY_UNUSABLE, "create the directory, or correct the option that names it; see its owner and mode"),
         (DAEMON_LISTEN_FAILED, "see which process holds the port, and that the address belongs to this node"),

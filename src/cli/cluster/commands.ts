@@ -72,17 +72,26 @@ export function addClusterCommands(program: Command, act: Act): void {
     .option("--trust-domain <name>", "first part of every identity", own.trustDomain)
     .option("--adopt <mesh>", "none, or istio: namespaces and pods labelled istio.io/dataplane-mode=ambient are in the mesh", own.adopt)
     .option("--cluster-domain <name>", "DNS domain of services", own.clusterDomain)
+    .option("--issuer <kind/name>", "cert-manager's Issuer, ClusterIssuer or KIND.GROUP that signs the mesh's issuer", own.issuer)
     .option("--dry-run", "only print the manifests", false)
     .option("--skip-checks", "install although something stands against it", false)
     .addOption(timeout("5m"))
     .action(
       (
         options: Parse<
-          Image & { trustDomain: string; adopt: string; clusterDomain: string; dryRun: boolean; skipChecks: boolean; timeout: string }
+          Image & {
+            trustDomain: string;
+            adopt: string;
+            clusterDomain: string;
+            issuer: string;
+            dryRun: boolean;
+            skipChecks: boolean;
+            timeout: string;
+          }
         >,
       ) => {
-        const { trustDomain, adopt, clusterDomain, dryRun, skipChecks } = options;
-        const values = { ...image(options), trustDomain, adopt, clusterDomain };
+        const { trustDomain, adopt, clusterDomain, issuer, dryRun, skipChecks } = options;
+        const values = { ...image(options), trustDomain, adopt, clusterDomain, issuer };
         act(runInstall(target(options), { values, dryRun, skipChecks, timeoutMs: milliseconds(options.timeout) }, options.output));
       },
     );

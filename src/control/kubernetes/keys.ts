@@ -1,15 +1,16 @@
-// The authority's keys on Kubernetes: an operator's Secret `cacerts` where there is one, otherwise our own Secret, made once whoever comes first.
-import { z } from "zod";
-import { type Bundle, FILES, readBundle, rootOf, writeBundle } from "#ca/bundle.ts";
+// The authority's keys on Kubernetes: signed by another CA where one is named, an operator's Secret `cacerts` where there is one, otherwise our own
+// Secret, made once whoever comes first.
+import { FILES, readBundle, rootOf, writeBundle } from "#ca/bundle.ts";
+import type { Signer } from "#ca/certificate.ts";
 import { isOld, mintIssuer, mintRoot } from "#ca/mint.ts";
 import { beginRotation, type Rotation, resumeRotation } from "#ca/rotation.ts";
 import { LEAF_MILLISECONDS, type Material, type ServingAuthority, signingAuthority } from "#ca/signing.ts";
 import { kubernetes } from "#contract/tables.ts";
 import { meshError } from "#mesh/error.ts";
 import type { Api } from "#source/kubernetes/api.ts";
-import { isStatus } from "#source/kubernetes/failure.ts";
-import { objectPath } from "#source/kubernetes/resources.ts";
+import { type IssuerReference, issuedKeys } from "./issued.ts";
 import { readHistory, rootsPlace } from "./roots.ts";
+import { openSecrets, type Secrets, type Stored } from "./secret.ts";
 
 export type SecretAuthority = ServingAuthority & {
   /** Name of the Secret in use, for people. */
@@ -20,102 +21,70 @@ export type SecretAuthority = ServingAuthority & {
   readonly rotation: Pick<Rotation, "history" | "adopt">;
 };
 
-export type SecretAuthorityOptions = { readonly api: Api; readonly namespace: string; readonly now?: () => Date };
+export type SecretAuthorityOptions = {
+  readonly api: Api;
+  readonly namespace: string;
+  /** Who signs our issuer; null = `cacerts`, or we ourselves. */
+  readonly issuer?: IssuerReference | null;
+  readonly now?: () => Date;
+  /** Of this start of this replica, for Events. */
+  readonly instance?: string;
+};
 
-const SECRETS = { root: "/api/v1", plural: "secrets" };
+/** Where issuer and roots come from. `refuses` says why some must not be taken up now. */
+export type Keys = {
+  readonly secret: string;
+  /** What there is, made when there is nothing; throws E_AUTHORITY_PENDING while others have to make it. */
+  open(refuses: (next: Material) => string | null): Promise<Stored>;
+  /** What takes its place when its time has come; null before. */
+  renew(stored: Stored, issuer: Signer, refuses: (next: Material) => string | null): Promise<Stored | null>;
+};
 
-const secret = z.object({
-  metadata: z.object({ resourceVersion: z.string() }),
-  data: z.record(z.string(), z.string()).default({}),
-});
+export async function openSecretAuthority(options: SecretAuthorityOptions): Promise<SecretAuthority> {
+  const { api, namespace, issuer = null, now = () => new Date(), instance = "" } = options;
+  const secrets = openSecrets(api, namespace);
+  const plugged = await secrets.read(kubernetes.pluggedCaSecret);
+  if (plugged !== null && issuer !== null)
+    throw meshError("E_AUTHORITY_INVALID", `${secrets.where(kubernetes.pluggedCaSecret)} and --issuer are two authorities: take one away`);
+  const keys =
+    issuer !== null
+      ? issuedKeys({ api, secrets, namespace, reference: issuer, now, instance })
+      : plugged === null
+        ? ownKeys(secrets, now)
+        : pluggedKeys(plugged);
+  const { secret: name } = keys;
+  const place = secrets.where(name);
 
-type Stored = { readonly bundle: Bundle; readonly version: string };
-
-export async function openSecretAuthority({ api, namespace, now = () => new Date() }: SecretAuthorityOptions): Promise<SecretAuthority> {
-  const where = (name: string): string => `Secret ${namespace}/${name}`;
-  const pathOf = (name: string): string => objectPath(SECRETS, namespace, name);
-
-  async function read(name: string): Promise<Stored | null> {
-    try {
-      const { metadata, data } = secret.parse(await api.call({ method: "GET", path: pathOf(name) }));
-      const decoded = Object.entries(data).map(([file, text]) => [file, Buffer.from(text, "base64").toString("utf8")]);
-      return { bundle: Object.fromEntries(decoded) as Bundle, version: metadata.resourceVersion };
-    } catch (error) {
-      if (isStatus(error, 404)) return null;
-      throw error;
-    }
-  }
-
-  const document = (name: string, bundle: Bundle, version?: string): object => ({
-    apiVersion: "v1",
-    kind: "Secret",
-    type: "Opaque",
-    metadata: {
-      name,
-      namespace,
-      labels: { "app.kubernetes.io/part-of": "trackbed" },
-      ...(version === undefined ? {} : { resourceVersion: version }),
-    },
-    data: Object.fromEntries(Object.entries(bundle).map(([file, text]) => [file, Buffer.from(text).toString("base64")])),
-  });
-
-  /** Two replicas that start at once: one makes it, the other finds it made. */
-  async function readOrMake(): Promise<Stored> {
-    const found = await read(kubernetes.caSecret);
-    if (found !== null) return found;
-    const root = mintRoot(now());
-    const bundle = writeBundle(root, mintIssuer(root, now()));
-    try {
-      await api.call({ method: "POST", path: pathOf("").slice(0, -1), body: document(kubernetes.caSecret, bundle) });
-    } catch (error) {
-      if (!isStatus(error, 409)) throw error;
-    }
-    const made = await read(kubernetes.caSecret);
-    if (made === null) throw meshError("E_AUTHORITY_INVALID", `${where(kubernetes.caSecret)} was deleted while control started`);
-    return made;
-  }
-
-  const plugged = await read(kubernetes.pluggedCaSecret);
-  const name = plugged === null ? kubernetes.caSecret : kubernetes.pluggedCaSecret;
-  let stored = plugged ?? (await readOrMake());
-  let material: Material = readBundle(stored.bundle, where(name), now());
   const history = await readHistory(api, namespace);
-  const rotation = history === null ? beginRotation(material, now(), LEAF_MILLISECONDS) : resumeRotation(history, LEAF_MILLISECONDS);
+  const begun = history === null ? null : resumeRotation(history, LEAF_MILLISECONDS);
+  let stored = await keys.open((next) => begun?.refuses(next, now()) ?? null);
+  let material: Material = readBundle(stored.bundle, place, now());
+  const rotation = begun ?? beginRotation(material, now(), LEAF_MILLISECONDS);
   const early = rotation.judge(material, now());
   if (early !== null)
     throw meshError(
       "E_AUTHORITY_INVALID",
-      `${where(name)} is not used: ${early}; put back what it held, or delete ${rootsPlace(namespace)} to use it all the same, which cuts off every workload until its certificate is renewed`,
+      `${place} is not used: ${early}; put back what it held, or delete ${rootsPlace(namespace)} to use it all the same, which cuts off every workload until its certificate is renewed`,
     );
 
   async function refresh(): Promise<string | null> {
-    if (plugged === null && (await read(kubernetes.pluggedCaSecret)) !== null) {
-      const why = `came after control had started; control goes on with ${where(name)}: delete it, or restart every replica, which cuts off every workload until its certificate is renewed`;
-      throw meshError("E_AUTHORITY_INVALID", `${where(kubernetes.pluggedCaSecret)} ${why}`);
+    if (plugged === null && (await secrets.read(kubernetes.pluggedCaSecret)) !== null) {
+      const why = `came after control had started; control goes on with ${place}: delete it, or restart every replica, which cuts off every workload until its certificate is renewed`;
+      throw meshError("E_AUTHORITY_INVALID", `${secrets.where(kubernetes.pluggedCaSecret)} ${why}`);
     }
-    const found = await read(name);
-    if (found === null) throw meshError("E_AUTHORITY_INVALID", `${where(name)} is gone; control goes on with the keys that it had from it`);
-    if (found.version !== stored.version) return takeUp(found);
-    if (plugged !== null || !isOld(material.issuer, now())) return null;
-    const root = rootOf(stored.bundle, where(name));
-    if (root === null) throw meshError("E_AUTHORITY_INVALID", `${where(name)} has no root key: its issuer cannot be renewed`);
-    try {
-      // With every root that is trusted: one may be on its way in.
-      const bundle = { ...writeBundle(root, mintIssuer(root, now())), [FILES.root]: stored.bundle[FILES.root] ?? "" };
-      await api.call({ method: "PUT", path: pathOf(name), body: document(name, bundle, stored.version) });
-    } catch (error) {
-      if (!isStatus(error, 409)) throw error; // the other replica was faster
-    }
-    const renewed = await read(name);
-    return renewed === null ? null : takeUp(renewed);
+    const found = await secrets.read(name);
+    if (found === null) throw meshError("E_AUTHORITY_INVALID", `${place} is gone; control goes on with the keys that it had from it`);
+    const did = found.version === stored.version ? null : takeUp(found);
+    const renewed = await keys.renew(found, material.issuer, (next) => rotation.refuses(next, now()));
+    return renewed === null ? did : takeUp(renewed);
   }
 
   /** An issuer may be replaced under a running mesh, roots step by step: nobody may meet a peer whose root he was never told of. */
   function takeUp(found: Stored): string | null {
-    const next = readBundle(found.bundle, where(name), now());
+    const next = readBundle(found.bundle, place, now());
     const why = rotation.judge(next, now());
     if (why !== null)
-      throw meshError("E_AUTHORITY_INVALID", `${where(name)} is not taken up: ${why}; control goes on with the keys and roots that it has`);
+      throw meshError("E_AUTHORITY_INVALID", `${place} is not taken up: ${why}; control goes on with the keys and roots that it has`);
     const sameIssuer = next.issuer.certificate.raw.equals(material.issuer.certificate.raw);
     const sameRoots = next.roots === material.roots;
     stored = found;
@@ -128,4 +97,36 @@ export async function openSecretAuthority({ api, namespace, now = () => new Date
   }
 
   return { ...signingAuthority(() => material, now), secret: name, refresh, rotation };
+}
+
+/** An operator's own are only read. */
+const pluggedKeys = (stored: Stored): Keys => ({
+  secret: kubernetes.pluggedCaSecret,
+  open: async () => stored,
+  renew: async () => null,
+});
+
+function ownKeys(secrets: Secrets, now: () => Date): Keys {
+  const secret = kubernetes.caSecret;
+  const place = secrets.where(secret);
+  return {
+    secret,
+    // Two replicas that start at once: one makes it, the other finds it made.
+    open: async () => {
+      const found = await secrets.read(secret);
+      if (found !== null) return found;
+      const root = mintRoot(now());
+      const made = await secrets.write(secret, writeBundle(root, mintIssuer(root, now())));
+      if (made === null) throw meshError("E_AUTHORITY_INVALID", `${place} was deleted while control started`);
+      return made;
+    },
+    renew: async (stored, issuer) => {
+      if (!isOld(issuer, now())) return null;
+      const root = rootOf(stored.bundle, place);
+      if (root === null) throw meshError("E_AUTHORITY_INVALID", `${place} has no root key: its issuer cannot be renewed`);
+      // With every root that is trusted: one may be on its way in.
+      const bundle = { ...writeBundle(root, mintIssuer(root, now())), [FILES.root]: stored.bundle[FILES.root] ?? "" };
+      return secrets.write(secret, bundle, stored.version);
+    },
+  };
 }

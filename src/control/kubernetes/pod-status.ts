@@ -1,6 +1,5 @@
 // Writes what this replica's nodes say about their pods where `kubectl` shows it: a condition on the pod, and an Event when there is trouble.
-import { createHash } from "node:crypto";
-import { kubernetes, product } from "#contract/tables.ts";
+import { kubernetes } from "#contract/tables.ts";
 import type { Pod } from "#mesh/objects.ts";
 import type { Api } from "#source/kubernetes/api.ts";
 import { isStatus } from "#source/kubernetes/failure.ts";
@@ -9,6 +8,7 @@ import type { Change } from "#source/source.ts";
 import type { BelievedReport } from "../nodes.ts";
 import type { MeshView } from "../view.ts";
 import { conditionOf, isSame, type Said } from "./condition.ts";
+import { writeEvent } from "./event.ts";
 import { createWriter, type WriterTimes } from "./writer.ts";
 
 export type PodStatusOptions = {
@@ -31,8 +31,6 @@ export type PodStatus = {
 };
 
 type Wanted = { readonly node: string; readonly namespace: string; readonly name: string; readonly said: Said | null };
-
-const EVENT_CHARACTERS = 1024; // the API server's bound of a message
 
 export function createPodStatus({ api, view, instance, onWritten, onError, times }: PodStatusOptions, stop: AbortSignal): PodStatus {
   /** By uid: what each pod of the attached nodes should show. As many as they have enrolled pods, which their streams bound. */
@@ -123,35 +121,10 @@ export function createPodStatus({ api, view, instance, onWritten, onError, times
   }
 
   async function tell(uid: string, { namespace, name }: Wanted, { reason, message }: Said): Promise<void> {
-    const now = new Date().toISOString();
-    // One name for the same trouble of the same pod: told again it is a conflict, and that is as it should be.
-    const id = createHash("sha256")
-      .update(`${uid} ${reason} ${now.slice(0, 13)}`)
-      .digest("hex")
-      .slice(0, 16);
     try {
-      await api.call({
-        method: "POST",
-        path: `/api/v1/namespaces/${encodeURIComponent(namespace)}/events`,
-        body: {
-          apiVersion: "v1",
-          kind: "Event",
-          metadata: { name: `${name.slice(0, 200)}.${id}`, namespace },
-          involvedObject: { apiVersion: "v1", kind: "Pod", namespace, name, uid },
-          type: "Warning",
-          reason,
-          message: message.slice(0, EVENT_CHARACTERS),
-          source: { component: kubernetes.control },
-          reportingComponent: `${product.labelPrefix}/control`,
-          reportingInstance: instance,
-          firstTimestamp: now,
-          lastTimestamp: now,
-          count: 1,
-        },
-      });
-      onWritten("event", "ok");
+      if (await writeEvent({ api, instance }, { apiVersion: "v1", kind: "Pod", namespace, name, uid }, reason, message))
+        onWritten("event", "ok");
     } catch (error) {
-      if (isStatus(error, 409) || isStatus(error, 404)) return;
       onWritten("event", "failed");
       onError(`${namespace}/${name}`, error); // the condition says the same: an Event is not worth another attempt
     }

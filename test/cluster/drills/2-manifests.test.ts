@@ -48,7 +48,8 @@ test("Helm renders what `trackbed install` would apply, definitions included, wi
   const own = objects(await run([helm, "template", "trackbed", directory, "--include-crds"]));
   assert.ok(own.some(isDefinition) && own.some(({ kind }) => kind === "DaemonSet"));
   assert.deepEqual(own, await installed());
-  const values = "registry=registry.example:5000/mesh,trustDomain=example.org,adopt=istio,imagePullSecrets[0].name=one";
+  const values =
+    "registry=registry.example:5000/mesh,trustDomain=example.org,adopt=istio,issuer=ClusterIssuer/mesh,imagePullSecrets[0].name=one";
   const others = objects(await run([helm, "template", "trackbed", directory, "--include-crds", "--set", values]));
   const flags = [
     "--registry",
@@ -57,6 +58,8 @@ test("Helm renders what `trackbed install` would apply, definitions included, wi
     "example.org",
     "--adopt",
     "istio",
+    "--issuer",
+    "ClusterIssuer/mesh",
     "--image-pull-secret",
     "one",
   ];
