@@ -6,7 +6,7 @@ import { handOver, type OpenNamespace, readCookie, readHoldings, visitNamespace 
 import { type NamespaceIdentity, sameNamespace } from "#enrol/state.ts";
 import { parseAddress } from "#mesh/address.ts";
 import { isMeshError, meshError } from "#mesh/error.ts";
-import type { Backend, Comparison, Reading } from "#redirect/backend.ts";
+import type { Backend, Comparison, Known, Reading } from "#redirect/backend.ts";
 import type { Plan } from "#redirect/plan.ts";
 import type { PodSpec } from "./desired.ts";
 import type { Hands, Read } from "./pod.ts";
@@ -32,6 +32,8 @@ const NOTHING: Read = { namespace: null, rules: "none", routing: false, foreign:
 
 export function createHands(options: HandsOptions): Hands {
   const { bootId, helper, netnsSocket, director, backend, planOf, compare, strayed } = options;
+  /** By the spec that a pass goes by: what it reads first need not be read again when rules are applied next. */
+  const known = new WeakMap<PodSpec, Known>();
   const identify = async (open: OpenNamespace): Promise<NamespaceIdentity> => ({ bootId, cookie: await readCookie(helper, open) });
 
   /** A found path may lead to another pod by now, whose traffic would go under this one's name. */
@@ -76,6 +78,7 @@ export function createHands(options: HandsOptions): Hands {
         if (open === null) return NOTHING;
         const namespace = await recognise(open, spec);
         const reading = await backend.read(open.path);
+        known.set(spec, reading);
         const comparison = compare(reading, planOf(spec));
         const sentence = ({ where, reason }: Reading["foreign"][number]): string => `${where}: ${reason}`;
         const mesh = reading.foreign.find(({ kind }) => kind === "mesh");
@@ -91,7 +94,12 @@ export function createHands(options: HandsOptions): Hands {
       }).catch(unlessOurs(spec)),
     handOver: (spec, decided) =>
       inside(spec, decided, async (open) => ({ bootId, cookie: await handOver(helper, netnsSocket, spec.uid, open) })),
-    applyRules: (spec, into) => inside(spec, into, ({ path }) => backend.apply(path, planOf(spec))),
+    applyRules: (spec, into) =>
+      inside(spec, into, ({ path }) => {
+        const last = known.get(spec);
+        known.delete(spec); // once: what it says is over with the rules
+        return backend.apply(path, planOf(spec), last);
+      }),
     applyHolder: (spec, into) => inside(spec, into, ({ path }) => backend.holder(path)),
     removeRules: (spec, from) => inside(spec, from, ({ path }) => backend.remove(path)),
     addPod: (spec, { cookie }) =>

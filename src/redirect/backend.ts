@@ -43,6 +43,9 @@ export type RoutingForm = {
   readonly strays: readonly string[];
 };
 
+/** What decides what has to be done besides the rules themselves. */
+export type Known = Pick<Reading, "routing" | "ipv6" | "leftovers">;
+
 export type Comparison = {
   /** holder: what stays after un-enrolment. different: our table by name, not by content. */
   readonly rules: "none" | "equal" | "different" | "holder";
@@ -54,8 +57,11 @@ export type Comparison = {
 
 export type Backend = {
   readonly name: BackendName;
-  /** Routing where it is missing, then the whole table in one transaction. May be repeated at any time. */
-  apply(netns: NetnsPath, plan: Plan): Promise<void>;
+  /**
+   * Routing where it is missing, then the whole table in one transaction. May be repeated at any time. `known` is what was read just before, and spares a
+   * second look; where it does not hold any more the kernel refuses, or what is read back afterwards differs.
+   */
+  apply(netns: NetnsPath, plan: Plan, known?: Known): Promise<void>;
   /** Replaces the table by the one that keeps captured connections alive and captures nothing new. */
   holder(netns: NetnsPath): Promise<void>;
   /** Table first, then routing. Only without captured connections: they would go on in clear. */

@@ -1,5 +1,5 @@
 // The iptables backend, for kernels without nftables: plans go in by iptables-restore, family by family, and come back by iptables-save.
-import type { Backend, BackendName, Foreign, NetnsPath, TableForm } from "./backend.ts";
+import type { Backend, BackendName, Foreign, Known, NetnsPath, TableForm } from "./backend.ts";
 import { run } from "./command.ts";
 import { compare } from "./compare.ts";
 import { type Family, IPV6_SWITCH, programOf, type Variant } from "./family.ts";
@@ -27,8 +27,8 @@ export function iptablesBackend({ variant, nft }: IptablesOptions): Backend {
   const restore = async (netns: NetnsPath, family: Family, script: string): Promise<void> => {
     if (script !== "") await run(netns, [program(family, "restore"), "--noflush", "--wait", LOCK_SECONDS], script);
   };
-  const replace = async (netns: NetnsPath, plan: Plan): Promise<void> => {
-    await bringRouting(netns, true);
+  const replace = async (netns: NetnsPath, plan: Plan, known?: Known): Promise<void> => {
+    await bringRouting(netns, true, known);
     for (const family of familiesOf(await readSwitches(netns)))
       await restore(netns, family, renderRestore(tablesOf(plan.capture, family), parseSaved(await save(netns, family))));
   };

@@ -14,8 +14,8 @@ export function nftBackend(): Backend {
   };
   return {
     name: "nft",
-    apply: async (netns, plan) => {
-      await bringRouting(netns, true);
+    apply: async (netns, plan, known) => {
+      await bringRouting(netns, true, known);
       await run(netns, ["nft", "-f", "-"], renderNft(plan));
     },
     holder: async (netns) => {

@@ -22,13 +22,15 @@ export async function readSwitches(netns: NetnsPath): Promise<Switches> {
 }
 
 /** Only what is missing or too much is touched, so that repeating it disturbs nothing. */
-export async function bringRouting(netns: NetnsPath, wanted: boolean): Promise<void> {
-  const { routing, ipv6 } = await readRouting(netns, await readSwitches(netns));
+export async function bringRouting(netns: NetnsPath, wanted: boolean, known?: Pick<Reading, "routing" | "ipv6">): Promise<void> {
+  const { routing, ipv6 } = known ?? (await readRouting(netns, await readSwitches(netns)));
   const { rule4, rule6, lo6, route4, route6 } = routing;
   const lines4 = renderRouting(4, wanted, { rules: rule4, loRules: 0, routes: route4 });
   const lines6 = renderRouting(6, wanted && ipv6, { rules: rule6, loRules: lo6, routes: route6 });
-  if (lines4 !== "") await run(netns, ["ip", "-4", "-batch", "-"], lines4);
-  if (lines6 !== "") await run(netns, ["ip", "-6", "-batch", "-"], lines6);
+  await Promise.all([
+    lines4 === "" ? null : run(netns, ["ip", "-4", "-batch", "-"], lines4),
+    lines6 === "" ? null : run(netns, ["ip", "-6", "-batch", "-"], lines6),
+  ]);
 }
 
 export async function readRouting(netns: NetnsPath, switches: Switches): Promise<Pick<Reading, "routing" | "ipv6">> {
