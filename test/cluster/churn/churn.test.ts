@@ -42,11 +42,8 @@ describe(`${PODS} pods on 16 addresses (TRACKBED_CHURN_SEED=${SEED})`, { concurr
     for (const node of c.nodes) followers.push(await followFlows(c, node, (line) => flows.push(line)));
   });
   after(async () => {
-    // What nsenter started in the node ends when nobody reads it any more.
-    for (const follower of followers) {
-      follower.kill();
-      follower.stdout?.destroy();
-    }
+    // nsenter and what it started in the node: one of them alone would keep our standard error open, and the runner waits for its end.
+    for (const { pid } of followers) if (pid !== undefined) process.kill(-pid, "SIGKILL");
     await herd.stop();
     await api.close();
   });
@@ -154,7 +151,7 @@ function recordsOf(c: Cluster, node: string): Record[] {
 async function followFlows(c: Cluster, node: string, take: (line: FlowLine) => void): Promise<ChildProcess> {
   const command = [join(ROOT, "bin/trackbed"), "flows", "--follow", "--run", "/run/trackbed", "-o", "json"];
   const [program = "", ...args] = enter(c.settings, node, command, await machinePid(c.settings, node));
-  const child = spawn(program, args, { stdio: ["ignore", "pipe", "inherit"] });
+  const child = spawn(program, args, { stdio: ["ignore", "pipe", "inherit"], detached: true }); // a process group of its own
   createInterface({ input: child.stdout }).on("line", (line) => take(JSON.parse(line) as FlowLine));
   return child;
 }
