@@ -80,10 +80,13 @@ export function selectorIndex<T extends { readonly metadata: ObjectMeta; readonl
       const pair = pairOf(item);
       if (pair !== null) takeFrom(byPair, pair, item);
     },
-    matching: (namespace, labels) =>
-      Object.entries(labels).flatMap(([key, value]) =>
-        [...(byPair.get(bucketName(namespace, key, value)) ?? [])].filter(({ selector }) => selects(selector, labels)),
-      ),
+    matching: (namespace, labels) => {
+      const found: T[] = [];
+      if (byPair.size === 0) return found; // asked for every pod and kind: most clusters have no selectors of most kinds
+      for (const [key, value] of Object.entries(labels))
+        for (const item of byPair.get(bucketName(namespace, key, value)) ?? []) if (selects(item.selector, labels)) found.push(item);
+      return found;
+    },
     unselective: (namespace) => of(namespace).filter((item) => !isSelective(item)),
     selective: (namespace) => of(namespace).filter(isSelective),
   };

@@ -1,6 +1,7 @@
 // What control offers: the newest version of every resource, encoded once for all streams, and a notice of each change.
-import { create, toBinary } from "@bufbuild/protobuf";
-import { BinaryWriter } from "@bufbuild/protobuf/wire";
+import type { DescField } from "@bufbuild/protobuf";
+import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
+import { AnySchema } from "@bufbuild/protobuf/wkt";
 import { ResourceSchema } from "#contract/gen/envoy/discovery_pb.ts";
 import { type Buckets, createBuckets } from "./buckets.ts";
 import { RESOURCE_TYPES, type TypeUrl, type XdsResource } from "./resource.ts";
@@ -110,8 +111,23 @@ function put({ resources, byAlias, buckets }: Table, typeUrl: TypeUrl, resource:
   }
 }
 
+const FIELD = ResourceSchema.field;
+const ANY = AnySchema.field;
+/** Keeps its buffer from one resource to the next: a writer for each costs more than writing. */
+const writer = new BinaryWriter();
+
+/** Length and bytes of an envoy Resource message: what `toBinary` would write, without making the message. */
 function encode(typeUrl: TypeUrl, { name, version, aliases, body }: XdsResource): Uint8Array {
-  const message = create(ResourceSchema, { name, version, aliases: [...aliases], resource: { typeUrl, value: body } });
+  const field = ({ number }: DescField): BinaryWriter => writer.tag(number, WireType.LengthDelimited);
+  writer.fork();
+  field(FIELD.version).string(version);
+  field(FIELD.resource).fork();
+  field(ANY.typeUrl).string(typeUrl);
+  field(ANY.value).bytes(body);
+  writer.join();
+  field(FIELD.name).string(name);
+  for (const alias of aliases) field(FIELD.aliases).string(alias);
+  writer.join();
   // Copied into Node's pool: see the bodies.
-  return Buffer.from(new BinaryWriter().bytes(toBinary(ResourceSchema, message)).finish());
+  return Buffer.from(writer.finish());
 }
