@@ -1,6 +1,6 @@
 // Whose an address is when several objects claim it: nobody may take another's traffic by writing its address a second time.
 
-import { formatAddress, parseAddress } from "#mesh/address.ts";
+import { spellAddress } from "#mesh/address.ts";
 import { compareAge } from "#mesh/age.ts";
 import { keyOf, type MeshObject, type Pod, type Service } from "#mesh/objects.ts";
 import type { ObjectFault } from "./resource.ts";
@@ -74,7 +74,7 @@ function addressesOf(object: Claimant): readonly string[] {
 /** One spelling for each address; pods and services are asked for apart. */
 const slot = ({ kind }: Claimant, address: string): string => slotOf(kind, address);
 
-const slotOf = (kind: Claimant["kind"], address: string): string => `${kind} ${formatAddress(parseAddress(address) ?? new Uint8Array())}`;
+const slotOf = (kind: Claimant["kind"], address: string): string => `${kind} ${spellAddress(address)}`;
 
 function fault(object: Claimant, address: string, owner: Claimant): ObjectFault {
   const nameOf = ({ kind, metadata }: Claimant): string => `${kind} ${metadata.namespace}/${metadata.name}`;

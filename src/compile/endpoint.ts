@@ -8,7 +8,7 @@ import {
   WorkloadStatus,
   WorkloadType,
 } from "#contract/gen/istio/workload_pb.ts";
-import { formatAddress, parseAddress } from "#mesh/address.ts";
+import { formatAddress, parseAddress, spellAddress } from "#mesh/address.ts";
 import type { EndpointSlice, MeshObject, Pod } from "#mesh/objects.ts";
 import type { Cluster } from "./cluster.ts";
 import type { CompilerSettings } from "./compiler.ts";
@@ -78,7 +78,7 @@ export type SliceIndex = {
 export function sliceIndex(): SliceIndex {
   const index = new Map<string, Set<EndpointSlice>>();
   const byService = (namespace: string, service: string): string => `service ${namespace}/${service}`;
-  const byAddress = (text: string): string => `address ${formatAddress(parseAddress(text) ?? new Uint8Array())}`;
+  const byAddress = (text: string): string => `address ${spellAddress(text)}`;
   const slots = ({ metadata, service, endpoints }: EndpointSlice): string[] => [
     byService(metadata.namespace, service),
     ...endpoints.flatMap(({ addresses }) => addresses.map(byAddress)),

@@ -5,7 +5,10 @@ export type Cidr = { readonly address: Uint8Array; readonly length: number };
 
 /** 4 or 16 bytes in network order, null for text that is no address. An IPv4-mapped IPv6 address becomes IPv4; zones are refused. */
 export function parseAddress(text: string): Uint8Array | null {
-  if (isIPv4(text)) return Uint8Array.from(text.split("."), Number);
+  if (isIPv4(text)) {
+    const [a, b, c, d] = text.split(".");
+    return Uint8Array.of(Number(a), Number(b), Number(c), Number(d));
+  }
   if (!isIPv6(text) || text.includes("%")) return null;
   const bytes = parseGroups(text);
   return isMapped(bytes) ? bytes.slice(12) : bytes;
@@ -18,6 +21,13 @@ export function formatAddress(bytes: Uint8Array): string {
   const groups: string[] = [];
   for (let i = 0; i < 16; i += 2) groups.push((((bytes[i] ?? 0) << 8) | (bytes[i + 1] ?? 0)).toString(16));
   return compress(groups);
+}
+
+/** The one spelling of an address, so that texts can be compared; empty for text that is no address. */
+export function spellAddress(text: string): string {
+  if (isIPv4(text)) return text; // leading zeros are refused, so that it has no other
+  const bytes = parseAddress(text);
+  return bytes === null ? "" : formatAddress(bytes);
 }
 
 /** "ADDRESS/LENGTH", or an address alone for a block of one. Bits behind the length are cleared. Null when it is neither. */

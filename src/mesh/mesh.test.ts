@@ -3,7 +3,7 @@ import { isIP } from "node:net";
 import { test } from "node:test";
 import fc from "fast-check";
 import { annotations, labels } from "#contract/tables.ts";
-import { cidrContains, formatAddress, formatCidr, parseAddress, parseCidr } from "./address.ts";
+import { cidrContains, formatAddress, formatCidr, parseAddress, parseCidr, spellAddress } from "./address.ts";
 import { captureSpec, parsePort } from "./capture.ts";
 import { enrolment, ISTIO_MODE } from "./enrolment.ts";
 import type { Labels, Namespace, Pod } from "./objects.ts";
@@ -25,10 +25,12 @@ test("an address keeps its bytes through text, and IPv6 text is the canonical on
     ["::ffff:10.0.0.1", "10.0.0.1"],
     ["1:0:0:2:0:0:0:3", "1:0:0:2::3"],
     ["64:ff9b::1.2.3.4", "64:ff9b::102:304"],
-  ] as const)
+  ] as const) {
     assert.equal(formatAddress(parseAddress(text) ?? new Uint8Array()), canonical);
+    assert.equal(spellAddress(text), canonical);
+  }
   for (const text of ["", "10.0.0", "10.0.0.256", "010.0.0.1", "fe80::1%eth0", "1::2::3", " 10.0.0.1", "10.0.0.1\n", "[::1]"])
-    assert.equal(parseAddress(text), null, text);
+    assert.deepEqual([parseAddress(text), spellAddress(text)], [null, ""], text);
   const isMapped = (bytes: Uint8Array): boolean => bytes.slice(0, 12).join() === "0,0,0,0,0,0,0,0,0,0,255,255";
   fc.assert(
     fc.property(
