@@ -100,17 +100,44 @@ impl Leg {
     }
 
     /// Counts payload either way; true when the stream moves so much that no other should be beside it.
-    pub(crate) fn is_bulk_after(&mut self, bytes: usize, now: impl FnOnce() -> Instant) -> bool {
+    pub(crate) fn is_bulk_after(&mut self, bytes: usize, now: impl Fn() -> Instant) -> bool {
+        // From its first byte: whoever comes while the first of it moves should find another tunnel too.
+        let since = *self.bulk.since.get_or_insert_with(&now);
         self.bulk.bytes += bytes;
         if self.bulk.bytes < BULK {
             return false;
         }
         let now = now();
-        let before = self.bulk.since.replace(now);
-        self.bulk.bytes = 0;
-        before.is_some_and(|before| now.duration_since(before) < BULK_TIME)
+        self.bulk = Bulk { bytes: 0, since: Some(now) };
+        now.duration_since(since) < BULK_TIME
     }
 }
 
 /// Pieces of payload that are written by one system call.
 pub(crate) const PIECES: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_is_bulk_once_it_has_moved_64_mib_within_a_second_also_its_first() {
+        let start = Instant::now();
+        let after = |milliseconds| start + Duration::from_millis(milliseconds);
+        let mut leg = Leg::default();
+        assert!(!leg.is_bulk_after(BULK / 2, || start));
+        assert!(leg.is_bulk_after(BULK / 2, || after(999)));
+        assert!(!leg.is_bulk_after(BULK, || after(1999)), "a second after the last");
+        assert!(leg.is_bulk_after(BULK, || after(2998)));
+    }
+
+    #[test]
+    fn a_stream_that_was_silent_for_long_is_bulk_after_twice_as_much() {
+        let start = Instant::now();
+        let later = start + Duration::from_mins(1);
+        let mut leg = Leg::default();
+        assert!(!leg.is_bulk_after(1, || start));
+        assert!(!leg.is_bulk_after(BULK, || later));
+        assert!(leg.is_bulk_after(BULK, || later));
+    }
+}
