@@ -8,13 +8,21 @@ import { type Layer, newLayer } from "./layer.ts";
 const ROOT = resolve(import.meta.dirname, "../..");
 const TARGET = join(ROOT, "native/target");
 /** The daemon runs these in pods' and the host's namespaces; unshare makes the one in which a node is checked. */
-const TOOLS = ["/usr/sbin/nft", "/usr/bin/nsenter", "/usr/bin/unshare", "/sbin/ip", "/usr/bin/ss", "/usr/bin/grep", "/sbin/sysctl"];
+export const TOOLS = ["/usr/sbin/nft", "/usr/bin/nsenter", "/usr/bin/unshare", "/sbin/ip", "/usr/bin/ss", "/usr/bin/grep", "/sbin/sysctl"];
 /** One program by four names, and its matches and targets: for kernels without nftables, whose old tables only it can write. */
-const IPTABLES = "/usr/sbin/xtables-legacy-multi";
+export const IPTABLES = "/usr/sbin/xtables-legacy-multi";
 const IPTABLES_NAMES = ["iptables", "ip6tables"].flatMap((program) => [`${program}-legacy-save`, `${program}-legacy-restore`]);
-const NATIVE = ["trackbed-engine", "trackbed-netns", "trackbed-cni"];
+export const NATIVE = ["trackbed-engine", "trackbed-netns", "trackbed-cni"];
 /** Bundle in /app ← the process's sources. */
 const BUNDLES = { "control.js": "src/control/main.ts", "daemon.js": "src/daemon/main.ts", "trackbed.js": "src/cli/main.ts" };
+
+export const ENVIRONMENT = {
+  TRACKBED_ENGINE: "/usr/local/bin/trackbed-engine",
+  TRACKBED_NETNS: "/usr/local/bin/trackbed-netns",
+  TRACKBED_CNI: "/usr/local/bin/trackbed-cni",
+  NODE_ENV: "production",
+};
+export const COMMAND = ["trackbed", "version"];
 
 /** A debug build is what `cargo build` makes: quicker to have while the engine is worked on. */
 export type Profile = "release" | "debug";
@@ -39,13 +47,7 @@ export async function trackbedImage(name = imageName(), profile: Profile = "rele
   const native = newLayer();
   for (const program of NATIVE) native.program(existing(nativePath(program, profile), "make engine cni"), `/usr/local/bin/${program}`);
 
-  const environment = {
-    TRACKBED_ENGINE: "/usr/local/bin/trackbed-engine",
-    TRACKBED_NETNS: "/usr/local/bin/trackbed-netns",
-    TRACKBED_CNI: "/usr/local/bin/trackbed-cni",
-    NODE_ENV: "production",
-  };
-  return { name, layers: [base, native, await appLayer()], environment, workdir: APP, command: ["trackbed", "version"] };
+  return { name, layers: [base, native, await appLayer()], environment: ENVIRONMENT, workdir: APP, command: COMMAND };
 }
 
 /** What our TypeScript becomes: three bundles, and the manifests that the command line renders from. */
