@@ -1,7 +1,7 @@
 // `make test-skew`: the churn with another version's control, then with its daemons, beside everything else of this one. TRACKBED_SKEW_REV names the
 // other version (default: the commit before); an engine of it is taken from TRACKBED_SKEW_ENGINE where one was built.
 import { existsSync, symlinkSync } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { run } from "../command.ts";
 import { ROOT } from "../settings.ts";
 import { runTier } from "../tier.ts";
@@ -18,6 +18,8 @@ if (!existsSync(other)) {
   symlinkSync(join(ROOT, "node_modules"), join(other, "node_modules"));
 }
 const engine = process.env["TRACKBED_SKEW_ENGINE"];
+if (engine !== undefined && basename(engine) !== "trackbed-engine")
+  throw new Error(`TRACKBED_SKEW_ENGINE=${engine}: call the file trackbed-engine, by which name its processes are found on nodes`);
 const skews: readonly (readonly [string, Readonly<Record<string, string>>])[] = [
   ["control", { TRACKBED_CLUSTER_CONTROL: other }],
   ["daemons", { TRACKBED_CLUSTER_DAEMON: other }],
