@@ -53,6 +53,18 @@ cni: ## build the CNI plugin (static: it runs on any node)
 	$(call say,building the CNI plugin)
 	RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build $(WORKSPACE) --release -p trackbed-cni --target $(HOST) --target-dir native/target/static
 
+# For the Containerfile's other platform, and to see that nothing of ours is x86_64's alone. Linked by the cross compiler, like the C of AWS-LC.
+ARM := aarch64-unknown-linux-gnu
+ARM_BUILD := CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc $(CARGO) build $(WORKSPACE) --release --target $(ARM)
+.PHONY: arm64
+arm64: $(STAMPS)/npm $(STAMPS)/debian-arm64 ## build engine and CNI plugin for arm64 and start them under qemu (some minutes)
+	$(call say,building for arm64)
+	rustup target add $(ARM)
+	$(ARM_BUILD) -p trackbed-engine -p trackbed-netns --target-dir native/target/arm64
+	RUSTFLAGS='-C target-feature=+crt-static' $(ARM_BUILD) -p trackbed-cni --target-dir native/target/arm64-static
+	$(call say,starting them)
+	node test/arm64/run.ts
+
 .PHONY: needs-root
 needs-root:
 	@[ "$$(id -u)" -eq 0 ] || { echo "make demo needs root: it captures on the wire between its nodes, which tcpdump cannot do for an ordinary user" >&2; exit 1; }
