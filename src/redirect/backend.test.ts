@@ -280,6 +280,23 @@ everyBackend(
   },
 );
 
+everyBackend(
+  "what was read just before is believed, and what does not hold any more is refused by the kernel or read back",
+  async (backend, netns) => {
+    const charged = inCharge(backend, backends);
+    const empty = await charged.read(netns);
+    await charged.apply(netns, plan(full), empty);
+    const stood = await charged.read(netns);
+    assert.deepEqual(charged.compare(stood, plan(full)), stands);
+    await assert.rejects(charged.apply(netns, plan(full), empty), /File exists/, "routing that was missing is there by now");
+    await charged.remove(netns);
+    await charged.apply(netns, plan(full), stood);
+    assert.equal(charged.compare(await charged.read(netns), plan(full)).routing, false, "routing that was there is gone by now");
+    await charged.apply(netns, plan(full));
+    assert.deepEqual(charged.compare(await charged.read(netns), plan(full)), stands);
+  },
+);
+
 everyBackend("removal leaves no table, no rule and no route of ours, and nothing of others goes", async (backend, netns) => {
   const rules = async (): Promise<string[]> => [await run(netns, ["ip", "rule"]), await run(netns, ["ip", "-6", "rule"])];
   const before = await rules();
