@@ -1,4 +1,4 @@
-// One source, three ways out. What a real Helm and a real kubectl make of it is a drill: test/cluster/drills/2-manifests.test.ts.
+// One source, three ways out. What a real Helm and a real kubectl make of it is a drill: test/cluster/drills/1-manifests.test.ts.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";

@@ -19,9 +19,10 @@ test("the tests of what this version claims pass, and the suite's pods were in t
   assert.deepEqual(failed, [], log);
   assert.equal(code, 0, log);
   assert.deepEqual(passed, ["MeshBasic"]);
-  const { items } = await c.get<List>("pods", "-n", NAMESPACE);
-  assert.ok(items.length > 0);
-  for (const pod of items) assert.equal(capture(pod)?.status, "True", pod.metadata.name);
+  await waitFor("the suite's pods are in the mesh", async () => {
+    const { items } = await c.get<List>("pods", "-n", NAMESPACE);
+    return items.length > 0 && items.every((pod) => capture(pod)?.status === "True");
+  });
   await waitFor("the suite's requests are told of, none of them in clear", async () => {
     const flows = (await Promise.all(c.nodes.map((node) => flowsOn(c, node)))).flat();
     const its = flows.filter(({ direction, destination }) => direction === "outbound" && destination.namespace === NAMESPACE);
