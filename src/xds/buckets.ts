@@ -1,8 +1,8 @@
-// What a node holds, told in 16 kB however much it is: names are spread over buckets, and a bucket whose digest is the same on both ends needs no
+// What a node holds, told in 33 kB however much it is: names are spread over buckets, and a bucket whose digest is the same on both ends needs no
 // word. Rides in fields that others understand as one more resource name, which they do not have and call removed.
 import { hash } from "node:crypto";
 
-/** A hundred thousand resources are a hundred in each: what one change costs a node that returns. */
+/** A hundred thousand resources are a hundred in each: what one change costs a node that returns. Peers with another number are sent everything. */
 const BUCKETS = 1024;
 /** 128 bits of SHA-256, so that nobody who names resources can make two sets look alike. */
 const DIGEST_CHARACTERS = 32;
