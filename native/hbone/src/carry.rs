@@ -73,10 +73,30 @@ impl Carry {
         let broken = side == Side::Client && socket.take_over(early).is_err();
         meter.count(side, early);
         let port = Port { socket, meter: Rc::clone(&meter), side, broken, streaming: false };
-        if let Some(stream) = handle.link.borrow_mut().h2.stream(handle.id) {
+        let carry = Self {
+            handle,
+            meter,
+            side,
+            up_done: false,
+            down_done: false,
+            socket_gone: false,
+            stream_gone: false,
+            lost: false,
+            closed_by: None,
+        };
+        carry.take_up(port);
+        carry
+    }
+
+    /// Before the tunnel's driver runs again: the application works on what came early while its client is told that it was accepted.
+    fn take_up(&self, port: Port) {
+        let core = &mut *self.handle.link.borrow_mut();
+        if let Some(stream) = core.h2.stream(self.handle.id) {
             stream.user.port = Some(port);
+            if !self.meter.is_cut() {
+                let _ = self.pass_on(core); // the first turn finds a socket that is broken
+            }
         }
-        Self { handle, meter, side, up_done: false, down_done: false, socket_gone: false, stream_gone: false, lost: false, closed_by: None }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
@@ -175,19 +195,31 @@ impl Carry {
             if !port.socket.poll_writable(cx) {
                 return;
             }
-            let mut slices = [IoSlice::new(&[]); PIECES];
-            let count = leg.backlog.slices(&mut slices);
-            match port.socket.write(&slices[..count]) {
-                Ok(count) => {
-                    leg.backlog.advance(count);
-                    port.meter.count(self.side.other(), count);
-                    left = left.saturating_sub(count.max(1));
-                    let keeps_up = leg.backlog.is_empty();
-                    core.h2.read(id, count, keeps_up, Instant::now());
-                }
-                Err(_) => self.socket_is_gone(),
+            match self.pass_on(core) {
+                Some(count) => left = left.saturating_sub(count.max(1)),
+                None => self.socket_is_gone(),
             }
         }
+    }
+
+    /// As much of what waits for the socket as it takes now; `None` when it takes nothing any more.
+    fn pass_on(&self, core: &mut Core) -> Option<usize> {
+        let leg = &mut core.h2.stream(self.handle.id)?.user;
+        let port = leg.port.as_mut().filter(|port| !port.broken)?;
+        let mut slices = [IoSlice::new(&[]); PIECES];
+        let count = leg.backlog.slices(&mut slices);
+        if count == 0 {
+            return Some(0);
+        }
+        let Ok(count) = port.socket.write(&slices[..count]) else {
+            port.broken = true;
+            return None;
+        };
+        leg.backlog.advance(count);
+        port.meter.count(self.side.other(), count);
+        let keeps_up = leg.backlog.is_empty();
+        core.h2.read(self.handle.id, count, keeps_up, Instant::now());
+        Some(count)
     }
 
     fn port<'c>(&self, core: &'c mut Core) -> Option<&'c mut Port> {

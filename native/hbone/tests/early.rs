@@ -5,6 +5,7 @@ mod support;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use support::{Authority, CLIENT, SERVER, identity, local, pair};
@@ -12,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
+use tokio::time::timeout;
 use trackbed_hbone::limits::Limits;
 use trackbed_hbone::{ConnectRequest, Meter, Request, Shutdown, Tunnel, TunnelError, TunnelStream, pump, serve};
 
@@ -94,6 +96,37 @@ fn first_words_go_along_with_connect_and_arrive_once() {
             assert!(seen == [&words, &b", and more"[..]].concat(), "{} bytes arrived", seen.len());
             assert_eq!(outcome.sent, words.len() as u64 + 10);
         }
+    });
+}
+
+#[test]
+fn first_words_are_with_the_application_before_its_pump_has_had_a_turn() {
+    local(async {
+        let Fixture { tunnel, accepted, .. } = fixture().await;
+        let (_client, captured) = client(b"hello").await;
+        let _stream = tunnel.open_for(&to("10.0.0.1:80"), Some(&captured)).await.unwrap();
+        let ((mut application, near), meter) = (pair().await, Meter::new());
+        let stream = accepted.borrow_mut().pop().unwrap();
+        let _never_run = pump::inbound(stream, near, &meter);
+        let mut seen = [0; 5];
+        timeout(Duration::from_secs(10), application.read_exact(&mut seen)).await.unwrap().unwrap();
+        assert_eq!((&seen, meter.sent()), (b"hello", 5));
+    });
+}
+
+#[test]
+fn nothing_of_a_connection_that_was_cut_reaches_the_application() {
+    local(async {
+        let Fixture { tunnel, accepted, .. } = fixture().await;
+        let (_client, captured) = client(b"hello").await;
+        let _stream = tunnel.open_for(&to("10.0.0.1:80"), Some(&captured)).await.unwrap();
+        let ((mut application, near), meter) = (pair().await, Meter::new());
+        let stream = accepted.borrow_mut().pop().unwrap();
+        meter.cut();
+        spawn_local(pump::inbound(stream, near, &meter));
+        let end = timeout(Duration::from_secs(10), application.read(&mut [0; 5])).await.unwrap();
+        assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+        assert_eq!(meter.sent(), 0);
     });
 }
 
