@@ -138,6 +138,23 @@ fn capture_is_proven_only_while_the_rules_are_there_and_changes_of_them_are_noti
     assert_eq!(prove(3), "E_CAPTURE_PROOF_FAILED");
 }
 
+/// Waits until neither keeper nor worker has a namespace of a pod open: the keeper is told by the worker, and nobody waits for it.
+fn holds_no_pod(node: &lab::Node) {
+    let inode = std::fs::read_link("/proc/self/ns/net").unwrap();
+    for pid in [node.engine.keeper(), node.engine.worker()] {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let open =
+                std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
+            let namespaces: Vec<_> = open.filter(|link| link.to_string_lossy().starts_with("net:") && *link != inode).collect();
+            if namespaces.is_empty() {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{pid} still holds {namespaces:?}");
+        }
+    }
+}
+
 #[test]
 fn a_pod_that_leaves_is_drained_and_nothing_of_its_namespace_stays_open() {
     let Some(mesh) = Mesh::new() else { return };
@@ -161,20 +178,7 @@ fn a_pod_that_leaves_is_drained_and_nothing_of_its_namespace_stays_open() {
     assert!(!client.is_reset());
     assert_eq!(mesh.one.director.gone(&mesh.web.uid()), 0);
     assert_eq!(mesh.web.connect(&mesh.api.v4, PORT).map(drop).unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
-    let inode = std::fs::read_link("/proc/self/ns/net").unwrap();
-    for pid in [mesh.one.engine.keeper(), mesh.one.engine.worker()] {
-        // The keeper is told by the worker, and nobody waits for it.
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let open =
-                std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
-            let namespaces: Vec<_> = open.filter(|link| link.to_string_lossy().starts_with("net:") && *link != inode).collect();
-            if namespaces.is_empty() {
-                break;
-            }
-            assert!(Instant::now() < deadline, "{pid} still holds {namespaces:?}");
-        }
-    }
+    holds_no_pod(&mesh.one);
     // Without a drain time what is open is cut.
     let mut client = mesh.api.connect(&mesh.api.v4, PORT).unwrap();
     client.seen_as().unwrap();
@@ -201,6 +205,7 @@ fn pods_that_come_and_go_leave_no_descriptor_behind() {
         node.director.many_gone(count);
     };
     cycle(1);
+    holds_no_pod(&node);
     let before = node.engine.descriptors();
     (2..=40).for_each(cycle);
     let deadline = Instant::now() + PATIENCE;
