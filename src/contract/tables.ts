@@ -417,6 +417,12 @@ export const errors = {
     help: "the application did not accept in time",
     next: "check the application's accept queue",
   },
+  E_HANDOVER_STATE: {
+    side: "self",
+    retryable: "no",
+    help: "the frozen state of a connection was of an unknown version, damaged, or one that no connection can have; the connection was reset",
+    next: "nothing for this connection; if it follows an upgrade, take the next version's engine from a release that knows the one before",
+  },
   E_ENGINE_LIMIT: {
     side: "self",
     retryable: "yes",

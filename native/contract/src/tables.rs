@@ -249,6 +249,8 @@ pub mod errors {
     pub const UPSTREAM_REFUSED: &str = "E_UPSTREAM_REFUSED";
     /// the application did not accept in time; check the application's accept queue
     pub const UPSTREAM_TIMEOUT: &str = "E_UPSTREAM_TIMEOUT";
+    /// the frozen state of a connection was of an unknown version, damaged, or one that no connection can have; the connection was reset; nothing for this connection; if it follows an upgrade, take the next version's engine from a release that knows the one before
+    pub const HANDOVER_STATE: &str = "E_HANDOVER_STATE";
     /// a bound of the engine was reached; the reason names the bound
     pub const ENGINE_LIMIT: &str = "E_ENGINE_LIMIT";
     /// the DNS server that the pod asked did not answer; check the server in the pod's resolv.conf
@@ -339,6 +341,10 @@ pub mod errors {
         (TUNNEL_LOST, "look at the peer's engine"),
         (UPSTREAM_REFUSED, "check that it listens on this port"),
         (UPSTREAM_TIMEOUT, "check the application's accept queue"),
+        (
+            HANDOVER_STATE,
+            "nothing for this connection; if it follows an upgrade, take the next version's engine from a release that knows the one before",
+        ),
         (ENGINE_LIMIT, "the reason names the bound"),
         (DNS_UPSTREAM, "check the server in the pod's resolv.conf"),
         (SOURCE_INVALID, "correct the file, line and field named"),

@@ -45,6 +45,17 @@ impl Backlog {
         count
     }
 
+    /// Everything that is in it.
+    pub(crate) fn to_vec(&self) -> Vec<u8> {
+        let Some(chunks) = &self.0 else { return Vec::new() };
+        let mut all = chunks.queue.iter().fold(Vec::new(), |mut all, chunk| {
+            all.extend_from_slice(chunk);
+            all
+        });
+        all.drain(..chunks.taken);
+        all
+    }
+
     pub(crate) fn advance(&mut self, mut count: usize) {
         let Some(chunks) = &mut self.0 else { return };
         while let Some(first) = chunks.queue.front() {

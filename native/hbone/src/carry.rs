@@ -14,7 +14,7 @@ use trackbed_contract::tables::errors;
 
 use crate::TunnelStream;
 use crate::h2::Reason;
-use crate::leg::{Gone, PIECES, Port};
+use crate::leg::{Ends, Gone, PIECES, Port};
 use crate::limits::LINGER;
 use crate::link::{Carried, Core, Handle};
 use crate::meter::{ClosedBy, Meter, Outcome, Side};
@@ -26,18 +26,28 @@ use crate::turn::take_another_turn;
 const FLUSH_CHECK: Duration = Duration::from_millis(2);
 
 pub(crate) fn run(socket: TcpStream, stream: TunnelStream, side: Side, meter: Rc<Meter>) -> impl Future<Output = Outcome> {
-    let start = Instant::now();
-    let mut carry = Carry::new(socket, stream, side, meter);
+    go_on(Carry::new(socket, stream, side, meter))
+}
+
+/// The same for a stream whose socket it has already: another pump was frozen there.
+pub(crate) fn resume(handle: Handle, side: Side, meter: Rc<Meter>, ends: Ends) -> impl Future<Output = Outcome> {
+    go_on(Carry { handle, meter, side, ends })
+}
+
+#[allow(clippy::manual_async_fn)] // an async function would keep `carry` twice
+fn go_on(mut carry: Carry) -> impl Future<Output = Outcome> {
     async move {
-        let orderly = poll_fn(|cx| carry.poll(cx)).await == Ended::Orderly;
-        if !orderly && !carry.meter.is_cut() {
+        let ended = poll_fn(|cx| carry.poll(cx)).await;
+        let orderly = ended == Ended::Orderly;
+        if ended == Ended::Broken && !carry.meter.is_cut() {
             // Boxed: few connections come here, and the rest need not hold the memory for it. What comes before a reset must not be
             // overtaken by it; a slow reader need not be waited for.
             let _ = Box::pin(timeout(LINGER, carry.deliver())).await;
         }
+        let Some(start) = carry.start() else { return carry.meter.frozen() };
         let cut = carry.meter.is_cut();
-        let code = if carry.lost && !orderly && !cut { errors::TUNNEL_LOST } else { "" };
-        let outcome = carry.meter.outcome(start, carry.closed_by, !orderly, code);
+        let code = if carry.ends.lost && !orderly && !cut { errors::TUNNEL_LOST } else { "" };
+        let outcome = carry.meter.outcome(start, carry.ends.closed_by, !orderly, code);
         carry.finish(orderly, cut);
         outcome
     }
@@ -49,21 +59,15 @@ enum Ended {
     Orderly,
     /// At least one end is gone, or we cut it.
     Broken,
+    /// It goes on elsewhere, with the whole tunnel.
+    Frozen,
 }
 
-#[allow(clippy::struct_excessive_bools)] // each is a fact of its own
 struct Carry {
     handle: Handle,
     meter: Rc<Meter>,
     side: Side,
-    /// FIN went from the socket into the stream.
-    up_done: bool,
-    /// FIN went from the stream to the socket.
-    down_done: bool,
-    socket_gone: bool,
-    stream_gone: bool,
-    lost: bool,
-    closed_by: Option<ClosedBy>,
+    ends: Ends,
 }
 
 impl Carry {
@@ -72,18 +76,9 @@ impl Carry {
         let mut socket = Socket::new(socket);
         let broken = side == Side::Client && socket.take_over(early).is_err();
         meter.count(side, early);
-        let port = Port { socket, meter: Rc::clone(&meter), side, broken, streaming: false };
-        let carry = Self {
-            handle,
-            meter,
-            side,
-            up_done: false,
-            down_done: false,
-            socket_gone: false,
-            stream_gone: false,
-            lost: false,
-            closed_by: None,
-        };
+        let ends = Ends::default();
+        let port = Port { socket, meter: Rc::clone(&meter), side, broken, streaming: false, start: Instant::now(), ends };
+        let carry = Self { handle, meter, side, ends };
         carry.take_up(port);
         carry
     }
@@ -101,45 +96,57 @@ impl Carry {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         if self.meter.poll_cut(cx).is_ready() {
-            self.closed_by = Some(ClosedBy::Engine);
+            self.ends.closed_by = Some(ClosedBy::Engine);
             return Poll::Ready(Ended::Broken);
         }
-        self.act(cx);
-        if self.socket_gone || self.stream_gone {
+        if !self.act(cx) {
+            return Poll::Ready(Ended::Frozen);
+        }
+        if self.ends.socket_gone || self.ends.stream_gone {
             Poll::Ready(Ended::Broken)
-        } else if self.up_done && self.down_done {
+        } else if self.ends.up_done && self.ends.down_done {
             Poll::Ready(Ended::Orderly)
         } else {
             Poll::Pending
         }
     }
 
-    /// One turn in both directions.
-    fn act(&mut self, cx: &mut Context<'_>) {
+    /// One turn in both directions; false when the tunnel was frozen, and the stream is no longer here.
+    fn act(&mut self, cx: &mut Context<'_>) -> bool {
         let link = Rc::clone(&self.handle.link);
         let core = &mut *link.borrow_mut();
-        if let Some(stream) = core.h2.stream(self.handle.id) {
-            stream.user.attend(cx);
-            // Acted upon at once, also between the ends of both directions; what came before it is delivered after it.
-            if let Some(gone) = stream.user.gone {
-                self.lost |= gone == Gone::Lost;
-                self.stream_is_gone();
-            }
+        let before = self.ends;
+        let Some(stream) = core.h2.stream(self.handle.id) else { return false };
+        stream.user.attend(cx);
+        // Acted upon at once, also between the ends of both directions; what came before it is delivered after it.
+        if let Some(gone) = stream.user.gone {
+            self.ends.lost |= gone == Gone::Lost;
+            self.stream_is_gone();
         }
         self.up(core, cx);
         self.down(core, cx);
-        if self.up_done && !self.socket_gone && !(self.down_done) && self.port(core).is_none_or(|port| port.socket.poll_broken(cx)) {
+        if self.ends.up_done
+            && !self.ends.socket_gone
+            && !(self.ends.down_done)
+            && self.port(core).is_none_or(|port| port.socket.poll_broken(cx))
+        {
             self.socket_is_gone();
         }
         if !core.h2.out.is_empty() {
             core.schedule();
         }
+        if self.ends != before
+            && let Some(port) = self.port(core)
+        {
+            port.ends = self.ends;
+        }
+        true
     }
 
     /// From the socket into the stream.
     fn up(&mut self, core: &mut Core, cx: &mut Context<'_>) {
         let mut left = TURN;
-        while !self.up_done && !self.stream_gone {
+        while !self.ends.up_done && !self.ends.stream_gone {
             if left == 0 {
                 return take_another_turn(cx);
             }
@@ -157,11 +164,11 @@ impl Carry {
                 Ok(Carried::Later) => {}
                 Ok(Carried::Fin) => {
                     core.h2.end(self.handle.id);
-                    self.up_done = true;
-                    self.closed_by.get_or_insert(self.side.into());
+                    self.ends.up_done = true;
+                    self.ends.closed_by.get_or_insert(self.side.into());
                 }
                 Ok(Carried::Reset) | Err(_) => {
-                    self.up_done = true;
+                    self.ends.up_done = true;
                     self.socket_is_gone();
                 }
             }
@@ -172,7 +179,7 @@ impl Carry {
     fn down(&mut self, core: &mut Core, cx: &mut Context<'_>) {
         let id = self.handle.id;
         let mut left = TURN;
-        while !self.down_done && !self.socket_gone {
+        while !self.ends.down_done && !self.ends.socket_gone {
             let Some(stream) = core.h2.stream(id) else { return };
             let leg = &mut stream.user;
             let Some(port) = &mut leg.port else { return };
@@ -184,8 +191,8 @@ impl Carry {
                     if port.socket.finish().is_err() {
                         return self.socket_is_gone();
                     }
-                    self.down_done = true;
-                    self.closed_by.get_or_insert(self.side.other().into());
+                    self.ends.down_done = true;
+                    self.ends.closed_by.get_or_insert(self.side.other().into());
                 }
                 return;
             }
@@ -227,19 +234,19 @@ impl Carry {
     }
 
     fn socket_is_gone(&mut self) {
-        self.socket_gone = true;
-        self.closed_by.get_or_insert(self.side.into());
+        self.ends.socket_gone = true;
+        self.ends.closed_by.get_or_insert(self.side.into());
     }
 
     fn stream_is_gone(&mut self) {
-        self.stream_gone = true;
-        self.closed_by.get_or_insert(self.side.other().into());
+        self.ends.stream_gone = true;
+        self.ends.closed_by.get_or_insert(self.side.other().into());
     }
 
     /// Brings to the end that is still there what the other sent before it went.
     async fn deliver(&mut self) {
         poll_fn(|cx| self.poll_rest(cx)).await;
-        if self.stream_gone && !self.socket_gone {
+        if self.ends.stream_gone && !self.ends.socket_gone {
             while !self.port(&mut self.handle.link.borrow_mut()).is_none_or(|port| port.socket.is_delivered()) && !self.meter.is_cut() {
                 sleep(FLUSH_CHECK).await;
             }
@@ -248,17 +255,24 @@ impl Carry {
 
     /// Ready when that is done, or when there is nobody to bring it to.
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.meter.poll_cut(cx).is_ready() || (self.socket_gone && self.stream_gone) {
+        if self.meter.poll_cut(cx).is_ready() || (self.ends.socket_gone && self.ends.stream_gone) {
             return Poll::Ready(());
         }
-        self.act(cx);
-        let done = if self.socket_gone { self.up_done || self.stream_gone } else { self.is_drained() };
+        if !self.act(cx) {
+            return Poll::Ready(());
+        }
+        let done = if self.ends.socket_gone { self.ends.up_done || self.ends.stream_gone } else { self.is_drained() };
         if done { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// When it began; None when it was frozen.
+    fn start(&self) -> Option<Instant> {
+        Some(self.port(&mut self.handle.link.borrow_mut())?.start)
     }
 
     fn is_drained(&self) -> bool {
         let mut core = self.handle.link.borrow_mut();
-        core.h2.stream(self.handle.id).is_none_or(|stream| stream.user.backlog.is_empty() && (self.down_done || !stream.user.fin))
+        core.h2.stream(self.handle.id).is_none_or(|stream| stream.user.backlog.is_empty() && (self.ends.down_done || !stream.user.fin))
     }
 
     /// Ends both: the socket by what is taken from the stream here, the stream by a reset or, when it is over, by being forgotten.

@@ -15,7 +15,8 @@ use trackbed_tls::{Certified, PeerInfo};
 
 use crate::driver::{Driver, End};
 use crate::early::Early;
-use crate::h2::{Answered, Reason, Role};
+use crate::frozen::{self, Facts, FreezeError, Frozen, ThawError, Thawed};
+use crate::h2::{Answered, Connection, Reason, Role};
 use crate::leg::Gone;
 use crate::limits::Limits;
 use crate::link::{self, Handle, Link};
@@ -41,11 +42,38 @@ pub struct Tunnel(Rc<Inner>);
 #[derive(Debug)]
 struct Inner {
     link: Rc<Link>,
-    peer: Arc<PeerInfo>,
-    handshake: Duration,
-    /// Half of its life.
-    prime: Instant,
+    facts: Facts,
     limits: Limits,
+}
+
+/// A stream that was asked for, until its answer comes. Dropping it resets the stream.
+#[derive(Debug)]
+pub struct Asking {
+    pub(crate) handle: Handle,
+    pub(crate) peer: Arc<PeerInfo>,
+    /// Bytes at the front of the client's socket that the peer was told already.
+    pub(crate) early: usize,
+    pub(crate) limit: Duration,
+}
+
+impl Asking {
+    /// The answer to what was asked before the tunnel was frozen.
+    pub async fn answered(self) -> Result<TunnelStream, TunnelError> {
+        let early = Early::told(self.early);
+        self.wait(early).await
+    }
+
+    async fn wait(self, mut early: Early<'_>) -> Result<TunnelStream, TunnelError> {
+        let Self { handle, peer, limit, .. } = self;
+        let answer = timeout(limit, poll_fn(|cx| poll_answer(&handle, &mut early, cx))).await;
+        let answer = answer.unwrap_or_else(|_| Err(TunnelError::Timeout { what: "the answer to CONNECT", milliseconds: millis(limit) }));
+        let answered = answer.map_err(|error| early.judge(error))?;
+        if answered.status != 200 {
+            return Err(TunnelError::Refused { status: answered.status });
+        }
+        let baggage = headers::merged(&answered.headers, "baggage");
+        Ok(TunnelStream { handle, peer, timing: Timing::default(), baggage, early: early.sent() })
+    }
 }
 
 impl Tunnel {
@@ -60,20 +88,15 @@ impl Tunnel {
         let too_long = || TunnelError::Timeout { what: "the handshake", milliseconds: millis(limits.handshake) };
         let (stream, peer) = timeout(limits.handshake, handshake).await.map_err(|_| too_long())??;
         let (wire, channel, rest) = stream.into_parts();
-        let link = Link::new(Box::new(wire), channel, rest, Role::Client, link::bounds(Role::Client, 0));
         let end = peer.not_after.min(ours.not_after());
         let now = Instant::now();
         let left = limits.handshake.saturating_sub(now.duration_since(start));
-        let driver = Driver::new(Rc::clone(&link), Vigil::new(Role::Client, &limits, left, end, now), false);
-        tokio::task::spawn_local(async move {
-            match driver.run(|_, _| {}).await {
-                End::Orderly => tracing::debug!("tunnel ended"),
-                End::Lost(reason) => tracing::debug!(reason, "tunnel ended"),
-                End::Mute(patience) => tracing::debug!(milliseconds = millis(patience), "tunnel ended: no HTTP/2 from the peer"),
-            }
-        });
+        let vigil = Vigil::new(Role::Client, &limits, left, end, now);
+        let h2 = Connection::new(Role::Client, link::bounds(Role::Client, 0), now);
+        let link = Rc::new(Link::new(Box::new(wire), channel, rest, h2, vigil));
         let prime = now + end.duration_since(SystemTime::now()).unwrap_or_default() / 2;
-        Ok(Self(Rc::new(Inner { link, peer: Arc::new(peer), handshake: start.elapsed(), prime, limits })))
+        let facts = Facts { peer: Arc::new(peer), address: None, handshake: start.elapsed(), prime };
+        Ok(Self::drive(link, facts, limits))
     }
 
     /// CONNECT, within `limits.connect_answer`. Any status but 200 is `TunnelError::Refused`.
@@ -83,26 +106,42 @@ impl Tunnel {
 
     /// The same for this client: what it has said already goes along, and stays in its socket until the pump has it.
     pub async fn open_for(&self, request: &ConnectRequest, client: Option<&TcpStream>) -> Result<TunnelStream, TunnelError> {
-        let handle = self.ask(request)?;
-        let limit = self.0.limits.connect_answer;
-        let mut early = Early::new(client);
-        let answer = timeout(limit, poll_fn(|cx| poll_answer(&handle, &mut early, cx))).await;
-        let answer = answer.unwrap_or_else(|_| Err(TunnelError::Timeout { what: "the answer to CONNECT", milliseconds: millis(limit) }));
-        let answered = answer.map_err(|error| early.judge(error))?;
-        if answered.status != 200 {
-            return Err(TunnelError::Refused { status: answered.status });
-        }
-        let baggage = headers::merged(&answered.headers, "baggage");
-        Ok(TunnelStream { handle, peer: Arc::clone(&self.0.peer), timing: Timing::default(), baggage, early: early.sent() })
+        let asking =
+            Asking { handle: self.ask(request)?, peer: Arc::clone(&self.0.facts.peer), early: 0, limit: self.0.limits.connect_answer };
+        asking.wait(Early::new(client)).await
+    }
+
+    /// Takes the tunnel out of this process, with every stream in it: a successor goes on with it. Whoever still uses it here is told.
+    pub fn freeze(&self) -> Result<Frozen, FreezeError> {
+        frozen::freeze(&self.0.link, &self.0.facts, Instant::now())
+    }
+
+    /// Goes on with a tunnel, within a local runtime. Streams that are dropped are reset.
+    pub fn thaw(frozen: Frozen, limits: Limits) -> Result<(Self, Vec<Thawed>), ThawError> {
+        let (link, facts, streams) = frozen::thaw(frozen, Role::Client, &limits, Instant::now())?;
+        Ok((Self::drive(link, facts, limits), streams))
+    }
+
+    fn drive(link: Rc<Link>, facts: Facts, limits: Limits) -> Self {
+        let driver = Driver::new(Rc::clone(&link), false);
+        tokio::task::spawn_local(async move {
+            match driver.run(|_, _| {}).await {
+                End::Orderly => tracing::debug!("tunnel ended"),
+                End::Lost(reason) => tracing::debug!(reason, "tunnel ended"),
+                End::Mute(patience) => tracing::debug!(milliseconds = millis(patience), "tunnel ended: no HTTP/2 from the peer"),
+                End::Frozen => tracing::debug!("tunnel goes on in a successor"),
+            }
+        });
+        Self(Rc::new(Inner { link, facts, limits }))
     }
 
     pub fn peer(&self) -> &Arc<PeerInfo> {
-        &self.0.peer
+        &self.0.facts.peer
     }
 
     /// How long TLS and HTTP/2 took to set up.
     pub fn handshake_time(&self) -> Duration {
-        self.0.handshake
+        self.0.facts.handshake
     }
 
     /// It can take another stream now: not closing, below the limits of both sides, and without a stream that needs it for itself.
@@ -119,7 +158,7 @@ impl Tunnel {
 
     /// Half of its life is over: a certificate ends it, and cuts what is in it, so that whoever begins now is better off in a younger one.
     pub(crate) fn is_old(&self) -> bool {
-        Instant::now() >= self.0.prime
+        Instant::now() >= self.0.facts.prime
     }
 
     /// Streams open or being opened.
@@ -169,7 +208,8 @@ impl Drop for Inner {
 fn poll_answer(handle: &Handle, early: &mut Early<'_>, cx: &mut Context<'_>) -> Poll<Result<Box<Answered>, TunnelError>> {
     let mut core = handle.link.borrow_mut();
     let over = core.over().map(ToString::to_string);
-    let Some(stream) = core.h2.stream(handle.id) else { return Poll::Ready(Err(TunnelError::Lost("the stream is gone".into()))) };
+    let frozen = core.is_frozen();
+    let Some(stream) = core.h2.stream(handle.id).filter(|_| !frozen) else { return Poll::Ready(Err(TunnelError::Frozen(handle.id))) };
     let leg = &mut stream.user;
     if let Some(answered) = leg.answer.take() {
         return Poll::Ready(Ok(answered));

@@ -13,7 +13,7 @@ use crate::limits::LINGER;
 use crate::link::{Core, Ended, Link, Received};
 use crate::scratch::TURN;
 use crate::turn::take_another_turn;
-use crate::vigil::{Order, Vigil};
+use crate::vigil::Order;
 
 /// How it ended.
 #[derive(Debug)]
@@ -22,11 +22,12 @@ pub(crate) enum End {
     Lost(String),
     /// The peer never said its first word.
     Mute(Duration),
+    /// It goes on elsewhere.
+    Frozen,
 }
 
 pub(crate) struct Driver {
     link: Rc<Link>,
-    vigil: Vigil,
     alarm: Pin<Box<Sleep>>,
     /// When the alarm is set for, once it knows the task.
     armed: Option<Instant>,
@@ -38,9 +39,9 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    pub(crate) fn new(link: Rc<Link>, vigil: Vigil, until_asked: bool) -> Self {
-        let alarm = Box::pin(sleep_until(vigil.next().into()));
-        Self { link, vigil, alarm, armed: None, fresh: true, until_asked, alert: Box::default() }
+    pub(crate) fn new(link: Rc<Link>, until_asked: bool) -> Self {
+        let alarm = Box::pin(sleep_until(link.borrow().vigil.next().into()));
+        Self { link, alarm, armed: None, fresh: true, until_asked, alert: Box::default() }
     }
 
     /// Runs the connection to its end; `take` gets what a client asks for. When this is dropped every stream is lost.
@@ -50,6 +51,7 @@ impl Driver {
         match &end {
             End::Orderly => Box::pin(part(&link)).await,
             End::Lost(_) | End::Mute(_) => link.borrow_mut().say_last(&self.alert),
+            End::Frozen => {}
         }
         end
     }
@@ -58,20 +60,24 @@ impl Driver {
         let now = Instant::now();
         let result = {
             let mut core = self.link.borrow_mut();
+            if core.is_frozen() {
+                return Poll::Ready(End::Frozen);
+            }
             core.enter(cx);
             receive(&mut core, cx, now, &mut self.fresh)
         };
         // Outside of the borrow: whoever takes it may answer at once.
         loop {
-            let asked = self.link.borrow_mut().asked.pop_front();
-            let Some((id, asked)) = asked else { break };
-            self.vigil.spoke();
+            let mut core = self.link.borrow_mut();
+            let Some((id, asked)) = core.asked.pop_front() else { break };
+            core.vigil.spoke();
+            drop(core);
             take(id, asked);
         }
         let link = Rc::clone(&self.link);
         let mut core = link.borrow_mut();
         match result {
-            Ok(true) => self.vigil.heard(now),
+            Ok(true) => core.vigil.heard(now),
             Ok(false) => {}
             Err(ended) => {
                 self.alert = ended.alert;
@@ -100,19 +106,19 @@ impl Driver {
     /// What time demands.
     fn keep_time(&mut self, core: &mut Core, now: Instant) -> Option<End> {
         if std::mem::take(&mut core.ponged) {
-            self.vigil.ponged(now);
+            core.vigil.ponged(now);
             if core.h2.is_leaving() {
                 core.h2.leave(Reason::NO_ERROR);
             }
         }
         if !self.until_asked && core.h2.is_settled() {
-            self.vigil.spoke();
+            core.vigil.spoke();
         }
-        if self.vigil.next() > now {
+        if core.vigil.next() > now {
             return None;
         }
         core.give_memory_back();
-        match self.vigil.at(now, SystemTime::now()) {
+        match core.vigil.at(now, SystemTime::now()) {
             Order::Nothing => {}
             Order::Ping => core.h2.ping(),
             Order::Dead(reason) => core.end(&reason),
@@ -123,7 +129,7 @@ impl Driver {
 
     /// The task is woken at the next time that matters.
     fn arm(&mut self, cx: &mut Context<'_>) {
-        let next = self.vigil.next();
+        let next = self.link.borrow().vigil.next();
         if self.armed == Some(next) {
             return;
         }

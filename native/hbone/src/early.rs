@@ -33,6 +33,11 @@ impl<'a> Early<'a> {
         Self { socket, sent: 0, looked: false }
     }
 
+    /// So many bytes went along already, and no more will: the socket is elsewhere.
+    pub(crate) fn told(sent: usize) -> Self {
+        Self { socket: None, sent, looked: true }
+    }
+
     pub(crate) fn sent(&self) -> usize {
         self.sent
     }
@@ -40,7 +45,7 @@ impl<'a> Early<'a> {
     /// What it means that no answer came. Words that were sent may be with the application, unless the peer says that it has not looked:
     /// whoever told them to somebody else would have a request carried out twice.
     pub(crate) fn judge(&self, error: TunnelError) -> TunnelError {
-        let heard = self.sent > 0 && !matches!(error, TunnelError::NotTaken(_));
+        let heard = self.sent > 0 && !matches!(error, TunnelError::NotTaken(_) | TunnelError::Frozen(_));
         if heard { TunnelError::InDoubt(Box::new(error)) } else { error }
     }
 
@@ -59,6 +64,9 @@ impl<'a> Early<'a> {
                     core.say(id, &lent[self.sent..seen.min(most)]);
                     core.schedule();
                     self.sent = seen.min(most);
+                    if let Some(stream) = core.h2.stream(id) {
+                        stream.user.early = self.sent;
+                    }
                 }
                 // Nothing new, its end, or an error: the pump finds it again.
                 _ => return,

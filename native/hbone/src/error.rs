@@ -22,6 +22,9 @@ pub enum TunnelError {
     NotTaken(String),
     #[error("the request cannot be sent: {0}")]
     Request(String),
+    /// The stream goes on in a successor: nobody may be told the same.
+    #[error("the tunnel was frozen, and stream {0} goes on in its successor")]
+    Frozen(u32),
     /// The client's first words were on their way already, and the peer did not say that nobody has heard them.
     #[error("{0}; the application may have heard the client")]
     InDoubt(Box<Self>),
@@ -35,7 +38,7 @@ impl TunnelError {
             Self::Tls(error) => error.code(),
             Self::Timeout { .. } | Self::Handshake(_) => errors::TUNNEL_HANDSHAKE,
             Self::Refused { .. } => errors::TUNNEL_PEER_REFUSED,
-            Self::Lost(_) | Self::NotTaken(_) => errors::TUNNEL_LOST,
+            Self::Lost(_) | Self::NotTaken(_) | Self::Frozen(_) => errors::TUNNEL_LOST,
             Self::Request(_) => errors::DESTINATION_REFUSED,
             Self::InDoubt(error) => error.code(),
         }
@@ -44,6 +47,6 @@ impl TunnelError {
     /// Another endpoint may be told the same: no application has heard a byte of this client. Whether a refusal by status would come out
     /// otherwise elsewhere is the caller's to judge.
     pub fn before_application(&self) -> bool {
-        !matches!(self, Self::Request(_) | Self::InDoubt(_))
+        !matches!(self, Self::Request(_) | Self::InDoubt(_) | Self::Frozen(_))
     }
 }

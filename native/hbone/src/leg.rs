@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::backlog::Backlog;
 use crate::h2::{Answered, Reason};
-use crate::meter::{Meter, Side};
+use crate::meter::{ClosedBy, Meter, Side};
 use crate::socket::Socket;
 
 /// Payload of one stream within `BULK_TIME` that makes it a bulk stream: 0.5 Gbit/s.
@@ -27,8 +27,10 @@ pub(crate) struct Leg {
     /// Since when it waits for the tunnel, in turns, and whether it stands in the queue.
     pub(crate) ticket: Option<u64>,
     pub(crate) queued: bool,
+    /// Of a client's words that stay in its socket, how many the peer was told before its answer.
+    pub(crate) early: usize,
     waker: Option<Waker>,
-    bulk: Bulk,
+    pub(crate) bulk: Bulk,
 }
 
 /// A socket that is carried.
@@ -42,6 +44,24 @@ pub(crate) struct Port {
     pub(crate) broken: bool,
     /// The last read filled a whole record: the next one takes as many as fit.
     pub(crate) streaming: bool,
+    pub(crate) start: Instant,
+    /// As its pump left them: here a freezer finds them.
+    pub(crate) ends: Ends,
+}
+
+/// How far the ends of a carried stream are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // each is a fact of its own
+pub(crate) struct Ends {
+    /// FIN went from the socket into the stream.
+    pub(crate) up_done: bool,
+    /// FIN went from the stream to the socket.
+    pub(crate) down_done: bool,
+    pub(crate) socket_gone: bool,
+    pub(crate) stream_gone: bool,
+    /// The tunnel broke.
+    pub(crate) lost: bool,
+    pub(crate) closed_by: Option<ClosedBy>,
 }
 
 /// How a stream ends that does not end in order.
@@ -53,12 +73,15 @@ pub(crate) enum Gone {
 }
 
 #[derive(Debug, Default)]
-struct Bulk {
-    bytes: usize,
-    since: Option<Instant>,
+pub(crate) struct Bulk {
+    pub(crate) bytes: usize,
+    pub(crate) since: Option<Instant>,
 }
 
 impl Leg {
+    /// Bytes that are counted before the time is looked at, and one turn more.
+    pub(crate) const MOST_COUNTED: usize = 2 * BULK;
+
     pub(crate) fn attend(&mut self, cx: &Context<'_>) {
         if !self.waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
             self.waker = Some(cx.waker().clone());

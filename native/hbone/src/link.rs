@@ -1,5 +1,6 @@
 //! One TLS connection with its streams: bytes in, bytes out, and who waits for what. Owned by one thread, driven by one task (`driver`);
 //! the pumps of its streams send through it by themselves.
+use std::any::Any;
 use std::cell::{Ref, RefCell, RefMut};
 use std::collections::VecDeque;
 use std::fmt;
@@ -19,10 +20,11 @@ use crate::leg::{Gone, Leg, PIECES};
 use crate::limits;
 use crate::scratch::{self, FRONT, Lent, PAYLOAD, PAYLOAD_AT, SLOT, TURN};
 use crate::socket::{End, is_later};
+use crate::vigil::Vigil;
 
 /// What carries the records: a TCP socket, or a pipe in tests.
-pub(crate) trait Wire: AsyncRead + AsyncWrite + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Unpin> Wire for T {}
+pub(crate) trait Wire: AsyncRead + AsyncWrite + Unpin + Any {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Any> Wire for T {}
 
 /// Payload up to here is collected with that of other streams and leaves at the end of the turn; more leaves at once, by itself.
 const SMALL: usize = 4 << 10;
@@ -37,22 +39,22 @@ pub(crate) struct Link(RefCell<Core>);
 pub(crate) struct Core {
     pub(crate) h2: Connection<Leg>,
     /// None when the connection is over.
-    wire: Option<Box<dyn Wire>>,
-    channel: Channel,
+    pub(crate) wire: Option<Box<dyn Wire>>,
+    pub(crate) channel: Channel,
     /// The beginning of a record whose end has not come.
-    partial: Vec<u8>,
+    pub(crate) partial: Vec<u8>,
     /// Sealed records that the wire has not taken.
-    output: Option<Output>,
+    pub(crate) output: Option<Output>,
     driver: Waker,
     /// The driver is woken already.
     scheduled: bool,
     /// Streams that wait for room, the longest first: ticket and id.
-    waiting: VecDeque<(u64, u32)>,
-    tickets: u64,
+    pub(crate) waiting: VecDeque<(u64, u32)>,
+    pub(crate) tickets: u64,
     /// New streams that nobody has looked at.
     pub(crate) asked: VecDeque<(u32, Box<Asked>)>,
     /// A stream moves so much that new ones should go elsewhere.
-    bulk: Option<(u32, Instant)>,
+    pub(crate) bulk: Option<(u32, Instant)>,
     pub(crate) ponged: bool,
     /// Nobody asks for streams any more.
     pub(crate) retired: bool,
@@ -60,11 +62,15 @@ pub(crate) struct Core {
     pub(crate) closed: bool,
     /// Why the connection is over.
     over: Option<Rc<str>>,
-    idle_since: Option<Instant>,
+    pub(crate) idle_since: Option<Instant>,
+    pub(crate) vigil: Vigil,
+    /// Nothing but reading what the peer still says comes after it.
+    said_last: bool,
+    frozen: bool,
 }
 
 #[derive(Debug)]
-enum Output {
+pub(crate) enum Output {
     Lent(Lent, Range<usize>),
     /// Little, in memory of its size.
     Parked(Box<[u8]>, usize),
@@ -101,10 +107,9 @@ struct Gather {
 }
 
 impl Link {
-    pub(crate) fn new(wire: Box<dyn Wire>, channel: Channel, rest: Vec<u8>, role: Role, bounds: Bounds) -> Rc<Self> {
-        let now = Instant::now();
-        Rc::new(Self(RefCell::new(Core {
-            h2: Connection::new(role, bounds, now),
+    pub(crate) fn new(wire: Box<dyn Wire>, channel: Channel, rest: Vec<u8>, h2: Connection<Leg>, vigil: Vigil) -> Self {
+        Self(RefCell::new(Core {
+            h2,
             wire: Some(wire),
             channel,
             partial: rest,
@@ -119,8 +124,11 @@ impl Link {
             retired: false,
             closed: false,
             over: None,
-            idle_since: Some(now),
-        })))
+            idle_since: Some(Instant::now()),
+            vigil,
+            said_last: false,
+            frozen: false,
+        }))
     }
 
     pub(crate) fn borrow(&self) -> Ref<'_, Core> {
@@ -164,6 +172,26 @@ impl Core {
 
     pub(crate) fn idle_since(&self) -> Option<Instant> {
         self.idle_since
+    }
+
+    /// It is at its end, and there is nothing that could go on.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.over.is_some() || self.said_last || self.wire.is_none()
+    }
+
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.frozen
+    }
+
+    /// What it was made of is elsewhere: whoever still works with it is told, and does no harm.
+    pub(crate) fn leave_frozen(&mut self, now: Instant) {
+        self.h2 = Connection::new(self.h2.role(), bounds(self.h2.role(), 0), now);
+        self.frozen = true;
+        self.over = Some("it goes on in a successor".into());
+        self.wire = None;
+        self.output = None;
+        self.waiting.clear();
+        self.schedule();
     }
 
     /// Ends every stream. The first reason is the true one.
@@ -510,6 +538,7 @@ impl Core {
 
     /// The last record: that we send nothing more, or why not.
     pub(crate) fn say_last(&mut self, alert: &[u8]) {
+        self.said_last = true;
         self.flush();
         let mut last = [0; ALERT_BYTES];
         let length = if alert.is_empty() { self.channel.close_notify(&mut last).unwrap_or(0) } else { 0 };
@@ -548,7 +577,7 @@ fn read(port: &mut crate::leg::Port, lent: &mut Lent, room: usize) -> io::Result
 }
 
 impl Output {
-    fn rest(&self) -> &[u8] {
+    pub(crate) fn rest(&self) -> &[u8] {
         match self {
             Self::Lent(lent, range) => &lent[range.clone()],
             Self::Parked(bytes, at) => &bytes[*at..],

@@ -1,9 +1,14 @@
 //! The live view of one connection, the handle that cuts it, and how it ended.
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use crate::frozen::{FreezeError, Frozen};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClosedBy {
@@ -25,6 +30,8 @@ pub struct Outcome {
     pub reset: bool,
     /// From the pump's start to the first byte from the server.
     pub first_byte: Option<Duration>,
+    /// It was frozen: this is no end, and where it goes on it will have another outcome.
+    pub frozen: bool,
     /// Empty for an orderly end or an application's reset; `E_TUNNEL_LOST` when the tunnel broke under it.
     pub code: &'static str,
 }
@@ -37,18 +44,40 @@ pub(crate) enum Side {
 }
 
 /// The live view of one pump, and the handle that cuts it. Make one per connection and keep a clone of the `Rc`.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Meter {
     sent: Cell<u64>,
     received: Cell<u64>,
     first_byte: Cell<Option<Instant>>,
     cut: Cell<bool>,
+    /// A pump of two sockets counts here, and can be asked for them.
+    joined: Cell<bool>,
+    /// Somebody waits for what the pump has, to go on with it elsewhere.
+    wanted: Cell<Option<Box<Wanted>>>,
     waker: RefCell<Option<Waker>>,
 }
+
+/// Boxed: every connection has the place for it, and few are ever frozen.
+type Wanted = oneshot::Sender<Result<Frozen, FreezeError>>;
 
 impl Meter {
     pub fn new() -> Rc<Self> {
         Rc::default()
+    }
+
+    /// Goes on counting where another one stopped.
+    pub(crate) fn resume(sent: u64, received: u64, first_byte: Option<Instant>, cut: bool) -> Rc<Self> {
+        Rc::new(Self {
+            sent: Cell::new(sent),
+            received: Cell::new(received),
+            first_byte: Cell::new(first_byte),
+            cut: Cell::new(cut),
+            ..Self::default()
+        })
+    }
+
+    pub(crate) fn first_byte(&self) -> Option<Instant> {
+        self.first_byte.get()
     }
 
     /// Payload bytes from client to server so far.
@@ -66,6 +95,40 @@ impl Meter {
         self.cut.set(true);
         if let Some(waker) = self.waker.take() {
             waker.wake();
+        }
+    }
+
+    /// Takes the connection out of this process: of two sockets alone, for a stream goes with its tunnel. Its pump hands it over when it
+    /// runs next.
+    pub async fn freeze(&self) -> Result<Frozen, FreezeError> {
+        if !self.joined.get() {
+            return Err(FreezeError::NoSocket);
+        }
+        let (sender, receiver) = oneshot::channel();
+        self.wanted.set(Some(Box::new(sender)));
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+        // It ended first.
+        receiver.await.unwrap_or(Err(FreezeError::Ending))
+    }
+
+    pub(crate) fn set_joined(&self, joined: bool) {
+        self.joined.set(joined);
+    }
+
+    pub(crate) fn is_wanted(&self) -> bool {
+        let wanted = self.wanted.take();
+        let is = wanted.is_some();
+        self.wanted.set(wanted);
+        is
+    }
+
+    /// The answer to `freeze`.
+    pub(crate) fn hand_over(&self, frozen: Result<Frozen, FreezeError>) {
+        if let Some(wanted) = self.wanted.take() {
+            // Nobody waits any more: then it is dropped, and the connection ends with a reset.
+            let _ = wanted.send(frozen);
         }
     }
 
@@ -108,9 +171,21 @@ impl Meter {
             received: self.received(),
             closed_by: closed_by.unwrap_or(ClosedBy::Engine),
             reset,
-            first_byte: self.first_byte.get().map(|at| at.duration_since(start)),
+            first_byte: self.first_byte.get().map(|at| at.saturating_duration_since(start)),
+            frozen: false,
             code,
         }
+    }
+
+    /// What is said of a connection that goes on elsewhere.
+    pub(crate) fn frozen(&self) -> Outcome {
+        Outcome { frozen: true, ..self.outcome(Instant::now(), None, false, "") }
+    }
+}
+
+impl fmt::Debug for Meter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Meter").field("sent", &self.sent()).field("received", &self.received()).field("cut", &self.is_cut()).finish()
     }
 }
 

@@ -2,11 +2,14 @@
 //!
 //! Plain functions that give futures: an async function would keep its arguments beside what is made of them, for every idle connection.
 use std::rc::Rc;
+use std::time::Instant;
 
 use tokio::net::TcpStream;
 
+use crate::frozen::{Frozen, ThawError};
 use crate::meter::Side;
 pub use crate::meter::{ClosedBy, Meter, Outcome};
+pub use crate::relay::Joined;
 use crate::socket::abort;
 use crate::{TunnelStream, carry};
 
@@ -23,6 +26,11 @@ pub fn inbound(client: TunnelStream, server: TcpStream, meter: &Rc<Meter>) -> im
 /// Both ends are sockets: the same-node relay, and plain paths.
 pub fn relay(client: TcpStream, server: TcpStream, meter: &Rc<Meter>) -> impl Future<Output = Outcome> + use<> {
     crate::relay::run(client, server, Rc::clone(meter))
+}
+
+/// Goes on with two sockets that [`Meter::freeze`] gave, within a local runtime.
+pub fn thaw(frozen: Frozen) -> Result<Joined, ThawError> {
+    Joined::thaw(frozen, Instant::now())
 }
 
 /// From now on the socket ends with RST, also when this process dies: for connections that wait for their pump. An orderly end of the pump

@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use crate::backlog::Backlog;
+use crate::frozen::FreezeError;
 use crate::limits::LINGER;
 use crate::meter::{ClosedBy, Meter, Outcome, Side};
 use crate::scratch::{self, TURN};
@@ -22,52 +23,44 @@ const BULK: usize = 64 << 10;
 const FLUSH_CHECK: Duration = Duration::from_millis(2);
 
 pub(crate) fn run(client: TcpStream, server: TcpStream, meter: Rc<Meter>) -> impl Future<Output = Outcome> {
+    let mut client = Socket::new(client);
+    let client_gone = client.take_over(0).is_err();
+    let (up, down) = (Half::default(), Half::default());
     let start = Instant::now();
-    let mut relay = Relay {
-        client: Socket::new(client),
-        server: Socket::new(server),
-        up: Half::default(),
-        down: Half::default(),
-        client_gone: false,
-        server_gone: false,
-        closed_by: None,
-        meter,
-    };
-    relay.client_gone = relay.client.take_over(0).is_err();
-    async move {
-        let orderly = poll_fn(|cx| relay.poll(cx)).await;
-        if !orderly && !relay.meter.is_cut() {
-            // Boxed: few connections come here, and the rest need not hold the memory for it.
-            let _ = Box::pin(timeout(LINGER, relay.deliver())).await;
-        }
-        let outcome = relay.meter.outcome(start, relay.closed_by, !orderly, "");
-        if orderly {
-            relay.client.close();
-            relay.server.close();
-        }
-        outcome
-    }
+    Joined { client, server: Socket::new(server), up, down, client_gone, server_gone: false, closed_by: None, start, meter }.run()
 }
 
-struct Relay {
-    client: Socket,
-    server: Socket,
-    up: Half,
-    down: Half,
-    client_gone: bool,
-    server_gone: bool,
-    closed_by: Option<ClosedBy>,
-    meter: Rc<Meter>,
+/// Two sockets, and what is on its way between them.
+pub struct Joined {
+    pub(crate) client: Socket,
+    pub(crate) server: Socket,
+    pub(crate) up: Half,
+    pub(crate) down: Half,
+    pub(crate) client_gone: bool,
+    pub(crate) server_gone: bool,
+    pub(crate) closed_by: Option<ClosedBy>,
+    pub(crate) start: Instant,
+    pub(crate) meter: Rc<Meter>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Ended {
+    /// FIN both ways.
+    Orderly,
+    /// An end is gone, or we cut it.
+    Broken,
+    /// It goes on elsewhere.
+    Wanted,
 }
 
 /// One direction.
 #[derive(Debug, Default)]
-struct Half {
-    backlog: Backlog,
+pub(crate) struct Half {
+    pub(crate) backlog: Backlog,
     /// While bytes are in it, or more are expected at once.
-    pipe: Option<Pipe>,
-    bulk: bool,
-    done: bool,
+    pub(crate) pipe: Option<Pipe>,
+    pub(crate) bulk: bool,
+    pub(crate) done: bool,
 }
 
 /// How one direction ended.
@@ -77,16 +70,53 @@ enum HalfEnd {
     SinkGone,
 }
 
-impl Relay {
-    /// Ready with true after FIN both ways, with false when an end is gone or we cut it.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+impl Joined {
+    /// With what was counted so far.
+    pub fn meter(&self) -> &Rc<Meter> {
+        &self.meter
+    }
+
+    /// To the end of the connection, or until it is frozen.
+    #[allow(clippy::manual_async_fn)] // an async function would keep `self` twice
+    pub fn run(mut self) -> impl Future<Output = Outcome> {
+        self.meter.set_joined(true);
+        async move {
+            let mut ended = poll_fn(|cx| self.poll(cx)).await;
+            if ended == Ended::Broken && !self.meter.is_cut() {
+                // Boxed: few connections come here, and the rest need not hold the memory for it.
+                let _ = Box::pin(timeout(LINGER, self.deliver())).await;
+                if self.meter.is_wanted() && !self.meter.is_cut() {
+                    ended = Ended::Wanted;
+                }
+            }
+            self.meter.set_joined(false);
+            if ended == Ended::Wanted {
+                let meter = Rc::clone(&self.meter);
+                meter.hand_over(self.freeze(Instant::now()));
+                return meter.frozen();
+            }
+            self.meter.hand_over(Err(FreezeError::Ending));
+            let orderly = ended == Ended::Orderly;
+            let outcome = self.meter.outcome(self.start, self.closed_by, !orderly, "");
+            if orderly {
+                self.client.close();
+                self.server.close();
+            }
+            outcome
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         if self.meter.poll_cut(cx).is_ready() {
             self.closed_by = Some(ClosedBy::Engine);
-            return Poll::Ready(false);
+            return Poll::Ready(Ended::Broken);
+        }
+        if self.meter.is_wanted() {
+            return Poll::Ready(Ended::Wanted);
         }
         self.act(cx);
         if self.up.done && self.down.done && !self.client_gone && !self.server_gone {
-            return Poll::Ready(true);
+            return Poll::Ready(Ended::Orderly);
         }
         if !self.client_gone && !self.server_gone {
             // Who is not read now may be reset all the same.
@@ -97,7 +127,7 @@ impl Relay {
                 self.gone(Side::Server);
             }
         }
-        if self.client_gone || self.server_gone { Poll::Ready(false) } else { Poll::Pending }
+        if self.client_gone || self.server_gone { Poll::Ready(Ended::Broken) } else { Poll::Pending }
     }
 
     /// Both directions, but nothing towards an end that is gone.
@@ -135,14 +165,14 @@ impl Relay {
             (false, true) => &self.client,
             _ => return,
         };
-        while !survivor.is_delivered() && !self.meter.is_cut() {
+        while !survivor.is_delivered() && !self.meter.is_cut() && !self.meter.is_wanted() {
             sleep(FLUSH_CHECK).await;
         }
     }
 
     /// Ready when that is done or there is nobody to bring it to.
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.meter.poll_cut(cx).is_ready() || (self.client_gone && self.server_gone) {
+        if self.meter.poll_cut(cx).is_ready() || self.meter.is_wanted() || (self.client_gone && self.server_gone) {
             return Poll::Ready(());
         }
         self.act(cx);
@@ -204,7 +234,8 @@ impl Half {
     }
 
     fn write(&mut self, to: &mut Socket) -> io::Result<usize> {
-        if let Some(pipe) = &mut self.pipe {
+        // An empty one may be left from before bytes were copied.
+        if let Some(pipe) = self.pipe.as_mut().filter(|pipe| !pipe.is_empty()) {
             return pipe.drain(to);
         }
         let mut slices = [IoSlice::new(&[]); 16];
@@ -257,5 +288,24 @@ fn end(from: &Socket, to: &mut Socket) -> HalfEnd {
         End::Reset => HalfEnd::SourceReset,
         End::Fin if to.finish().is_err() => HalfEnd::SinkGone,
         End::Fin => HalfEnd::Fin,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)] // in tests a failed unwrap is the message
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_empty_pipe_is_not_in_the_way_of_bytes_that_were_copied() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let mut half = Half { pipe: Pipe::lend(), ..Half::default() };
+        half.backlog.push(b"copied");
+        assert_eq!(half.write(&mut Socket::new(near.unwrap())).unwrap(), 6);
+        assert!(half.backlog.is_empty());
+        drop(far);
     }
 }

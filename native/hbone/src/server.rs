@@ -14,7 +14,8 @@ use tokio::time::timeout;
 use trackbed_tls::{Certified, PeerInfo};
 
 use crate::driver::{Driver, End};
-use crate::h2::{Asked, Reason, Role};
+use crate::frozen::{self, Facts, FreezeError, Frozen, ThawError, Thawed};
+use crate::h2::{Asked, Connection, Reason, Role};
 use crate::leg::Gone;
 use crate::limits::Limits;
 use crate::link::{self, Handle, Link};
@@ -84,7 +85,14 @@ pub struct Shutdown(Rc<Served>);
 #[derive(Debug, Default)]
 struct Served {
     phase: Cell<Phase>,
-    links: RefCell<Vec<Weak<Link>>>,
+    connections: RefCell<Vec<Weak<Connected>>>,
+}
+
+/// One connection after its handshake.
+#[derive(Debug)]
+struct Connected {
+    link: Rc<Link>,
+    facts: Facts,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -104,37 +112,44 @@ impl Shutdown {
     pub fn drain(&self) {
         if self.0.phase.get() == Phase::Serving {
             self.0.phase.set(Phase::Draining);
-            self.each(drain);
+            self.each(|connected| drain(&connected.link));
         }
     }
 
     /// Everything ends at once.
     pub fn close(&self) {
         self.0.phase.set(Phase::Closed);
-        self.each(close);
+        self.each(|connected| close(&connected.link));
     }
 
-    fn each(&self, act: impl Fn(&Link)) {
-        self.0.links.borrow().iter().filter_map(Weak::upgrade).for_each(|link| act(&link));
+    /// Takes every connection out of this process that is past its handshake and not at its end. Requests that are not answered yet are
+    /// refused as not looked at: their clients ask again.
+    pub fn freeze(&self) -> Vec<Result<Frozen, FreezeError>> {
+        let connections: Vec<_> = self.0.connections.borrow().iter().filter_map(Weak::upgrade).collect();
+        connections.iter().map(|connected| frozen::freeze(&connected.link, &connected.facts, Instant::now())).collect()
+    }
+
+    fn each(&self, act: impl Fn(&Connected)) {
+        self.0.connections.borrow().iter().filter_map(Weak::upgrade).for_each(|connected| act(&connected));
     }
 
     /// From now on this connection obeys, and at once if the order was given while it was made.
-    fn watch(&self, link: &Rc<Link>) {
-        let mut links = self.0.links.borrow_mut();
-        if links.len() == links.capacity() {
-            links.retain(|link| link.strong_count() > 0);
+    fn watch(&self, connected: &Rc<Connected>) {
+        let mut connections = self.0.connections.borrow_mut();
+        if connections.len() == connections.capacity() {
+            connections.retain(|known| known.strong_count() > 0);
         }
-        links.push(Rc::downgrade(link));
+        connections.push(Rc::downgrade(connected));
         match self.0.phase.get() {
             Phase::Serving => {}
-            Phase::Draining => drain(link),
-            Phase::Closed => close(link),
+            Phase::Draining => drain(&connected.link),
+            Phase::Closed => close(&connected.link),
         }
     }
 
     /// It has ended: even a weak pointer would keep its memory.
-    fn forget(&self, link: &Rc<Link>) {
-        self.0.links.borrow_mut().retain(|known| !std::ptr::eq(known.as_ptr(), Rc::as_ptr(link)));
+    fn forget(&self, connected: &Rc<Connected>) {
+        self.0.connections.borrow_mut().retain(|known| !std::ptr::eq(known.as_ptr(), Rc::as_ptr(connected)));
     }
 }
 
@@ -171,25 +186,48 @@ where
         handshake.map_err(|_| TunnelError::Timeout { what: "the handshake", milliseconds: millis(limits.handshake) })??;
     let (wire, channel, rest) = stream.into_parts();
     let end = peer.not_after.min(ours.not_after());
-    let link = Link::new(Box::new(wire), channel, rest, Role::Server, link::bounds(Role::Server, limits.server_streams));
-    shutdown.watch(&link);
-    let driver = Driver::new(Rc::clone(&link), Vigil::new(Role::Server, &limits, limits.first_connect, end, Instant::now()), true);
-    let intake =
-        Intake { link, peer: Arc::new(peer), peer_address, most: limits.server_streams as usize * 2, running: Rc::default(), handler };
-    let end = driver.run(|id, asked| intake.take(id, *asked)).await;
-    shutdown.forget(&intake.link);
-    match end {
-        End::Orderly => Ok(()),
-        End::Lost(reason) => Err(TunnelError::Lost(reason)),
-        End::Mute(patience) => Err(TunnelError::Timeout { what: "the first CONNECT", milliseconds: millis(patience) }),
+    let now = Instant::now();
+    let vigil = Vigil::new(Role::Server, &limits, limits.first_connect, end, now);
+    let h2 = Connection::new(Role::Server, link::bounds(Role::Server, limits.server_streams), now);
+    let link = Rc::new(Link::new(Box::new(wire), channel, rest, h2, vigil));
+    let facts = Facts { peer: Arc::new(peer), address: Some(peer_address), handshake: Duration::ZERO, prime: now };
+    Resumed(Rc::new(Connected { link, facts })).serve(limits, shutdown, handler).await
+}
+
+/// A connection that is ready to be served.
+#[derive(Debug)]
+pub struct Resumed(Rc<Connected>);
+
+/// Goes on with a connection that [`Shutdown::freeze`] gave, within a local runtime. Streams that are dropped are reset.
+pub fn thaw(frozen: Frozen, limits: Limits) -> Result<(Resumed, Vec<Thawed>), ThawError> {
+    let (link, facts, streams) = frozen::thaw(frozen, Role::Server, &limits, Instant::now())?;
+    Ok((Resumed(Rc::new(Connected { link, facts })), streams))
+}
+
+impl Resumed {
+    /// As [`serve`] does, to the end of the connection, or until it is frozen (again).
+    pub async fn serve<H, F>(self, limits: Limits, shutdown: Shutdown, handler: H) -> Result<(), TunnelError>
+    where
+        H: Fn(Request) -> F,
+        F: Future<Output = ()> + 'static,
+    {
+        let Self(connected) = self;
+        shutdown.watch(&connected);
+        let driver = Driver::new(Rc::clone(&connected.link), true);
+        let intake = Intake { connected, most: limits.server_streams as usize * 2, running: Rc::default(), handler };
+        let end = driver.run(|id, asked| intake.take(id, *asked)).await;
+        shutdown.forget(&intake.connected);
+        match end {
+            End::Orderly | End::Frozen => Ok(()),
+            End::Lost(reason) => Err(TunnelError::Lost(reason)),
+            End::Mute(patience) => Err(TunnelError::Timeout { what: "the first CONNECT", milliseconds: millis(patience) }),
+        }
     }
 }
 
 /// Turns what was asked into requests for the handler.
 struct Intake<H> {
-    link: Rc<Link>,
-    peer: Arc<PeerInfo>,
-    peer_address: SocketAddr,
+    connected: Rc<Connected>,
     /// Handlers of one connection that may run at a time. A client that resets what it asked frees the stream at once, but not the
     /// handler that works for it (rapid reset).
     most: usize,
@@ -203,13 +241,14 @@ where
     F: Future<Output = ()> + 'static,
 {
     fn take(&self, id: u32, asked: Asked) {
-        let handle = Handle { link: Rc::clone(&self.link), id };
-        let (Some(authority), true) = (asked.authority, self.running.get() < self.most) else {
-            return self.link.borrow_mut().h2.reset(id, Reason::REFUSED_STREAM);
+        let Connected { link, facts } = &*self.connected;
+        let handle = Handle { link: Rc::clone(link), id };
+        let (Some(authority), Some(peer_address), true) = (asked.authority, facts.address, self.running.get() < self.most) else {
+            return link.borrow_mut().h2.reset(id, Reason::REFUSED_STREAM);
         };
         let running = Running::new(&self.running);
-        let peer = Arc::clone(&self.peer);
-        let work = (self.handler)(Request { peer, peer_address: self.peer_address, authority, headers: asked.headers, handle });
+        let peer = Arc::clone(&facts.peer);
+        let work = (self.handler)(Request { peer, peer_address, authority, headers: asked.headers, handle });
         tokio::task::spawn_local(async move {
             work.await;
             drop(running);

@@ -38,6 +38,21 @@ impl Socket {
         Self { stream, fin_sent: false, unread: false, full: false }
     }
 
+    /// Another one worked with it, and has said FIN or not. What tokio knows of it is forgotten: both ways are tried.
+    pub(crate) fn resume(stream: TcpStream, fin_sent: bool) -> Self {
+        abort(&stream);
+        Self { stream, fin_sent, unread: true, full: false }
+    }
+
+    /// For another one; no readiness of it is known any more.
+    pub(crate) fn into_std(self) -> io::Result<std::net::TcpStream> {
+        self.stream.into_std()
+    }
+
+    pub(crate) fn is_fin_sent(&self) -> bool {
+        self.fin_sent
+    }
+
     /// Somebody may have looked into it: what is there may be more than what tokio knows of. The bytes that were passed on already, `count`
     /// of them, are taken out.
     pub(crate) fn take_over(&mut self, count: usize) -> io::Result<()> {

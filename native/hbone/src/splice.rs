@@ -59,6 +59,21 @@ impl Pipe {
         Ok(self.filled)
     }
 
+    /// Takes everything out that is in it.
+    pub(crate) fn empty(mut self) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; self.filled];
+        let mut at = 0;
+        while at < bytes.len() {
+            match rustix::io::read(&self.exit, &mut bytes[at..])? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                count => at += count,
+            }
+        }
+        self.filled = 0;
+        self.give_back();
+        Ok(bytes)
+    }
+
     /// 0 when the socket takes nothing now.
     pub(crate) fn drain(&mut self, to: &mut Socket) -> io::Result<usize> {
         let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;

@@ -29,6 +29,11 @@ impl TunnelStream {
         &self.peer
     }
 
+    /// Its number in the tunnel, by which it is known again after a thaw.
+    pub fn id(&self) -> u32 {
+        self.handle.id
+    }
+
     pub fn timing(&self) -> Timing {
         self.timing
     }

@@ -39,6 +39,18 @@ struct First {
     patience: Duration,
 }
 
+/// What was seen of a peer, for another vigil over the same connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) heard: Instant,
+    /// When the next PING goes, or, once it was `asked`, until when its answer must have come.
+    pub(crate) ping: Instant,
+    pub(crate) asked: bool,
+    /// Until when the first word must come, and how long it was waited for in all.
+    pub(crate) first: Option<(Instant, Duration)>,
+    pub(crate) end: SystemTime,
+}
+
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Order {
     Nothing,
@@ -63,6 +75,20 @@ impl Vigil {
         vigil.ping = Ping::Due(now + vigil.gap());
         vigil.set_clock(now, SystemTime::now());
         vigil
+    }
+
+    /// Goes on with what another one saw; its bounds are our own.
+    pub(crate) fn resume(role: Role, limits: &Limits, seen: Seen, now: Instant) -> Self {
+        let Seen { heard, ping, asked, first, end } = seen;
+        let ping = if asked { Ping::Sent(ping) } else { Ping::Due(ping) };
+        let first = first.map(|(until, patience)| First { until, patience });
+        Self { heard, ping, first, ..Self::new(role, limits, Duration::ZERO, end, now) }
+    }
+
+    pub(crate) fn seen(&self) -> Seen {
+        let (asked, Ping::Due(ping) | Ping::Sent(ping)) = (matches!(self.ping, Ping::Sent(_)), &self.ping);
+        let first = self.first.as_ref().map(|first| (first.until, first.patience));
+        Seen { heard: self.heard, ping: *ping, asked, first, end: self.end }
     }
 
     pub(crate) fn heard(&mut self, now: Instant) {

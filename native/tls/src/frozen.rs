@@ -67,8 +67,8 @@ impl From<RecordError> for NoChannel {
 }
 
 impl Channel {
-    /// Nothing may be sealed or opened with this one any more.
-    pub fn freeze(self) -> FrozenChannel {
+    /// From here on nothing may be sealed or opened with this one: its successor does.
+    pub fn freeze(&self) -> FrozenChannel {
         let (head, left) = self.opener.messages().position();
         FrozenChannel {
             client: self.opener.role() == Role::Client,

@@ -11,11 +11,11 @@ use super::hpack::{Decoder, Encoder};
 use super::receive::{Event, Reading};
 
 /// Streams of ours that were reset while the peer could still send into them: what is on its way is ignored. Older ones are forgotten.
-const RESETS: usize = 1024;
+pub(super) const RESETS: usize = 1024;
 /// What our PINGs say; answers to anything else are not ours.
 pub(super) const PING: [u8; 8] = *b"trackbed";
 /// The largest id (RFC 9113, 5.1.1).
-const LAST_ID: u32 = u32::MAX >> 1;
+pub(super) const LAST_ID: u32 = u32::MAX >> 1;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
@@ -78,26 +78,26 @@ pub(crate) struct Connection<U> {
     pub(super) queued: Option<Event>,
     pub(super) settled: bool,
     pub(super) decoder: Decoder,
-    encoder: Encoder,
+    pub(super) encoder: Encoder,
     pub(super) guard: Guard,
     pub(super) outflow: Outflow,
     pub(super) intake: Intake,
     /// What the windows of streams may still grow by.
-    spare: u32,
+    pub(super) spare: u32,
     pub(super) streams: BTreeMap<u32, Box<Stream<U>>>,
     /// Streams that are not over.
     pub(super) live: usize,
     /// The highest id that the peer has used, on a server.
     pub(super) seen: u32,
-    next_id: u32,
+    pub(super) next_id: u32,
     pub(super) resets: VecDeque<u32>,
     /// How many of them the peer has heard of once it answers our PING.
-    resets_told: usize,
+    pub(super) resets_told: usize,
     /// The peer takes no stream beyond this one.
     pub(super) going_away: Option<u32>,
     pub(super) leaving: Leaving,
     /// The last stream that our GOAWAY named: a later one names none beyond it.
-    last_taken: u32,
+    pub(super) last_taken: u32,
     /// Frames on their way out, in order.
     pub(crate) out: Vec<u8>,
 }
@@ -307,6 +307,16 @@ impl<U: Default> Connection<U> {
         self.streams.iter_mut().map(|(id, stream)| (*id, stream.as_mut()))
     }
 
+    pub(crate) fn role(&self) -> Role {
+        self.role
+    }
+
+    /// Streams that a server was asked for and has not answered.
+    pub(crate) fn unanswered(&self) -> Vec<u32> {
+        let waiting = self.streams.iter().filter(|(_, stream)| self.role == Role::Server && !stream.answered);
+        waiting.map(|(id, _)| *id).collect()
+    }
+
     /// Streams that are not over.
     pub(crate) fn live(&self) -> usize {
         self.live
@@ -386,6 +396,11 @@ impl<U: Default> Connection<U> {
 }
 
 impl<U> Stream<U> {
+    /// The answer has come, or was given.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.answered
+    }
+
     pub(crate) fn is_over(&self) -> bool {
         !self.sending && !self.receiving
     }

@@ -17,6 +17,15 @@ impl Outflow {
         Self(window.into())
     }
 
+    pub(crate) fn value(self) -> i64 {
+        self.0
+    }
+
+    /// None for what no peer can make of a window.
+    pub(crate) fn at(value: i64) -> Option<Self> {
+        (-LARGEST_WINDOW..=LARGEST_WINDOW).contains(&value).then_some(Self(value))
+    }
+
     pub(crate) fn room(self) -> usize {
         usize::try_from(self.0).unwrap_or(0)
     }
@@ -25,10 +34,13 @@ impl Outflow {
         self.0 -= i64::from(bytes);
     }
 
-    /// False when the window would become too large.
+    /// False, and as it was, when the window would become too large.
     pub(crate) fn grow(&mut self, by: i64) -> bool {
-        self.0 += by;
-        self.0 <= LARGEST_WINDOW
+        let fits = self.0 + by <= LARGEST_WINDOW;
+        if fits {
+            self.0 += by;
+        }
+        fits
     }
 }
 
@@ -75,6 +87,17 @@ impl Inflow {
         Some(grant)
     }
 
+    /// Window, what is left and what was read of it, and when it was last granted.
+    pub(crate) fn parts(&self) -> (u32, u32, u32, Instant) {
+        (self.window, self.left, self.read, self.granted)
+    }
+
+    /// None when they do not fit together. `most` bounds the window.
+    pub(crate) fn of_parts((window, left, read, granted): (u32, u32, u32, Instant), most: u32) -> Option<Self> {
+        let fits = (FIRST_WINDOW..=most.max(FIRST_WINDOW)).contains(&window) && left.checked_add(read).is_some_and(|sum| sum <= window);
+        fits.then_some(Self { window, left, read, granted })
+    }
+
     /// What it has grown by beyond the first: given back when the stream ends.
     pub(crate) fn growth(&self) -> u32 {
         self.window - FIRST_WINDOW
@@ -100,6 +123,15 @@ impl Intake {
         let left = self.left.checked_sub(bytes);
         self.left = left.unwrap_or(0);
         left.is_some()
+    }
+
+    pub(crate) fn left(&self) -> u32 {
+        self.left
+    }
+
+    /// None when more would be left than there was.
+    pub(crate) fn resume(window: u32, left: u32) -> Option<Self> {
+        (left <= window).then_some(Self { window, left })
     }
 
     /// What is to be granted, once it is worth a frame.

@@ -23,6 +23,15 @@ impl Guard {
         Self { level: 0, at: now }
     }
 
+    pub(crate) fn parts(&self) -> (u32, Instant) {
+        (self.level, self.at)
+    }
+
+    /// None for a peer that has cost too much.
+    pub(crate) fn resume(level: u32, at: Instant) -> Option<Self> {
+        (level <= DEPTH).then_some(Self { level, at })
+    }
+
     /// False when the peer has cost too much.
     pub(crate) fn charge(&mut self, cost: u32, now: Instant) -> bool {
         self.level += cost;

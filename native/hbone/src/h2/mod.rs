@@ -6,6 +6,7 @@ mod connection;
 mod fields;
 mod flow;
 mod frame;
+mod frozen;
 mod guard;
 mod hpack;
 mod receive;
@@ -15,6 +16,7 @@ mod tests;
 pub(crate) use connection::{Bounds, Connection, Role};
 pub(crate) use fields::{Answered, Asked};
 pub(crate) use frame::{HEAD, Reason};
+pub(crate) use frozen::FrozenConnection;
 #[cfg(feature = "testing")]
 pub(crate) use hpack::Decoder;
 pub(crate) use receive::Event;

@@ -13,7 +13,7 @@ use super::guard;
 use super::hpack::Broken;
 
 /// Parts of one header block: a list at our bound takes four.
-const MOST_PARTS: u32 = 8;
+pub(super) const MOST_PARTS: u32 = 8;
 /// No peer has this many settings.
 const SETTINGS_BYTES: u32 = 64 * SETTING;
 const SETTING: u32 = 6;
@@ -89,21 +89,21 @@ pub(super) enum Reading {
 #[derive(Debug)]
 pub(super) struct Data {
     /// None when it is dropped.
-    id: Option<u32>,
-    left: usize,
-    padding: usize,
+    pub(super) id: Option<u32>,
+    pub(super) left: usize,
+    pub(super) padding: usize,
     /// The length of the padding is still to be read.
-    padded: bool,
-    end: bool,
+    pub(super) padded: bool,
+    pub(super) end: bool,
 }
 
 /// A header block that comes in parts.
 #[derive(Debug)]
 pub(super) struct Block {
-    id: u32,
-    end_stream: bool,
-    parts: u32,
-    bytes: Vec<u8>,
+    pub(super) id: u32,
+    pub(super) end_stream: bool,
+    pub(super) parts: u32,
+    pub(super) bytes: Vec<u8>,
 }
 
 impl Reading {
@@ -138,6 +138,7 @@ fn fill(to: &mut [u8], have: &mut usize, input: &[u8], at: &mut usize) {
 
 impl<U: Default> Connection<U> {
     /// Reads on in `input` from `at`, up to the next event. None when the input is used up.
+    #[inline] // into the loop over a record's frames, in whatever unit the compiler puts that
     pub(crate) fn next(&mut self, input: &[u8], at: &mut usize, now: Instant) -> Result<Option<Event>> {
         loop {
             if let Some(event) = self.queued.take() {
@@ -315,7 +316,7 @@ impl<U: Default> Connection<U> {
         Ok(self.resets.contains(&id))
     }
 
-    fn is_idle(&self, id: u32) -> bool {
+    pub(super) fn is_idle(&self, id: u32) -> bool {
         match self.role {
             Role::Server => id > self.seen || id.is_multiple_of(2),
             Role::Client => id >= self.next_id() || id.is_multiple_of(2),
@@ -545,7 +546,8 @@ impl<U: Default> Connection<U> {
     fn initial_window(&mut self, value: u32) -> Result<()> {
         let by = i64::from(value) - i64::from(self.allowed.window);
         self.allowed.window = value;
-        let fits = i64::from(value) <= LARGEST_WINDOW && self.streams.values_mut().all(|stream| stream.outflow.grow(by));
+        let mut sending = self.streams.values_mut().filter(|stream| stream.sending);
+        let fits = i64::from(value) <= LARGEST_WINDOW && sending.all(|stream| stream.outflow.grow(by));
         if fits { Ok(()) } else { fatal(Reason::FLOW_CONTROL_ERROR, "a window that is too large") }
     }
 

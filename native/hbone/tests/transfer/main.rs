@@ -4,6 +4,7 @@
 
 mod ends;
 mod foreign;
+mod frozen;
 mod ours;
 mod plan;
 #[path = "../support/mod.rs"]
@@ -51,6 +52,11 @@ fn mixes<F: Future<Output = u64>>(name: &str, total: usize, mix: impl Fn(Vec<Pla
 #[test]
 fn every_byte_arrives_between_two_of_ours_in_every_mix() {
     mixes("ours", megabytes() * MEGABYTE, ours::mix);
+}
+
+#[test]
+fn every_byte_arrives_while_both_ends_are_frozen_and_thawed_all_the_time() {
+    mixes("frozen", megabytes() * MEGABYTE / 2, frozen::mix);
 }
 
 #[test]

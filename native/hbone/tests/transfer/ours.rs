@@ -40,7 +40,7 @@ pub(crate) async fn ask(tunnel: &Tunnel, plan: &Plan, progress: &Progress) {
     judge(plan, &outcome);
 }
 
-fn judge(plan: &Plan, outcome: &Outcome) {
+pub(crate) fn judge(plan: &Plan, outcome: &Outcome) {
     assert_eq!(outcome.reset, plan.reset.is_some(), "{plan:?}: {outcome:?}");
     if plan.reset.is_none() {
         assert_eq!((outcome.sent, outcome.received, outcome.code), (plan.up as u64, plan.down as u64, ""), "{plan:?}");

@@ -1,5 +1,5 @@
 //! A header block into fields. It is read to its end whatever it holds, because its effects on the table must not be lost.
-use super::table::Table;
+use super::table::{FrozenTable, Table};
 use super::{Broken, huffman};
 
 /// Size of the table that we leave at the standard's default.
@@ -29,6 +29,15 @@ enum Text<'a> {
 impl Decoder {
     pub(crate) fn new() -> Self {
         Self { table: Table::new(TABLE) }
+    }
+
+    pub(crate) fn freeze(&self) -> FrozenTable {
+        self.table.freeze()
+    }
+
+    /// None when no peer can have filled a table of ours like this.
+    pub(crate) fn thaw(frozen: &FrozenTable) -> Option<Self> {
+        Table::thaw(frozen, TABLE).map(|table| Self { table })
     }
 
     /// Gives every field of the block, name and value, to `field`.

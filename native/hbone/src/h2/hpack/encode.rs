@@ -14,6 +14,15 @@ pub(crate) struct Encoder {
 }
 
 impl Encoder {
+    /// `told`: another one has said already that no table is used.
+    pub(crate) fn resume(told: bool) -> Self {
+        Self { told }
+    }
+
+    pub(crate) fn is_told(&self) -> bool {
+        self.told
+    }
+
     pub(crate) fn encode<'a>(&mut self, fields: impl IntoIterator<Item = (&'a str, &'a [u8])>, out: &mut Vec<u8>) {
         if !std::mem::replace(&mut self.told, true) {
             out.push(NO_TABLE);

@@ -7,6 +7,7 @@ mod table;
 
 pub(crate) use decode::Decoder;
 pub(crate) use encode::Encoder;
+pub(crate) use table::FrozenTable;
 
 /// A header block that does not decode: the connection cannot go on, for its table is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -84,7 +84,42 @@ struct Entry {
     name: usize,
 }
 
+/// The table as plain values, the newest entry first.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(crate) struct FrozenTable {
+    #[prost(uint32, tag = "1")]
+    most: u32,
+    #[prost(message, repeated, tag = "2")]
+    entries: Vec<FrozenEntry>,
+}
+
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+struct FrozenEntry {
+    #[prost(bytes = "vec", tag = "1")]
+    name: Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    value: Vec<u8>,
+}
+
 impl Table {
+    pub(super) fn freeze(&self) -> FrozenTable {
+        let entry = |entry: &Entry| {
+            let (name, value) = entry.text.split_at(entry.name);
+            FrozenEntry { name: name.to_vec(), value: value.to_vec() }
+        };
+        FrozenTable { most: u32::try_from(self.most).unwrap_or(u32::MAX), entries: self.entries.iter().map(entry).collect() }
+    }
+
+    /// None when it is larger than it may be.
+    pub(super) fn thaw(frozen: &FrozenTable, limit: usize) -> Option<Self> {
+        let mut table = Self::new(usize::try_from(frozen.most).ok().filter(|most| *most <= limit)?);
+        for FrozenEntry { name, value } in frozen.entries.iter().rev() {
+            table.insert(name, value);
+        }
+        // What did not fit was evicted.
+        (table.entries.len() == frozen.entries.len()).then_some(table)
+    }
+
     pub(super) fn new(most: usize) -> Self {
         Self { entries: VecDeque::new(), size: 0, most }
     }

@@ -4,6 +4,8 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
+mod frozen;
+
 use super::frame::{Head, PREFACE, flag, kind, setting};
 use super::*;
 
@@ -89,7 +91,9 @@ impl Peer {
         peer
     }
 
+    /// Frozen and thawed before it: no test may notice.
     fn send(&mut self, bytes: &[u8]) -> Result<Vec<Event>, Fatal> {
+        self.ours = frozen::thawed(&self.ours, self.now);
         let (mut at, mut events) = (0, Vec::new());
         while let Some(event) = self.ours.next(bytes, &mut at, self.now)? {
             events.push(event);
@@ -160,6 +164,7 @@ fn every_cut_of_the_input_gives_the_same_events() {
                 }
             }
             start += piece.len();
+            ours = frozen::thawed(&ours, Instant::now());
         }
         (story, ours.out)
     };
@@ -582,4 +587,13 @@ fn ids_end_and_are_never_used_again() {
     peer.ours.skip_ids_for_test();
     assert_eq!(peer.ours.ask([], peer.now), Some((1 << 31) - 1));
     assert_eq!(peer.ours.ask([], peer.now), None);
+}
+
+#[test]
+fn a_stream_that_was_reset_for_its_window_costs_the_others_nothing() {
+    let mut peer = Peer::accepted();
+    peer.send(&ask(3)).unwrap();
+    peer.breaks_stream(&update(1, (1 << 31) - 1), Reason::FLOW_CONTROL_ERROR);
+    peer.send(&settings(&[(setting::INITIAL_WINDOW_SIZE, 1 << 20)])).unwrap();
+    assert_eq!(peer.ours.live(), 1);
 }
