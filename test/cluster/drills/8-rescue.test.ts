@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { type Cluster, cluster, type List, waitFor } from "../cluster.ts";
 import { execute } from "../command.ts";
+import { statusOn } from "../daemon.ts";
 import { capture, MARKER, openShop, podUrl, type Shop } from "../shop.ts";
 import { trackbed } from "../trackbed.ts";
 
@@ -76,6 +77,15 @@ describe("with API server and daemon gone", { concurrency: false }, () => {
     await waitFor("the API server is back", () => c.kubectl("get", "--raw", "/readyz"), BACK_MS);
     await waitFor("the configuration is back", () => c.onNode(NODE, `test -e ${CONFLIST}`).then(() => true), BACK_MS);
     await waitFor("the node is back", async () => (await rules()).includes("15001"), BACK_MS);
+    // The pods' conditions are still those of before: the daemon that is new has the first word.
+    await waitFor(
+      "the daemon has its pods in the mesh",
+      async () => {
+        const own = (await statusOn(c, NODE)).pods.filter(({ namespace }) => namespace === shop.namespace);
+        return own.length > 0 && own.every(({ phase }) => phase === "ready");
+      },
+      BACK_MS,
+    );
     await shop.captured();
     assert.match(await fetched(), new RegExp(MARKER));
     for (const { status } of await shop.pods()) assert.ok(status?.containerStatuses?.every(({ restartCount }) => restartCount === 0));
