@@ -32,13 +32,14 @@ function start([program = "", ...parameters]: readonly string[]): Run {
   return run;
 }
 
-/** Processes whose command line names the mesh: control, daemons, launchers and the sandbox. */
+/** Command lines that name the mesh: control, daemons, launchers and the sandbox. */
 const left = (mesh: string): string[] =>
-  readdirSync("/proc").filter((pid) => {
+  readdirSync("/proc").flatMap((pid) => {
     try {
-      return /^\d+$/.test(pid) && readFileSync(`/proc/${pid}/cmdline`, "latin1").includes(mesh);
+      const line = /^\d+$/.test(pid) ? readFileSync(`/proc/${pid}/cmdline`, "latin1").replaceAll("\0", " ") : "";
+      return line.includes(mesh) ? [`${pid} ${line}`] : [];
     } catch {
-      return false; // ended while we looked
+      return []; // ended while we looked
     }
   });
 
@@ -63,7 +64,8 @@ for (const moment of ["as it starts", "while the nodes come up"]) {
   test(`Ctrl-C ${moment} ends the demo at once and leaves no process`, { skip }, async () => {
     const mesh = join(directory, moment.replaceAll(" ", "-"));
     const run = demo(mesh, "--once");
-    const begun = (): boolean => (moment === "as it starts" ? run.stdout.includes("Trackbed demo") : left(mesh).length > 3);
+    const begun = (): boolean =>
+      moment === "as it starts" ? run.stdout.includes("Trackbed demo") : left(mesh).some((line) => line.includes("src/daemon/main.ts"));
     await until(`the demo ${moment}`, begun, 20_000, () => run.stdout + run.stderr);
     run.child.kill("SIGINT");
     const [code] = await once(run.child, "close");
@@ -72,7 +74,7 @@ for (const moment of ["as it starts", "while the nodes come up"]) {
       "no process is left",
       () => left(mesh).length === 0,
       5000,
-      () => left(mesh).join(" "),
+      () => left(mesh).join("\n"),
     );
   });
 }
