@@ -104,6 +104,14 @@ export const kubernetes = {
   tokenAudience: "trackbed",
   /** field manager of everything that we write */
   fieldManager: "trackbed",
+  /** GatewayClass whose Gateways are waypoints */
+  waypointClass: "trackbed-waypoint",
+  /** controllerName of that class, and in the status of routes */
+  waypointController: "trackbed.dev/waypoint",
+  /** name of the Gateway that a namespace with waypoint=auto gets */
+  waypointAuto: "waypoint",
+  /** on pods of a waypoint: which Gateway they are of */
+  gatewayNameLabel: "gateway.networking.k8s.io/gateway-name",
   /** pod condition: True while the pod is in the mesh */
   capturedCondition: "trackbed.dev/Captured",
   /** condition of a policy: True while it is in force as written */
@@ -113,6 +121,12 @@ export const kubernetes = {
 export const labels = {
   /** enabled | disabled; the pod beats the namespace (Namespace, Pod) */
   mesh: "trackbed.dev/mesh",
+  /** name of the Gateway that its traffic passes, none to opt out; the object beats its namespace (Namespace, Service, ServiceEntry, Pod) */
+  useWaypoint: "trackbed.dev/use-waypoint",
+  /** namespace of that Gateway, where it is another (Namespace, Service, ServiceEntry, Pod) */
+  useWaypointNamespace: "trackbed.dev/use-waypoint-namespace",
+  /** auto: the namespace gets a waypoint as soon as something needs one (Namespace) */
+  waypoint: "trackbed.dev/waypoint",
 } as const;
 
 export const annotations = {

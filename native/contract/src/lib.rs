@@ -6,6 +6,12 @@ pub mod engine {
     include!("gen/trackbed.engine.v1.rs");
 }
 
+/// `proto/route.proto`: what a waypoint knows about the services that it serves.
+#[allow(clippy::all, clippy::pedantic, missing_debug_implementations, unreachable_pub)]
+pub mod route {
+    include!("gen/trackbed.route.v1.rs");
+}
+
 /// Istio's messages for node proxies. The module names are the proto packages': generated code refers to `super::workload`.
 #[allow(clippy::all, clippy::pedantic, missing_debug_implementations, unreachable_pub)]
 pub mod istio {

@@ -104,6 +104,14 @@ pub mod kubernetes {
     pub const TOKEN_AUDIENCE: &str = "trackbed";
     /// field manager of everything that we write
     pub const FIELD_MANAGER: &str = "trackbed";
+    /// GatewayClass whose Gateways are waypoints
+    pub const WAYPOINT_CLASS: &str = "trackbed-waypoint";
+    /// controllerName of that class, and in the status of routes
+    pub const WAYPOINT_CONTROLLER: &str = "trackbed.dev/waypoint";
+    /// name of the Gateway that a namespace with waypoint=auto gets
+    pub const WAYPOINT_AUTO: &str = "waypoint";
+    /// on pods of a waypoint: which Gateway they are of
+    pub const GATEWAY_NAME_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
     /// pod condition: True while the pod is in the mesh
     pub const CAPTURED_CONDITION: &str = "trackbed.dev/Captured";
     /// condition of a policy: True while it is in force as written
@@ -113,6 +121,12 @@ pub mod kubernetes {
 pub mod labels {
     /// enabled | disabled; the pod beats the namespace
     pub const MESH: &str = "trackbed.dev/mesh";
+    /// name of the Gateway that its traffic passes, none to opt out; the object beats its namespace
+    pub const USE_WAYPOINT: &str = "trackbed.dev/use-waypoint";
+    /// namespace of that Gateway, where it is another
+    pub const USE_WAYPOINT_NAMESPACE: &str = "trackbed.dev/use-waypoint-namespace";
+    /// auto: the namespace gets a waypoint as soon as something needs one
+    pub const WAYPOINT: &str = "trackbed.dev/waypoint";
 }
 
 pub mod annotations {

@@ -213,7 +213,10 @@ impl World {
                 self.add_policy(Held { version, value: Arc::new(entry) });
                 outcome
             }
-            ResourceType::Unspecified => Err(rejected(resource, errors::SOURCE_UNSUPPORTED, format!("resource type {}", resource.r#type))),
+            // Routes are no part of where a connection may go.
+            ResourceType::Routes | ResourceType::Unspecified => {
+                Err(rejected(resource, errors::SOURCE_UNSUPPORTED, format!("resource type {}", resource.r#type)))
+            }
         }
     }
 
@@ -235,7 +238,7 @@ impl World {
                 self.doubted.remove_mut(name);
             }
             ResourceType::Authorization => self.remove_policy(name),
-            ResourceType::Unspecified => {}
+            ResourceType::Routes | ResourceType::Unspecified => {}
         }
     }
 

@@ -2,7 +2,7 @@
 use std::error::Error;
 use std::path::Path;
 
-const FILES: [&str; 3] = ["engine.proto", "istio/workload.proto", "istio/security.proto"];
+const FILES: [&str; 4] = ["engine.proto", "route.proto", "istio/workload.proto", "istio/security.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -118,7 +118,7 @@ pub struct MeshSettings {
 pub struct Resource {
     #[prost(enumeration = "ResourceType", tag = "1")]
     pub r#type: i32,
-    /// Unique within its type: workload uid, "namespace/hostname" of a service, "namespace/name" of a policy.
+    /// Unique within its type: workload uid, "namespace/hostname" of a service or of a service's routes, "namespace/name" of a policy.
     #[prost(string, tag = "2")]
     pub name: ::prost::alloc::string::String,
     /// Opaque; equal versions mean equal bodies.
@@ -198,6 +198,10 @@ pub struct AddPod {
     pub capture_inbound: bool,
     #[prost(bool, tag = "9")]
     pub capture_dns: bool,
+    /// The engine's own pod: it serves what services have it as their waypoint. There is no hand-over (netns_cookie 0), nothing is captured, and it
+    /// listens on the HBONE port alone. Only a director of a waypoint says so.
+    #[prost(bool, tag = "10")]
+    pub waypoint: bool,
 }
 /// Let a pod go. Listeners stay open and live connections go on until the last captured connection has ended or the deadline has passed;
 /// then everything is closed, the namespace's descriptors too, and PodGone is sent. 0 closes at once with RST.
@@ -471,6 +475,8 @@ pub enum ResourceType {
     Address = 1,
     /// body is an istio.security.Authorization
     Authorization = 2,
+    /// body is a trackbed.route.v1.Routes (proto/route.proto); for waypoints only
+    Routes = 3,
 }
 impl ResourceType {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -482,6 +488,7 @@ impl ResourceType {
             Self::Unspecified => "RESOURCE_TYPE_UNSPECIFIED",
             Self::Address => "RESOURCE_TYPE_ADDRESS",
             Self::Authorization => "RESOURCE_TYPE_AUTHORIZATION",
+            Self::Routes => "RESOURCE_TYPE_ROUTES",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -490,6 +497,7 @@ impl ResourceType {
             "RESOURCE_TYPE_UNSPECIFIED" => Some(Self::Unspecified),
             "RESOURCE_TYPE_ADDRESS" => Some(Self::Address),
             "RESOURCE_TYPE_AUTHORIZATION" => Some(Self::Authorization),
+            "RESOURCE_TYPE_ROUTES" => Some(Self::Routes),
             _ => None,
         }
     }

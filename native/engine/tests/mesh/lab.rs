@@ -115,6 +115,7 @@ impl Pod {
             dns_search: vec!["shop.svc.cluster.local".into(), "svc.cluster.local".into()],
             capture_inbound: true,
             capture_dns: true,
+            waypoint: false,
         }
     }
 
