@@ -112,6 +112,8 @@ export const kubernetes = {
   waypointAuto: "waypoint",
   /** on pods of a waypoint: which Gateway they are of */
   gatewayNameLabel: "gateway.networking.k8s.io/gateway-name",
+  /** on pods of a waypoint: the class of that Gateway; with trackbed-waypoint the pod is a waypoint and never captured */
+  gatewayClassLabel: "gateway.networking.k8s.io/gateway-class-name",
   /** pod condition: True while the pod is in the mesh */
   capturedCondition: "trackbed.dev/Captured",
   /** condition of a policy: True while it is in force as written */
