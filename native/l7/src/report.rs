@@ -1,0 +1,119 @@
+//! What is told of each request and each connection: for metrics, access log and traces, which others write.
+use crate::{Client, Served};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Called on the worker, between two requests: it counts and queues, it does not write.
+pub trait Report: 'static {
+    /// Once for each request, after the last byte of its response, or when it was given up.
+    fn request(&self, record: &RequestRecord<'_>);
+    /// Once for each connection that is not carried as HTTP, upgraded ones included, when it is over.
+    fn connection(&self, record: &StreamRecord<'_>);
+}
+
+/// Whom a rule belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteName {
+    /// "HTTPRoute" and so on.
+    pub kind: Box<str>,
+    pub namespace: Box<str>,
+    pub name: Box<str>,
+    /// Index in spec.rules.
+    pub index: u32,
+    /// Empty when it has none.
+    pub rule: Box<str>,
+}
+
+#[derive(Debug)]
+pub struct RequestRecord<'a> {
+    pub client: &'a Client,
+    pub served: &'a Served,
+    /// None when no rule matched, or no route is attached.
+    pub route: Option<&'a RouteName>,
+    /// None when the request went nowhere.
+    pub backend: Option<&'a crate::BackendKey>,
+    /// Uid and address of the last that was tried.
+    pub endpoint: Option<(&'a Arc<str>, SocketAddr)>,
+    pub method: &'a http::Method,
+    pub authority: &'a str,
+    /// As the client sent it, with the query.
+    pub path: &'a str,
+    pub version: http::Version,
+    pub grpc: bool,
+    /// Of HTTP; 0 when none was sent.
+    pub status: u16,
+    /// From headers or trailers.
+    pub grpc_status: Option<u16>,
+    pub flags: &'a [Flag],
+    /// Beside the first: 0 when nothing was tried again.
+    pub retries: u32,
+    pub request_id: &'a str,
+    /// W3C: as it came, or as it was made here.
+    pub traceparent: &'a str,
+    pub request_bytes: u64,
+    pub response_bytes: u64,
+    /// Until the last byte.
+    pub duration: Duration,
+    /// Until the backend's answer began.
+    pub first_byte: Option<Duration>,
+}
+
+#[derive(Debug)]
+pub struct StreamRecord<'a> {
+    pub client: &'a Client,
+    pub served: &'a Served,
+    pub route: Option<&'a RouteName>,
+    pub backend: Option<&'a crate::BackendKey>,
+    pub endpoint: Option<(&'a Arc<str>, SocketAddr)>,
+    /// Of TLS, where it was read.
+    pub server_name: Option<&'a str>,
+    pub flags: &'a [Flag],
+    /// From the client.
+    pub received_bytes: u64,
+    /// To the client.
+    pub sent_bytes: u64,
+    pub duration: Duration,
+}
+
+/// Envoy's response flags, which logs and dashboards of meshes know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Flag {
+    /// NR: no rule of an attached route matches.
+    NoRoute,
+    /// NC: the rule's backend cannot be used.
+    NoBackend,
+    /// UH: the backend has no endpoint.
+    NoEndpoint,
+    /// UF: no connection to the endpoint.
+    ConnectFailure,
+    /// UC: the endpoint closed the connection before its answer was complete.
+    ConnectionTermination,
+    /// UT: the time for the answer was over.
+    Timeout,
+    /// URX: tried as often as the rule says, or as the budget allows.
+    RetriesExceeded,
+    /// DC: the client went away.
+    ClientGone,
+    /// DPE: the client does not speak HTTP as it should.
+    ProtocolError,
+    /// UPE: the endpoint does not.
+    UpstreamProtocolError,
+}
+
+impl Flag {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoRoute => "NR",
+            Self::NoBackend => "NC",
+            Self::NoEndpoint => "UH",
+            Self::ConnectFailure => "UF",
+            Self::ConnectionTermination => "UC",
+            Self::Timeout => "UT",
+            Self::RetriesExceeded => "URX",
+            Self::ClientGone => "DC",
+            Self::ProtocolError => "DPE",
+            Self::UpstreamProtocolError => "UPE",
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! How backends are reached: implemented by the engine with endpoint choice and tunnels, by tests with plain TCP.
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// A service that requests go to, as the routes name it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct BackendKey {
+    /// "namespace/hostname"
+    pub service: Arc<str>,
+    pub port: u16,
+}
+
+/// One workload of a backend. It is held for as long as the request that it was chosen for lasts, the last byte of the response included; a
+/// `detail` that counts open requests in its `Drop` counts right.
+#[derive(Debug)]
+pub struct Endpoint<D> {
+    /// Of the workload. With `address`, it is what pooled connections are kept by.
+    pub uid: Arc<str>,
+    /// Address and port of the workload, the target port resolved.
+    pub address: SocketAddr,
+    pub detail: D,
+}
+
+/// What an endpoint did, for those who choose the next one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// No connection came about.
+    Unreachable,
+    /// The connection was lost, or the time was over, before the answer began.
+    Lost,
+    /// The status of its answer. Of a connection without HTTP: 0, when it was established.
+    Answered(u16),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoEndpoint {
+    #[error("the service or its port is not known")]
+    Unknown,
+    #[error("the service has no endpoint that could be used")]
+    None,
+}
+
+/// `code` is from the errors of proto/tables.json.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{code}: {reason}")]
+pub struct ConnectError {
+    pub code: &'static str,
+    pub reason: String,
+}
+
+pub trait Upstream: 'static {
+    /// Dropped without a shutdown, it is a reset.
+    type Io: AsyncRead + AsyncWrite + Unpin + 'static;
+    type Detail: 'static;
+
+    /// Cheap: called for each request and each try. Those in `avoid` (uids) were tried by this request already; one of them is chosen only when
+    /// there is nothing else.
+    fn choose(&self, backend: &BackendKey, avoid: &[Arc<str>]) -> Result<Endpoint<Self::Detail>, NoEndpoint>;
+
+    /// Bounded in time by the implementation.
+    fn connect(&self, endpoint: &Endpoint<Self::Detail>) -> impl Future<Output = Result<Self::Io, ConnectError>>;
+
+    /// Called once for each try that an endpoint was chosen for, unless the client went away first.
+    fn observe(&self, endpoint: &Endpoint<Self::Detail>, outcome: Outcome);
+}
