@@ -16,6 +16,8 @@ function view(pods: Pod[], nodes = ["node-a", "node-b"], namespaces = [namespace
     node: (name) => nodes.map(node).find(({ metadata }) => metadata.name === name),
     namespace: (name) => namespaces.find(({ metadata }) => metadata.name === name),
     pod: (uid) => pods.find(({ metadata }) => metadata.uid === uid),
+    waypoint: (uid) =>
+      pods.find(({ metadata }) => metadata.uid === uid && metadata.labels["gateway.networking.k8s.io/gateway-name"] !== undefined),
     podsOn: (name) => pods.filter(({ nodeName }) => nodeName === name),
   };
 }

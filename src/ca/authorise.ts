@@ -1,4 +1,4 @@
-// Who may have which certificate: a node, for an identity that one of its own live pods has. Pure.
+// Who may have which certificate: a node, for an identity that one of its own live pods has; a waypoint, for its own. Pure.
 import type { ErrorCode } from "#contract/tables.ts";
 import { type Adoption, enrolment } from "#mesh/enrolment.ts";
 import { type Identity, parseIdentity } from "#mesh/identity.ts";
@@ -21,6 +21,8 @@ export type ClusterView = {
   namespace(name: string): Namespace | undefined;
   pod(uid: string): Pod | undefined;
   podsOn(node: string): Iterable<Pod>;
+  /** The pod of that uid when it is a live waypoint's. */
+  waypoint(uid: string): Pod | undefined;
 };
 
 export type Verdict =
@@ -42,6 +44,24 @@ export function authorise(claim: CertificateClaim, view: ClusterView): Verdict {
   if (pod === undefined) return refuse(claim, `no pod has uid ${quote(claim.podUid)}: it was deleted or replaced, or is not known yet`);
   const reason = obstacle(claim, identity, pod, view);
   return reason === null ? { identity, pod } : refuse(claim, `pod ${pod.metadata.namespace}/${pod.metadata.name} ${reason}`);
+}
+
+/** `waypoint` is the uid of the calling pod, proven by its token. */
+export function authoriseWaypoint(claim: Omit<CertificateClaim, "node"> & { readonly waypoint: string }, view: ClusterView): Verdict {
+  const identity = parseIdentity(claim.identity);
+  const no = (why: string): Verdict => ({
+    code: "E_IDENTITY_REFUSED",
+    reason: `the waypoint's pod ${quote(claim.waypoint)} may not have ${quote(claim.identity)}: ${why}`,
+  });
+  if (typeof identity === "string")
+    return { code: "E_IDENTITY_MALFORMED", reason: `${quote(claim.identity)} is not an identity: wrong ${identity}` };
+  if (identity.trustDomain !== view.trustDomain) return no(`its trust domain is not ${view.trustDomain}`);
+  if (claim.podUid !== claim.waypoint) return no(`it asks for pod ${quote(claim.podUid)}`);
+  const pod = view.waypoint(claim.waypoint);
+  if (pod === undefined) return no("no live pod of a waypoint has that uid");
+  if (pod.metadata.namespace !== identity.namespace) return no("it is in another namespace");
+  if (pod.serviceAccountName !== identity.serviceAccount) return no(`it has service account ${quote(pod.serviceAccountName)}`);
+  return { identity, pod };
 }
 
 /** Why this pod does not entitle the node to the identity; null when it does. */

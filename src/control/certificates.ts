@@ -1,8 +1,8 @@
-// The certificate service: proves the key, asks whether the node may have the identity, lets the authority sign.
+// How certificates are signed: within a rate, for an identity that the caller may have, and a key that it proved to hold. The service of the daemons.
 import { setTimeout as sleep } from "node:timers/promises";
 import type { JsonObject } from "@bufbuild/protobuf";
 import { Code, ConnectError, type HandlerContext, type ServiceImpl } from "@connectrpc/connect";
-import { authorise, type ClusterView } from "#ca/authorise.ts";
+import { authorise, type ClusterView, type Verdict } from "#ca/authorise.ts";
 import type { Authority } from "#ca/authority.ts";
 import { createRateLimit } from "#ca/rate.ts";
 import { provenKey } from "#ca/request.ts";
@@ -13,57 +13,75 @@ import { formatIdentity, type Identity } from "#mesh/identity.ts";
 import { callerNode } from "./access.ts";
 
 export type CertificateEvents = {
-  readonly onIssued: (facts: { node: string; identity: string; pod: string; serial: string; notAfter: Date }) => void;
+  readonly onIssued: (facts: { caller: string; identity: string; pod: string; serial: string; notAfter: Date }) => void;
   /** The whole reason, which the caller does not get. */
-  readonly onRefused: (node: string, code: ErrorCode, reason: string, error?: unknown) => void;
+  readonly onRefused: (caller: string, code: ErrorCode, reason: string, error?: unknown) => void;
 };
 
-/** What a refused caller hears: which part of its claim was wrong is for the log. */
-const OPAQUE = "certificate request refused";
+export type SigningRequest = {
+  /** Who asks, for limits and for the log: "node a". */
+  readonly caller: string;
+  readonly csr: string;
+  readonly seconds: number;
+  readonly verdict: () => Verdict;
+  readonly signal: AbortSignal;
+};
 
-type Answer = Pick<IstioCertificateResponse, "certChain">;
+/** Throws E_IDENTITY_RATE_LIMITED, or E_IDENTITY_REFUSED with a message that says nothing: which part of a claim was wrong is for the log. */
+export type Sign = (request: SigningRequest) => Promise<{ readonly chain: readonly string[]; readonly roots: string }>;
 
-export function certificateService(
-  authority: Authority,
-  view: ClusterView,
-  events: CertificateEvents,
-): ServiceImpl<typeof IstioCertificateService> {
+/** The one way to a certificate, for whomever it is asked. */
+export function createSigner(authority: Authority, events: CertificateEvents): Sign {
   const limit = createRateLimit();
 
-  async function createCertificate(request: IstioCertificateRequest, context: HandlerContext): Promise<Answer> {
-    const node = callerNode(context);
-    const reservation = limit.reserve(node);
+  async function issue({ caller, csr, seconds, verdict: judge }: SigningRequest) {
+    const verdict = judge();
+    if ("code" in verdict) throw meshError(verdict.code, verdict.reason);
+    const identity: Identity = verdict.identity;
+    const publicKey = provenKey(csr);
+    const issued = await authority.issue({ publicKey, identity, seconds });
+    const { namespace, name } = verdict.pod.metadata;
+    const facts = { identity: formatIdentity(identity), pod: `${namespace}/${name}`, serial: issued.serial, notAfter: issued.notAfter };
+    events.onIssued({ caller, ...facts });
+    return { chain: issued.chain, roots: authority.roots() };
+  }
+
+  return async (request) => {
+    const { caller, signal } = request;
+    const reservation = limit.reserve(caller);
     if (reservation === "refused") {
-      events.onRefused(node, "E_IDENTITY_RATE_LIMITED", `node ${node} asks for more certificates than are signed for one node`);
-      throw new ConnectError("too many certificate requests, try again later", Code.ResourceExhausted);
+      events.onRefused(caller, "E_IDENTITY_RATE_LIMITED", `${caller} asks for more certificates than are signed for one caller`);
+      throw meshError("E_IDENTITY_RATE_LIMITED", "too many certificate requests, try again later");
     }
-    if (reservation.waitMilliseconds > 0) await sleep(reservation.waitMilliseconds, undefined, { signal: context.signal });
+    if (reservation.waitMilliseconds > 0) await sleep(reservation.waitMilliseconds, undefined, { signal });
     try {
-      return await issue(node, request);
+      return await issue(request);
     } catch (error) {
       // Anything unforeseen refuses too, and is told apart in the log only.
       const code = isMeshError(error) ? error.code : "E_IDENTITY_REFUSED";
-      events.onRefused(node, code, error instanceof Error ? error.message : String(error), error);
-      throw new ConnectError(OPAQUE, Code.Unauthenticated);
+      events.onRefused(caller, code, error instanceof Error ? error.message : String(error), error);
+      throw meshError("E_IDENTITY_REFUSED", "certificate request refused");
     }
-  }
+  };
+}
 
-  async function issue(node: string, request: IstioCertificateRequest): Promise<Answer> {
-    const identityText = textOf(request.metadata, "ImpersonatedIdentity");
-    const verdict = authorise({ node, identity: identityText, podUid: textOf(request.metadata, "PodUid") }, view);
-    if ("code" in verdict) throw meshError(verdict.code, verdict.reason);
-    const identity: Identity = verdict.identity;
-    const publicKey = provenKey(request.csr);
-    const issued = await authority.issue({ publicKey, identity, seconds: secondsOf(request.validityDuration) });
-    const { namespace, name } = verdict.pod.metadata;
-    events.onIssued({
-      node,
-      identity: formatIdentity(identity),
-      pod: `${namespace}/${name}`,
-      serial: issued.serial,
-      notAfter: issued.notAfter,
-    });
-    return { certChain: [...issued.chain, authority.roots()] };
+/** For the daemons, who ask on behalf of their nodes' pods. */
+export function certificateService(sign: Sign, view: ClusterView): ServiceImpl<typeof IstioCertificateService> {
+  async function createCertificate(
+    { metadata, csr, validityDuration }: IstioCertificateRequest,
+    context: HandlerContext,
+  ): Promise<Pick<IstioCertificateResponse, "certChain">> {
+    const node = callerNode(context);
+    const claim = { node, identity: textOf(metadata, "ImpersonatedIdentity"), podUid: textOf(metadata, "PodUid") };
+    const verdict = (): Verdict => authorise(claim, view);
+    try {
+      const seconds = secondsOf(validityDuration);
+      const { chain, roots } = await sign({ caller: `node ${node}`, csr, seconds, verdict, signal: context.signal });
+      return { certChain: [...chain, roots] };
+    } catch (error) {
+      if (!isMeshError(error)) throw error;
+      throw new ConnectError(error.message, error.code === "E_IDENTITY_RATE_LIMITED" ? Code.ResourceExhausted : Code.Unauthenticated);
+    }
   }
 
   return { createCertificate };

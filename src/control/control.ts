@@ -2,6 +2,7 @@
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { createCompiler } from "#compile/compiler.ts";
 import { Nodes } from "#contract/gen/control_pb.ts";
+import { Director } from "#contract/gen/engine_pb.ts";
 import { AggregatedDiscoveryService } from "#contract/gen/envoy/discovery_pb.ts";
 import { IstioCertificateService } from "#contract/gen/istio/ca_pb.ts";
 import { bounds, errors } from "#contract/tables.ts";
@@ -12,7 +13,7 @@ import { createStore } from "#xds/store.ts";
 import { callerNode, createAccess } from "./access.ts";
 import { nodeJson, shortType, streamJson } from "./answers.ts";
 import { endingBypasses } from "./bypass.ts";
-import { certificateService } from "./certificates.ts";
+import { certificateService, createSigner } from "./certificates.ts";
 import { directoryPlatform } from "./directory.ts";
 import { createFaultBoard } from "./faults.ts";
 import { allFaults, startFeed } from "./feed.ts";
@@ -28,6 +29,8 @@ import { isHalfOver, makeOwnCertificate, secondsUntil, warnOfExpiry } from "./ow
 import type { Platform } from "./platform.ts";
 import { createQuiet } from "./quiet.ts";
 import { createView } from "./view.ts";
+import { everything } from "./waypoint-feed.ts";
+import { createWaypoints, type WaypointsServer } from "./waypoints.ts";
 
 export type Control = {
   readonly addresses: readonly string[];
@@ -45,11 +48,12 @@ const DRAIN_MILLISECONDS = 5_000;
 /** Token files changed by hand, certificates that near their end: looked at this often. */
 const MAINTENANCE_MILLISECONDS = 5_000;
 
-export async function startControl(options: ControlOptions, log: Log): Promise<Control> {
+/** `version` is for the engines of waypoints to log. */
+export async function startControl(options: ControlOptions, version: string, log: Log): Promise<Control> {
   const stop = new AbortController();
   const started = new AsyncDisposableStack();
   try {
-    return await start(options, log, stop, started);
+    return await start(options, version, log, stop, started);
   } catch (error) {
     stop.abort();
     await started.disposeAsync();
@@ -58,7 +62,13 @@ export async function startControl(options: ControlOptions, log: Log): Promise<C
 }
 
 /** What is to be ended goes on `started`, in the order of starting; it ends in reverse. */
-async function start(options: ControlOptions, log: Log, stop: AbortController, started: AsyncDisposableStack): Promise<Control> {
+async function start(
+  options: ControlOptions,
+  version: string,
+  log: Log,
+  stop: AbortController,
+  started: AsyncDisposableStack,
+): Promise<Control> {
   const { trustDomain, clusterDomain, rootNamespace, encryptSameNode, adopt } = options;
   const metrics = createMetrics();
   const quiet = createQuiet();
@@ -89,6 +99,7 @@ async function start(options: ControlOptions, log: Log, stop: AbortController, s
         return json({ faults: faults.list() });
       },
       "/v1/nodes": () => json({ nodes: nodes.status().map(nodeJson), streams: xds.streams().map(streamJson) }),
+      "/v1/waypoints": () => json({ waypoints: waypoints?.status() ?? [] }),
     },
     (error) => log.error({ reason: explainError(error) }, "health request failed"),
   );
@@ -141,8 +152,11 @@ async function start(options: ControlOptions, log: Log, stop: AbortController, s
       xds.disconnect(node);
       nodes.disconnect(node);
     }
+    for (const uid of await callers.refreshWaypoints(view.waypoints())) waypoints?.disconnect(uid);
+    waypoints?.changed();
   }
 
+  let waypoints: WaypointsServer | null = null;
   const feed = startFeed(
     {
       source: resolvingNames(endingBypasses(platform.source), {
@@ -183,22 +197,36 @@ async function start(options: ControlOptions, log: Log, stop: AbortController, s
   unready = "reading the documents for the first time";
   await feed.ready;
 
-  const access = createAccess(callers.nodeOf, (address, reason) =>
+  const access = createAccess(callers, (address, reason) =>
     quiet((suppressed) => log.warn({ address, reason, code: "E_CONTROL_UNAUTHENTICATED", suppressed }, "call refused")),
   );
-  const certificates = certificateService(authority, view, {
+  const sign = createSigner(authority, {
     onIssued: (facts) => {
       metrics.issued.inc();
       log.info(facts, "certificate issued");
     },
-    onRefused: (node, code, reason) => {
+    onRefused: (caller, code, reason) => {
       metrics.refused.inc({ code });
-      quiet((suppressed) => log.warn({ node, code, reason, suppressed }, "certificate refused"));
+      quiet((suppressed) => log.warn({ caller, code, reason, suppressed }, "certificate refused"));
     },
   });
+  const served = createWaypoints({
+    view,
+    version,
+    settings: { trustDomain, clusterDomain },
+    feed: everything(store),
+    sign,
+    onEvent: (pod, event, detail) => quiet((suppressed) => log.info({ pod, ...detail, suppressed }, `waypoint ${event}`)),
+  });
+  waypoints = served;
+  store.watch(served.changed);
   const adapter = connectNodeAdapter({
     routes: (router) =>
-      router.service(AggregatedDiscoveryService, xds.service).service(Nodes, nodes.service).service(IstioCertificateService, certificates),
+      router
+        .service(AggregatedDiscoveryService, xds.service)
+        .service(Nodes, nodes.service)
+        .service(IstioCertificateService, certificateService(sign, view))
+        .service(Director, served.service),
     grpc: true,
     grpcWeb: false,
     connect: false,
@@ -253,6 +281,7 @@ async function start(options: ControlOptions, log: Log, stop: AbortController, s
     const drained = listener.drain(DRAIN_MILLISECONDS);
     xds.close();
     nodes.close();
+    served.close();
     const cut = await drained;
     await started.disposeAsync();
     return cut;

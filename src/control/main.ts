@@ -1,4 +1,5 @@
 // Starts control: parse → build → spawn → drain.
+import { readFileSync } from "node:fs";
 import { explainError, isMeshError } from "#mesh/error.ts";
 import { startControl } from "./control.ts";
 import { createLog } from "./log.ts";
@@ -21,7 +22,8 @@ async function run(options: ControlOptions): Promise<number> {
   const asked = Promise.withResolvers<string>();
   for (const signal of ["SIGTERM", "SIGINT"] as const) process.once(signal, () => asked.resolve(signal));
   try {
-    const control = await Promise.race([startControl(options, log), asked.promise]);
+    const { version } = JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as { version: string };
+    const control = await Promise.race([startControl(options, version, log), asked.promise]);
     if (typeof control === "string") return 0; // told to end before it served anything
     log.info({ addresses: control.addresses, health: control.health, platform: control.platform }, "control serves");
     const signal = await Promise.race([asked.promise, control.failed]);

@@ -2,15 +2,19 @@
 // A directory with files and a Kubernetes API server are the two there are.
 import type { ServingAuthority } from "#ca/signing.ts";
 import type { NodeUpdate } from "#compile/compiler.ts";
+import type { Pod } from "#mesh/objects.ts";
 import type { Change, Fault, Source } from "#source/source.ts";
 import type { BelievedReport } from "./nodes.ts";
 
 export type Callers = {
-  /** The node that this token proves, null when it proves none; rejects when that cannot be found out now. */
-  /** `address` is where the call comes from. */
+  /** The node that this token proves, null when it proves none; rejects when that cannot be found out now. `address` is where the call comes from. */
   nodeOf(token: string, address?: string): Promise<string | null>;
+  /** The same for a waypoint: the uid of its pod. */
+  waypointOf(token: string, address?: string): Promise<string | null>;
   /** Takes the nodes that there are; returns those whose streams must end, because they are gone or their proof is not valid any more. */
   refresh(nodes: Iterable<string>): Promise<readonly string[]>;
+  /** The same for the pods of waypoints: uids. */
+  refreshWaypoints(pods: Iterable<Pod>): Promise<readonly string[]>;
 };
 
 /** Hears what became of things and writes it where people look. */

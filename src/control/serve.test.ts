@@ -35,9 +35,12 @@ async function serve(t: TestContext) {
   const cuts: string[] = [];
   const xds = createXdsServer(store, { authenticate: callerNode, onNack: (node, _type, reasons) => nacks.push(`${node} ${reasons}`) });
   const access = createAccess(
-    async (token) => {
-      if (token === "unlucky-token") throw new Error("nobody can say");
-      return token === "good-token" ? "node-a" : null;
+    {
+      nodeOf: async (token) => {
+        if (token === "unlucky-token") throw new Error("nobody can say");
+        return token === "good-token" ? "node-a" : null;
+      },
+      waypointOf: async (token) => (token === "waypoint-token" ? "uid-w" : null),
     },
     (_address, reason) => cuts.push(reason),
   );

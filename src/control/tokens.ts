@@ -1,4 +1,5 @@
-// How a node proves its name in directory mode: one random token per Node document, in a file that only root can read.
+// How nodes and waypoints prove who they are in directory mode: one random token per Node document and per pod of a waypoint, in files that only
+// root can read.
 import { createHash, randomBytes, timingSafeEqual } from "node:crypto";
 import { constants } from "node:fs";
 import { link, lstat, open, readFile, rm } from "node:fs/promises";
@@ -6,9 +7,10 @@ import { join } from "node:path";
 import { makeDirectory } from "#mesh/directory.ts";
 import { meshError } from "#mesh/error.ts";
 import { isSubdomain } from "#mesh/identity.ts";
+import type { Pod } from "#mesh/objects.ts";
 import type { Callers } from "./platform.ts";
 
-/** `refresh` makes missing files, reads all of them again, and forgets nodes that are not named. */
+/** The refreshes make missing files, read all of them again, and forget whom they do not name. */
 export type Tokens = Callers;
 
 const TOKEN_BYTES = 32;
@@ -18,40 +20,61 @@ const TOKEN_CHARACTERS = 32;
 const PRESENTED_CHARACTERS = 512;
 const OTHERS = 0o077;
 
+/** `node` is the file's name without its ending. */
 export type TokenFault = { readonly node: string; readonly error: unknown };
 
-export function openTokens(directory: string, onFault: (fault: TokenFault) => void): Tokens {
-  let byNode = new Map<string, Buffer>();
+/** File of a waypoint's pod: no node's name has an underscore in it. */
+const fileOf = ({ metadata }: Pod): string => `${metadata.namespace}_${metadata.name}`;
 
-  async function refresh(nodes: Iterable<string>): Promise<readonly string[]> {
+export function openTokens(directory: string, onFault: (fault: TokenFault) => void): Tokens {
+  const nodes = createRing(directory, onFault);
+  const waypoints = createRing(directory, onFault);
+
+  async function refreshWaypoints(pods: Iterable<Pod>): Promise<readonly string[]> {
+    return waypoints.refresh([...pods].map((pod) => [pod.metadata.uid, fileOf(pod)]));
+  }
+
+  return {
+    refresh: (names) => nodes.refresh([...names].map((name) => [name, name])),
+    nodeOf: async (token) => nodes.ownerOf(token),
+    refreshWaypoints,
+    waypointOf: async (token) => waypoints.ownerOf(token),
+  };
+}
+
+/** The tokens of one kind of caller. */
+function createRing(directory: string, onFault: (fault: TokenFault) => void) {
+  let byOwner = new Map<string, Buffer>();
+
+  async function refresh(owners: readonly (readonly [owner: string, file: string])[]): Promise<readonly string[]> {
     makeDirectory("--tokens", directory);
     const next = new Map<string, Buffer>();
-    for (const node of nodes) {
+    for (const [owner, file] of owners) {
       try {
-        next.set(node, digest(await readOrMake(directory, node)));
+        next.set(owner, digest(await readOrMake(directory, file)));
       } catch (error) {
-        onFault({ node, error }); // a node without a usable token cannot connect; the others are not affected
+        onFault({ node: file, error }); // who has no usable token cannot connect; the others are not affected
       }
     }
-    const previous = byNode;
-    byNode = next;
-    return [...previous].filter(([node, old]) => !(next.get(node)?.equals(old) ?? false)).map(([node]) => node);
+    const previous = byOwner;
+    byOwner = next;
+    return [...previous].filter(([owner, old]) => !(next.get(owner)?.equals(old) ?? false)).map(([owner]) => owner);
   }
 
   /** Every token is compared, and in constant time: neither which one nor how much of it was right can be measured. */
-  async function nodeOf(token: string): Promise<string | null> {
+  function ownerOf(token: string): string | null {
     const presented = digest(token.slice(0, PRESENTED_CHARACTERS));
     let found: string | null = null;
-    for (const [node, known] of byNode) if (timingSafeEqual(known, presented)) found = node;
+    for (const [owner, known] of byOwner) if (timingSafeEqual(known, presented)) found = owner;
     return found;
   }
 
-  return { refresh, nodeOf };
+  return { refresh, ownerOf };
 }
 
-async function readOrMake(directory: string, node: string): Promise<string> {
-  if (!isSubdomain(node)) throw meshError("E_SOURCE_INVALID", `node name ${JSON.stringify(node)} cannot be a file name`);
-  const path = join(directory, `${node}.token`);
+async function readOrMake(directory: string, name: string): Promise<string> {
+  if (!name.split("_").every(isSubdomain)) throw meshError("E_SOURCE_INVALID", `name ${JSON.stringify(name)} cannot be a file name`);
+  const path = join(directory, `${name}.token`);
   const stat = await lstat(path).catch(absent);
   if (stat === null) return make(path);
   if (!stat.isFile() || (stat.mode & OTHERS) !== 0) {

@@ -3,10 +3,13 @@ import type { ClusterView } from "#ca/authorise.ts";
 import type { Adoption } from "#mesh/enrolment.ts";
 import { type Kind, keyOf, type MeshObject, type Namespace, type Node, type ObjectKey, type Pod } from "#mesh/objects.ts";
 import type { Change } from "#source/source.ts";
+import { gatewayOf } from "#waypoint/pod.ts";
 
 export type MeshView = ClusterView & {
   apply(change: Pick<Change, "reset" | "put" | "remove">): void;
   nodes(): readonly string[];
+  /** Live pods of waypoints. */
+  waypoints(): readonly Pod[];
   objects(): Iterable<MeshObject>;
   /** Objects in force by kind. */
   counts(): ReadonlyMap<string, number>;
@@ -19,6 +22,8 @@ export function createView(trustDomain: string, adopt: Adoption = "none"): MeshV
   // Asked after every batch: counting a hundred thousand objects each time would cost more than compiling the change.
   const byKind = new Map<Kind, number>();
   const nodes = new Set<string>();
+  /** Pods that say of which Gateway they are. */
+  const claimants = new Map<string, Pod>();
 
   function count(kind: Kind, by: 1 | -1): void {
     byKind.set(kind, (byKind.get(kind) ?? 0) + by);
@@ -31,6 +36,7 @@ export function createView(trustDomain: string, adopt: Adoption = "none"): MeshV
     if (object.kind === "Node") nodes.delete(object.metadata.name);
     if (object.kind !== "Pod") return;
     if (pods.get(object.metadata.uid) === object) pods.delete(object.metadata.uid);
+    if (claimants.get(object.metadata.uid) === object) claimants.delete(object.metadata.uid);
     byNode.get(object.nodeName)?.delete(object);
     if (byNode.get(object.nodeName)?.size === 0) byNode.delete(object.nodeName);
   }
@@ -43,6 +49,7 @@ export function createView(trustDomain: string, adopt: Adoption = "none"): MeshV
     if (object.kind === "Node") nodes.add(object.metadata.name);
     if (object.kind !== "Pod") return;
     pods.set(object.metadata.uid, object);
+    if (gatewayOf(object) !== null) claimants.set(object.metadata.uid, object);
     byNode.set(object.nodeName, (byNode.get(object.nodeName) ?? new Set()).add(object));
   }
 
@@ -50,6 +57,13 @@ export function createView(trustDomain: string, adopt: Adoption = "none"): MeshV
     if (reset) for (const key of [...objects.keys()]) take(key);
     for (const key of remove) take(key);
     for (const object of objectsPut) put(object);
+  }
+
+  const isLive = ({ phase }: Pod): boolean => phase !== "Succeeded" && phase !== "Failed";
+
+  function waypoint(uid: string): Pod | undefined {
+    const pod = claimants.get(uid);
+    return pod !== undefined && isLive(pod) ? pod : undefined;
   }
 
   return {
@@ -61,6 +75,8 @@ export function createView(trustDomain: string, adopt: Adoption = "none"): MeshV
     node: (name) => objects.get(`Node//${name}`) as Node | undefined,
     namespace: (name) => objects.get(`Namespace//${name}`) as Namespace | undefined,
     pod: (uid) => pods.get(uid),
+    waypoint,
+    waypoints: () => [...claimants.values()].filter(isLive),
     podsOn: (node) => byNode.get(node) ?? [],
     nodes: () => [...nodes],
   };

@@ -3,9 +3,10 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { create } from "@bufbuild/protobuf";
 import { Code, ConnectError, createRouterTransport, type ServiceImpl } from "@connectrpc/connect";
+import { fromPem, toPem } from "#ca/pem.ts";
 import { CertificateRequestSchema } from "#contract/gen/engine_pb.ts";
 import { IstioCertificateService } from "#contract/gen/istio/ca_pb.ts";
-import { certifier, fromPem, toPem } from "./certificates.ts";
+import { certifier } from "./certificates.ts";
 import { specimen } from "./specimen.ts";
 
 const spec = specimen("u", { serviceAccount: "web" });

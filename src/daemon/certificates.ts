@@ -3,6 +3,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { create } from "@bufbuild/protobuf";
 import { Code, ConnectError, createClient, type Transport } from "@connectrpc/connect";
+import { fromPem, toPem } from "#ca/pem.ts";
 import { type CertificateReply, CertificateReplySchema, type CertificateRequest } from "#contract/gen/engine_pb.ts";
 import { IstioCertificateService } from "#contract/gen/istio/ca_pb.ts";
 import type { ErrorCode } from "#contract/tables.ts";
@@ -82,15 +83,4 @@ function reasonOf(cause: unknown, identity: string): MeshError {
   const away: readonly Code[] = [Code.Unavailable, Code.DeadlineExceeded, Code.Canceled, Code.Internal, Code.Aborted, Code.Unknown];
   if (away.includes(error.code)) return meshError("E_CONTROL_AWAY", `no answer to the certificate request for ${identity}`, error);
   return meshError("E_IDENTITY_REFUSED", `the authority refused to sign for ${identity}`, error);
-}
-
-export function toPem(der: Uint8Array, label: string): string {
-  const base64 = Buffer.from(der.buffer, der.byteOffset, der.byteLength).toString("base64");
-  return `-----BEGIN ${label}-----\n${base64.replace(/.{1,64}/g, "$&\n")}-----END ${label}-----\n`;
-}
-
-/** Every certificate of a text, as DER. */
-export function fromPem(text: string): Uint8Array[] {
-  const blocks = text.matchAll(/-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----/g);
-  return [...blocks].map((block) => new Uint8Array(Buffer.from((block[1] ?? "").replace(/\s/g, ""), "base64")));
 }

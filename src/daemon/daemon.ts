@@ -6,7 +6,8 @@ import { create } from "@bufbuild/protobuf";
 import type { Logger } from "pino";
 import { type Hello, MeshSettingsSchema } from "#contract/gen/engine_pb.ts";
 import { bounds, errors, paths } from "#contract/tables.ts";
-import { type Director, startDirector } from "#engine/director.ts";
+import type { Director } from "#engine/director.ts";
+import { startDirector } from "#engine/local-director.ts";
 import { glanceAt, readBootId } from "#engine/namespace.ts";
 import { listenOn, privateDirectory } from "#engine/socket.ts";
 import type { NodeStatus, Problem } from "#inspect/status.ts";
@@ -99,7 +100,7 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
     stop: stop.signal,
   });
 
-  director = await startDirector({
+  const served = await startDirector({
     path: join(run, paths.directorSocket),
     version,
     settings: forEngine(),
@@ -150,6 +151,7 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
     },
   });
 
+  director = served.director;
   relay = createRelay({ node, roots, path: snapshotPath, snapshot, director, failed: noted("the snapshot could not be written") });
 
   const reports = reporter({
@@ -348,7 +350,7 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
       health?.closeAllConnections();
       health?.close();
       const idle = pods.stop();
-      await director.close();
+      await served.close();
       await idle;
       await Promise.all([relay.flush(), promises.flush()]);
     },

@@ -22,7 +22,8 @@ import {
   type ToEngine,
 } from "#contract/gen/engine_pb.ts";
 import { isMeshError } from "#mesh/error.ts";
-import { type Director, type DirectorEvents, type StateResource, startDirector } from "./director.ts";
+import type { Director, DirectorEvents, StateResource } from "./director.ts";
+import { startDirector } from "./local-director.ts";
 
 const { ADDRESS, AUTHORIZATION } = ResourceType;
 /** Longest wait for something that must come. */
@@ -112,7 +113,7 @@ async function start(t: TestContext, events: Partial<DirectorEvents> = {}): Prom
     log.push(text);
     waiting.get(text)?.();
   };
-  const director = await startDirector({
+  const { director, close } = await startDirector({
     path,
     version: "test",
     settings: create(MeshSettingsSchema, { node: "a", trustDomain: "cluster.local" }),
@@ -131,7 +132,7 @@ async function start(t: TestContext, events: Partial<DirectorEvents> = {}): Prom
     },
   });
   t.after(async () => {
-    await director.close();
+    await close();
     await rm(directory, { recursive: true });
   });
   const until = async (text: string): Promise<void> => {

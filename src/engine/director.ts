@@ -1,27 +1,23 @@
-// The director's side of proto/engine.proto: one engine at a time, told only the difference to what it holds.
-import { createServer } from "node:http2";
-import { Code, ConnectError, type ConnectRouter } from "@connectrpc/connect";
-import { connectNodeAdapter } from "@connectrpc/connect-node";
-import {
-  type AddPod,
-  type CertificateReply,
-  type CertificateRequest,
-  Director as DirectorService,
-  type Drift,
-  type FromEngine,
-  type Hello,
-  type MeshSettings,
-  type PodGone,
-  type PodState,
-  type Rejected,
-  type ReportBatch,
-  type ToEngine,
+// The director's side of proto/engine.proto: one engine at a time, told only the difference to what it holds. Knows no sockets.
+import { Code, ConnectError } from "@connectrpc/connect";
+import type {
+  AddPod,
+  CertificateReply,
+  CertificateRequest,
+  Drift,
+  FromEngine,
+  Hello,
+  MeshSettings,
+  PodGone,
+  PodState,
+  Rejected,
+  ReportBatch,
+  ToEngine,
 } from "#contract/gen/engine_pb.ts";
-import { bounds, product } from "#contract/tables.ts";
+import { product } from "#contract/tables.ts";
 import { meshError } from "#mesh/error.ts";
 import { type Attachment, attachment } from "./attachment.ts";
 import { createLedger, type StateChange } from "./ledger.ts";
-import { listenOn } from "./socket.ts";
 
 export type { StateChange, StateKey, StateResource } from "./ledger.ts";
 
@@ -61,12 +57,17 @@ export type Director = {
   /** Resolves when capture is proven; rejects with the engine's code, E_CAPTURE_PROOF_FAILED or E_ENGINE_AWAY. */
   prove(uid: string): Promise<void>;
   setLogLevel(filter: string): boolean;
-  close(): Promise<void>;
+  /** The stream of the engine ends. */
+  end(reason: string): void;
+};
+
+/** The two methods of the service, as any server can offer them. */
+export type DirectorMethods = {
+  attach(requests: AsyncIterable<FromEngine>): AsyncGenerator<ToEngine>;
+  report(batches: AsyncIterable<ReportBatch>): Promise<{ received: bigint }>;
 };
 
 export type DirectorOptions = {
-  /** Path of director.sock. */
-  readonly path: string;
   readonly version: string;
   readonly settings: MeshSettings;
   readonly events: DirectorEvents;
@@ -75,7 +76,7 @@ export type DirectorOptions = {
 /** An engine that opened a stream and says nothing holds a slot no longer than this. */
 const HELLO_MS = 5000;
 
-export async function startDirector(options: DirectorOptions): Promise<Director> {
+export function createDirector(options: DirectorOptions): Director & DirectorMethods {
   const { events } = options;
   const ledger = createLedger();
   const shared = { settings: options.settings, stateKnown: false, generation: 0n, acknowledged: 0n };
@@ -110,25 +111,6 @@ export async function startDirector(options: DirectorOptions): Promise<Director>
     }
     return { received };
   }
-
-  const routes = (router: ConnectRouter): unknown => router.service(DirectorService, { attach, report });
-  const server = createServer(
-    connectNodeAdapter({
-      routes,
-      connect: false,
-      grpcWeb: false,
-      readMaxBytes: bounds.grpcMessageBytes,
-      writeMaxBytes: bounds.grpcMessageBytes,
-    }),
-  );
-  const sessions = new Set<{ destroy(): void }>();
-  server.on("session", (session) => {
-    sessions.add(session);
-    session.on("close", () => sessions.delete(session));
-    // A vanished engine is told by `detached`; without a listener Node would end the process.
-    session.on("error", () => session.destroy());
-  });
-  await listenOn(server, options.path);
 
   return {
     get connected() {
@@ -166,12 +148,9 @@ export async function startDirector(options: DirectorOptions): Promise<Director>
       current?.prove(uid) ?? Promise.reject(meshError("E_ENGINE_AWAY", `no engine is connected to prove the capture of pod ${uid}`)),
     setLogLevel: (filter) =>
       current?.send({ case: "setLogLevel", value: { $typeName: "trackbed.engine.v1.SetLogLevel", filter } }) ?? false,
-    close: async () => {
-      current?.end("the director stops");
-      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-      for (const session of sessions) session.destroy();
-      await closed;
-    },
+    end: (reason) => current?.end(reason),
+    attach,
+    report,
   };
 }
 
@@ -185,7 +164,7 @@ async function readHello(incoming: AsyncIterator<FromEngine>): Promise<Hello> {
       throw new ConnectError(`the first message must be Hello, not ${message?.case ?? "nothing"}`, Code.InvalidArgument);
     const { contractVersion } = message.value;
     if (contractVersion !== product.contractVersion) {
-      const text = `the engine speaks contract version ${contractVersion}, this daemon ${product.contractVersion} (E_CONTRACT_VERSION)`;
+      const text = `the engine speaks contract version ${contractVersion}, this director ${product.contractVersion} (E_CONTRACT_VERSION)`;
       throw new ConnectError(text, Code.FailedPrecondition);
     }
     return message.value;

@@ -48,13 +48,31 @@ async function callers(t: TestContext) {
       spec: { nodeName },
       status: { phase },
     });
+  const waypoint = (uid: string, serviceAccountName: string) => {
+    const labels = {
+      "gateway.networking.k8s.io/gateway-name": "waypoint",
+      "gateway.networking.k8s.io/gateway-class-name": "trackbed-waypoint",
+    };
+    const metadata = { name: uid, namespace: "shop", uid, labels };
+    put({ apiVersion: "v1", kind: "Pod", metadata, spec: { nodeName: "node-a", serviceAccountName }, status: { phase: "Running" } });
+  };
   for (const name of ["node-a", "node-b"]) node(name);
   pod("uid-a", "node-a");
   /** Known to the server, not yet to our watch. */
   const unseen = (uid: string) => api.put("/api/v1/pods", { metadata: { name: "daemon-x", namespace: "trackbed-system", uid } });
   let now = 0;
   const reviewed = createReviews({ api: createApi(api.credentials), view, namespace: "trackbed-system", now: () => now });
-  return { api, claims, view, pod, unseen, reviewed, count: () => reviews, advance: (milliseconds: number) => (now += milliseconds) };
+  return {
+    api,
+    claims,
+    view,
+    pod,
+    waypoint,
+    unseen,
+    reviewed,
+    count: () => reviews,
+    advance: (milliseconds: number) => (now += milliseconds),
+  };
 }
 
 test("a daemon's pod-bound token proves its node, and is reviewed once a minute however often it calls", async (t) => {
@@ -167,4 +185,31 @@ test("an address that shows made-up tokens is not looked at any more for a while
   c.advance(5_001);
   c.claims.set("renewed", good());
   assert.equal(await c.reviewed.nodeOf("renewed", "10.0.0.1"), "node-a", "one more is looked at after a while");
+});
+
+test("a waypoint's pod-bound token proves its pod, once the watch has it as a waypoint of that ServiceAccount; it proves no node", async (t) => {
+  const c = await callers(t);
+  const of = (account: string, uid: string): Claim => ({
+    ...good(bound("node-a", uid)),
+    username: `system:serviceaccount:shop:${account}`,
+  });
+  c.waypoint("uid-w", "way");
+  c.claims.set("way", of("way", "uid-w"));
+  assert.equal(await c.reviewed.waypointOf("way"), "uid-w");
+  assert.equal(await c.reviewed.nodeOf("way"), null);
+  assert.equal(c.count(), 1, "one review serves both questions");
+  const wrong: Record<string, Claim> = {
+    "another account": of("default", "uid-w"),
+    "another namespace": { ...of("way", "uid-w"), username: "system:serviceaccount:bank:way" },
+    "another audience": { ...of("way", "uid-w"), audiences: ["https://kubernetes.default.svc"] },
+    "a pod that is no waypoint's": of("way", "uid-a"),
+    "bound to no pod": { ...of("way", "uid-w"), extra: {} },
+    "a daemon": good(),
+  };
+  for (const [token, claim] of Object.entries(wrong)) {
+    c.claims.set(token, claim);
+    assert.equal(await c.reviewed.waypointOf(token), null, token);
+  }
+  c.view.apply({ reset: false, put: [], remove: ["Pod/shop/uid-w"] });
+  assert.equal(await c.reviewed.waypointOf("way"), null, "its pod is gone, and the review is still remembered");
 });

@@ -1,4 +1,4 @@
-// Who calls, on Kubernetes: the daemon's pod-bound ServiceAccount token, judged by the API server and remembered for a minute.
+// Who calls, on Kubernetes: the pod-bound ServiceAccount token of a daemon or of a waypoint, judged by the API server and remembered for a minute.
 import { createHash } from "node:crypto";
 import { z } from "zod";
 import { kubernetes } from "#contract/tables.ts";
@@ -41,12 +41,12 @@ const answer = z.object({
 
 const podList = z.object({ items: z.array(z.object({ metadata: z.object({ uid: z.string() }) })) });
 
-/** The pod whose token it was, and its node. */
+/** The pod whose token it was, and its node; `node` is empty of a waypoint, which speaks for no node. */
 type Proof = { readonly node: string; readonly podUid: string; readonly podName: string };
 type Remembered = { readonly proof: Proof | null; readonly until: number };
 
 export function createReviews({ api, view, namespace, now = () => performance.now() }: ReviewOptions): Callers {
-  const username = `system:serviceaccount:${namespace}:${kubernetes.daemon}`;
+  const username = accountOf(namespace, kubernetes.daemon);
   const remembered = new Map<string, Remembered>();
   const underWay = new Map<string, Promise<Proof | null>>();
   const gate = createGate();
@@ -61,15 +61,22 @@ export function createReviews({ api, view, namespace, now = () => performance.no
       spec: { token, audiences: [kubernetes.tokenAudience] },
     };
     const { status } = answer.parse(await api.call({ method: "POST", path: "/apis/authentication.k8s.io/v1/tokenreviews", body }));
-    if (!status.authenticated || !status.audiences.includes(kubernetes.tokenAudience) || status.user.username !== username) return null;
+    if (!status.authenticated || !status.audiences.includes(kubernetes.tokenAudience)) return null;
     const extra = (name: string): string => status.user.extra[`authentication.kubernetes.io/${name}`]?.[0] ?? "";
     const podUid = extra("pod-uid");
     const podName = extra("pod-name");
     // A token that is bound to no pod proves no node: anybody who may create tokens of the ServiceAccount could have it.
     if (podUid === "") return null;
+    if (status.user.username !== username) return isWaypoint(podUid, status.user.username) ? { node: "", podUid, podName } : null;
     // Servers before 1.32 do not name the node; then our own watch says where that very pod runs.
     const node = extra("node-name") || (view.pod(podUid)?.nodeName ?? "");
     return node === "" ? null : { node, podUid, podName };
+  }
+
+  /** A waypoint is known before its token can be: we made it, or somebody's Gateway of our class names it. */
+  function isWaypoint(podUid: string, username: string): boolean {
+    const pod = view.waypoint(podUid);
+    return pod !== undefined && username === accountOf(pod.metadata.namespace, pod.serviceAccountName);
   }
 
   /** API servers remember reviews: the token of a pod that is gone is good for seconds more. Our watch knows better, or the server itself. */
@@ -116,9 +123,15 @@ export function createReviews({ api, view, namespace, now = () => performance.no
     if (token.length > TOKEN_CHARACTERS) return null;
     const proof = await proofOf(token, address);
     // The review may be a minute old, and a node that was deleted is not trusted on the word of its token.
-    if (proof === null || view.node(proof.node) === undefined || !(await isLive(proof))) return null;
+    if (proof === null || proof.node === "" || view.node(proof.node) === undefined || !(await isLive(proof))) return null;
     if (proven.get(proof.node)?.podUid !== proof.podUid) proven.set(proof.node, { ...proof, since: now() });
     return proof.node;
+  }
+
+  async function waypointOf(token: string, address = ""): Promise<string | null> {
+    if (token.length > TOKEN_CHARACTERS) return null;
+    const proof = await proofOf(token, address);
+    return proof !== null && proof.node === "" && view.waypoint(proof.podUid) !== undefined ? proof.podUid : null;
   }
 
   const isOver = (uid: string): boolean => {
@@ -138,8 +151,11 @@ export function createReviews({ api, view, namespace, now = () => performance.no
     return ended;
   }
 
-  return { nodeOf, refresh };
+  // Who is gone is told by the view; a token that was believed once is not asked for again while its stream lasts.
+  return { nodeOf, refresh, waypointOf, refreshWaypoints: async () => [] };
 }
+
+const accountOf = (namespace: string, name: string): string => `system:serviceaccount:${namespace}:${name}`;
 
 /** Lets so many through at once; the others wait in line, and beyond that line are refused. */
 function createGate(): <T>(work: () => Promise<T>) => Promise<T> {
