@@ -29,6 +29,8 @@ pub(crate) struct Leg {
     pub(crate) queued: bool,
     /// Of a client's words that stay in its socket, how many the peer was told before its answer.
     pub(crate) early: usize,
+    /// Whoever reads and writes it is in this process and cannot be frozen.
+    pub(crate) served: bool,
     waker: Option<Waker>,
     pub(crate) bulk: Bulk,
 }

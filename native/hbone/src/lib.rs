@@ -6,6 +6,7 @@ mod backlog;
 mod carry;
 pub mod client;
 mod driver;
+mod duplex;
 mod early;
 mod error;
 pub mod frozen;
@@ -32,6 +33,7 @@ mod turn;
 mod vigil;
 
 pub use client::{ConnectRequest, Tunnel};
+pub use duplex::Duplex;
 pub use error::TunnelError;
 pub use pool::{Connector, Pool, Target};
 pub use pump::{ClosedBy, Meter, Outcome};

@@ -422,6 +422,41 @@ impl Core {
         Ok(Carried::Bytes(count))
     }
 
+    /// Adds some of these bytes to the stream, after `may_send`; None when the wire must take what was collected first.
+    pub(crate) fn write_pieces(&mut self, id: u32, pieces: &[io::IoSlice<'_>]) -> Option<usize> {
+        if self.h2.out.len() > RECORD_DATA {
+            self.flush();
+            if self.output.is_some() {
+                return None;
+            }
+        }
+        let room = self.h2.room(id).min(if scratch::is_scarce() { PAYLOAD } else { TURN });
+        let count = room.min(pieces.iter().map(|piece| piece.len()).sum());
+        let leg = &mut self.h2.stream(id)?.user;
+        leg.ticket = None;
+        if count <= SMALL {
+            let head = self.h2.data(id, u32::try_from(count).unwrap_or(u32::MAX));
+            self.h2.out.extend_from_slice(&head);
+            let mut left = count;
+            for piece in pieces {
+                let some = piece.len().min(left);
+                self.h2.out.extend_from_slice(&piece[..some]);
+                left -= some;
+            }
+            self.schedule();
+            return Some(count);
+        }
+        if leg.is_bulk_after(count, Instant::now) {
+            self.bulk = Some((id, Instant::now()));
+        }
+        let mut lent = scratch::lend();
+        fill(&mut lent, pieces, count);
+        if let Err(error) = self.send_records(id, lent, count) {
+            self.fail(&error);
+        }
+        Some(count)
+    }
+
     /// What a client says before its answer may go out: the peer holds it, and it leaves at once. Behind a wire that takes nothing it would
     /// only fill memory.
     pub(crate) fn may_say_early(&self) -> bool {
@@ -574,6 +609,22 @@ fn read(port: &mut crate::leg::Port, lent: &mut Lent, room: usize) -> io::Result
     let count = port.socket.read_vectored(&mut places[..room.div_ceil(PAYLOAD)])?;
     port.streaming = count >= PAYLOAD;
     Ok(count)
+}
+
+/// Into the places of payload, record by record.
+fn fill(lent: &mut Lent, pieces: &[io::IoSlice<'_>], count: usize) {
+    let mut at = 0;
+    for piece in pieces {
+        let mut piece = &piece[..piece.len().min(count - at)];
+        while !piece.is_empty() {
+            let (record, inside) = (at / PAYLOAD, at % PAYLOAD);
+            let (some, rest) = piece.split_at(piece.len().min(PAYLOAD - inside));
+            let place = FRONT + record * SLOT + PAYLOAD_AT + inside;
+            lent[place..place + some.len()].copy_from_slice(some);
+            at += some.len();
+            piece = rest;
+        }
+    }
 }
 
 impl Output {

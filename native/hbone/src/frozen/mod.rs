@@ -36,6 +36,8 @@ pub enum FreezeError {
     Ending,
     #[error("it has no sockets of its own")]
     NoSocket,
+    #[error("a stream of it is served by this process itself: it ends here, after a GOAWAY")]
+    Served,
     /// It is lost, like the next one.
     #[error("the connection holds more than any successor would take")]
     TooLarge,

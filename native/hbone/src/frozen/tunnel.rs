@@ -161,6 +161,9 @@ pub(crate) fn freeze(link: &Link, facts: &Facts, now: Instant) -> Result<Frozen,
     if core.is_ending() {
         return Err(FreezeError::Ending);
     }
+    if core.h2.streams().any(|(_, stream)| stream.user.served) {
+        return Err(FreezeError::Served);
+    }
     let wire = take_socket(core)?;
     refuse_unanswered(core);
     let state = envelope::seal(Kind::Tunnel, &FrozenTunnel::of(core, facts, now));
