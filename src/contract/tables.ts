@@ -24,6 +24,10 @@ export const ports = {
   engineMetrics: 15020,
   /** the daemon's /healthz/ready and /metrics (node loopback) */
   daemonHealth: 15021,
+  /** a waypoint's /metrics (waypoint pod) */
+  waypointMetrics: 15020,
+  /** a waypoint's /healthz/ready (waypoint pod) */
+  waypointHealth: 15021,
   /** control's /healthz/ready and /metrics (control loopback) */
   controlHealth: 15014,
 } as const;
@@ -397,6 +401,12 @@ export const errors = {
     help: "the service does not have this port",
     next: "compare the port with the Service",
   },
+  E_ROUTES_UNKNOWN: {
+    side: "self",
+    retryable: "yes",
+    help: "a waypoint is named for a service whose routes it does not know yet; refused until it does",
+    next: "nothing if the waypoint or the service is new; otherwise see whether control rejected or lost the routes: trackbed waypoint status",
+  },
   E_TUNNEL_UNREACHABLE: {
     side: "peer",
     retryable: "yes",
@@ -569,6 +579,8 @@ export const metrics = {
   istio_tcp_connections_failed_total: { type: "counter", help: "connections denied or failed" },
   istio_tcp_sent_bytes_total: { type: "counter", help: "payload bytes from server to client (istio#32399), for both reporters" },
   istio_tcp_received_bytes_total: { type: "counter", help: "payload bytes from client to server, for both reporters" },
+  istio_requests_total: { type: "counter", help: "requests that a waypoint answered" },
+  istio_request_duration_milliseconds: { type: "histogram", help: "time from a request's first byte to the last of its answer" },
   trackbed_pods: { type: "gauge", help: "enrolled pods of the node by phase" },
   trackbed_pods_unproven: { type: "gauge", help: "enrolled pods whose capture is not proven" },
   trackbed_drift_total: { type: "counter", help: "rule changes that were not ours, by pod" },

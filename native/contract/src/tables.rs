@@ -24,6 +24,10 @@ pub mod ports {
     pub const ENGINE_METRICS: u16 = 15_020;
     /// the daemon's /healthz/ready and /metrics
     pub const DAEMON_HEALTH: u16 = 15_021;
+    /// a waypoint's /metrics
+    pub const WAYPOINT_METRICS: u16 = 15_020;
+    /// a waypoint's /healthz/ready
+    pub const WAYPOINT_HEALTH: u16 = 15_021;
     /// control's /healthz/ready and /metrics
     pub const CONTROL_HEALTH: u16 = 15_014;
 }
@@ -253,6 +257,8 @@ pub mod errors {
     pub const SERVICE_NO_ENDPOINT: &str = "E_SERVICE_NO_ENDPOINT";
     /// the service does not have this port; compare the port with the Service
     pub const SERVICE_NO_PORT: &str = "E_SERVICE_NO_PORT";
+    /// a waypoint is named for a service whose routes it does not know yet; refused until it does; nothing if the waypoint or the service is new; otherwise see whether control rejected or lost the routes: trackbed waypoint status
+    pub const ROUTES_UNKNOWN: &str = "E_ROUTES_UNKNOWN";
     /// no TCP connection to the peer's HBONE port; check that NetworkPolicies admit port 15008 and that the peer's engine runs
     pub const TUNNEL_UNREACHABLE: &str = "E_TUNNEL_UNREACHABLE";
     /// the TLS handshake or the HTTP/2 preface failed; compare roots and clocks of the two nodes
@@ -351,6 +357,10 @@ pub mod errors {
         (DESTINATION_OWN_PORT, "applications must not use ports 15001, 15006, 15008, 15053"),
         (SERVICE_NO_ENDPOINT, "check the service's selector and its pods"),
         (SERVICE_NO_PORT, "compare the port with the Service"),
+        (
+            ROUTES_UNKNOWN,
+            "nothing if the waypoint or the service is new; otherwise see whether control rejected or lost the routes: trackbed waypoint status",
+        ),
         (TUNNEL_UNREACHABLE, "check that NetworkPolicies admit port 15008 and that the peer's engine runs"),
         (TUNNEL_HANDSHAKE, "compare roots and clocks of the two nodes"),
         (TUNNEL_PEER_REFUSED, "the status says why: 400 request, 401 policy, 503 application"),
@@ -401,6 +411,10 @@ pub mod metrics {
     pub const ISTIO_TCP_SENT_BYTES_TOTAL: &str = "istio_tcp_sent_bytes_total";
     /// payload bytes from client to server, for both reporters
     pub const ISTIO_TCP_RECEIVED_BYTES_TOTAL: &str = "istio_tcp_received_bytes_total";
+    /// requests that a waypoint answered
+    pub const ISTIO_REQUESTS_TOTAL: &str = "istio_requests_total";
+    /// time from a request's first byte to the last of its answer
+    pub const ISTIO_REQUEST_DURATION_MILLISECONDS: &str = "istio_request_duration_milliseconds";
     /// enrolled pods of the node by phase
     pub const TRACKBED_PODS: &str = "trackbed_pods";
     /// enrolled pods whose capture is not proven

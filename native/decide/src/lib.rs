@@ -13,6 +13,7 @@ mod outbound;
 mod refusal;
 mod resource;
 mod settings;
+mod waypoint;
 mod world;
 
 pub use authority::{Authority, AuthorityError, Host};
@@ -24,4 +25,5 @@ pub use outbound::{Chooser, Outbound, Plain, Relay, Standing, Tunnel, outbound, 
 pub use refusal::{Refusal, Status};
 pub use resource::{Protocol, Service, Waypoint, WaypointTarget, Workload};
 pub use settings::{Settings, SettingsError, is_own_port};
+pub use waypoint::{Served, backend, inbound_waypoint};
 pub use world::World;

@@ -47,13 +47,13 @@ impl LocalPod {
         })
     }
 
-    /// A workload describes this pod only if everything agrees. An empty service account is `default`, as in the wire's workload.
+    /// A workload describes this pod only if everything agrees; an engine that is no node's has one pod only. An empty service account is `default`, as in the wire's workload.
     fn is(&self, workload: &Workload, node: &str) -> bool {
         let account = if self.service_account.is_empty() { "default" } else { &self.service_account };
         workload.name == self.name
             && workload.namespace == self.namespace
             && workload.identity.service_account() == account
-            && *workload.node == *node
+            && (node.is_empty() || *workload.node == *node)
     }
 }
 

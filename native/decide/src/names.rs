@@ -36,6 +36,11 @@ impl World {
             .then(|| Answer { service: Arc::clone(service), addresses: self.headless(service, is_it) })
     }
 
+    /// The service that a client means by a host name, whatever its mode.
+    pub(crate) fn service_by_name(&self, hostname: &str, client_namespace: &str) -> Option<&Arc<Service>> {
+        visible(self.services_named(hostname), client_namespace)
+    }
+
     /// The service that a client means by a virtual address: an exact one, then a pod's own address, then a block. A service of the cluster that exists but is not
     /// for this client is refused: unknown to the mesh would mean plaintext. What another namespace says of addresses outside of it means nothing to this client.
     pub(crate) fn service_by_vip(&self, address: IpAddr, client_namespace: &str) -> Result<Option<&Arc<Service>>, Refusal> {

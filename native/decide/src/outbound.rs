@@ -80,9 +80,16 @@ impl Tunnel {
     }
 }
 
+impl Standing {
+    /// Of a connection that ends here.
+    pub(crate) fn of_source(source: &Arc<Workload>) -> Self {
+        Self { source: Arc::clone(source), endpoint: None }
+    }
+}
+
 impl Plain {
     pub fn standing(&self) -> Standing {
-        Standing { source: Arc::clone(&self.source), endpoint: None }
+        Standing::of_source(&self.source)
     }
 }
 
@@ -129,14 +136,14 @@ fn refuse_impossible(destination: SocketAddr) -> Result<(), Refusal> {
     }
 }
 
-struct Route<'w, 'c, 'l> {
-    world: &'w World,
-    source: Arc<Workload>,
-    destination: SocketAddr,
-    chooser: &'c mut Chooser<'l>,
+pub(crate) struct Route<'w, 'c, 'l> {
+    pub(crate) world: &'w World,
+    pub(crate) source: Arc<Workload>,
+    pub(crate) destination: SocketAddr,
+    pub(crate) chooser: &'c mut Chooser<'l>,
 }
 
-impl<'w> Route<'w, '_, '_> {
+impl Route<'_, '_, '_> {
     fn decide(mut self) -> Result<Outbound, Refusal> {
         let world = self.world;
         match world.service_by_vip(self.destination.ip(), &self.source.namespace)? {
@@ -204,7 +211,7 @@ impl<'w> Route<'w, '_, '_> {
         Ok(())
     }
 
-    fn reach(&self, endpoint: &Arc<Workload>, port: u16, service: Option<&Arc<Service>>) -> Result<Outbound, Refusal> {
+    pub(crate) fn reach(&self, endpoint: &Arc<Workload>, port: u16, service: Option<&Arc<Service>>) -> Result<Outbound, Refusal> {
         // A pod that is addressed by its IP is dialled at that one; an endpoint at the address of the family that the client used.
         let wanted = self.destination.ip();
         let ip = endpoint.addresses.iter().copied().find(|address| *address == wanted).or_else(|| endpoint.address_like(wanted));
@@ -219,7 +226,8 @@ impl<'w> Route<'w, '_, '_> {
                 let accepted = service.map(|service| service.subject_alt_names.as_slice()).unwrap_or_default();
                 let tunnel = self.tunnel(endpoint, SocketAddr::new(ip, ports::HBONE), address, accepted, service);
                 let settings = self.world.settings();
-                let relayed = endpoint.node == settings.node && !endpoint.native_tunnel && !settings.encrypt_same_node;
+                let same_node = !settings.node.is_empty() && endpoint.node == settings.node;
+                let relayed = same_node && !endpoint.native_tunnel && !settings.encrypt_same_node;
                 Ok(if relayed { Outbound::Relay(Relay { address, tunnel }) } else { Outbound::Tunnel(tunnel) })
             }
         }
@@ -262,7 +270,7 @@ impl<'w> Route<'w, '_, '_> {
     /// To the waypoint's HBONE port, with the original destination as authority. What happens behind it is the waypoint's decision.
     fn by_waypoint(&mut self, waypoint: &Waypoint, service: Option<&Arc<Service>>) -> Result<Outbound, Refusal> {
         let world = self.world;
-        let behind = self.waypoint_service(waypoint);
+        let behind = waypoint_service(world, waypoint);
         let endpoint = match (behind, &waypoint.target) {
             (Some(behind), _) => self.choose(behind, Wanted::Tunnel)?.endpoint,
             (None, WaypointTarget::Address(network, ip)) if *network == world.settings().network => {
@@ -276,26 +284,30 @@ impl<'w> Route<'w, '_, '_> {
         Ok(Outbound::Tunnel(self.tunnel(&endpoint, dial, self.destination, accepted, service)))
     }
 
-    fn waypoint_service(&self, waypoint: &Waypoint) -> Option<&'w Arc<Service>> {
-        let world = self.world;
-        match &waypoint.target {
-            WaypointTarget::Service(key) => world.service(key),
-            WaypointTarget::Address(network, ip) if *network == world.settings().network => world.services_at(*ip).first(),
-            WaypointTarget::Address(..) => None,
-        }
-    }
-
     /// The waypoint's own connections to what it serves do not go through itself.
     fn comes_from(&self, waypoint: &Waypoint) -> bool {
-        match (self.waypoint_service(waypoint), &waypoint.target) {
-            (Some(behind), _) => self.source.services.contains_key(&behind.key),
-            (None, WaypointTarget::Address(_, ip)) => self.source.addresses.contains(ip),
-            (None, WaypointTarget::Service(_)) => false,
-        }
+        stands_for(self.world, &self.source, waypoint)
     }
 
-    fn choose(&mut self, service: &Service, wanted: Wanted) -> Result<Choice, Refusal> {
+    pub(crate) fn choose(&mut self, service: &Service, wanted: Wanted) -> Result<Choice, Refusal> {
         crate::endpoint::choose(self.world, &self.source, service, wanted, self.chooser)
+    }
+}
+
+fn waypoint_service<'w>(world: &'w World, waypoint: &Waypoint) -> Option<&'w Arc<Service>> {
+    match &waypoint.target {
+        WaypointTarget::Service(key) => world.service(key),
+        WaypointTarget::Address(network, ip) if *network == world.settings().network => world.services_at(*ip).first(),
+        WaypointTarget::Address(..) => None,
+    }
+}
+
+/// The workload is of this waypoint.
+pub(crate) fn stands_for(world: &World, workload: &Workload, waypoint: &Waypoint) -> bool {
+    match (waypoint_service(world, waypoint), &waypoint.target) {
+        (Some(behind), _) => workload.services.contains_key(&behind.key),
+        (None, WaypointTarget::Address(_, ip)) => workload.addresses.contains(ip),
+        (None, WaypointTarget::Service(_)) => false,
     }
 }
 

@@ -37,7 +37,7 @@ impl Status {
 impl Refusal {
     /// Worth holding the connection for, at most `settings.hold`: the next world may know what is missing.
     pub fn may_pass(&self) -> bool {
-        matches!(self.code, errors::WORKLOAD_UNKNOWN | errors::POLICY_UNKNOWN)
+        matches!(self.code, errors::WORKLOAD_UNKNOWN | errors::POLICY_UNKNOWN | errors::ROUTES_UNKNOWN)
     }
 
     /// The destination is not one to ask for.

@@ -7,7 +7,7 @@ use trackbed_contract::{IdentityError, TrustDomain, engine};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// This node, as workloads name it.
+    /// This node, as workloads name it. Empty for a waypoint, which is on whichever it is put.
     pub node: Arc<str>,
     pub trust_domain: TrustDomain,
     pub cluster_domain: Arc<str>,
@@ -31,6 +31,11 @@ impl Settings {
         if wire.node.is_empty() {
             return Err(SettingsError::NoNode);
         }
+        Self::of_waypoint(wire)
+    }
+
+    /// A waypoint has one pod and no node: whether the workload is its own does not depend on where it runs, and it relays to nobody.
+    pub fn of_waypoint(wire: &engine::MeshSettings) -> Result<Self, SettingsError> {
         let hold = if wire.hold_milliseconds == 0 { bounds::HOLD_MILLISECONDS } else { wire.hold_milliseconds };
         Ok(Self {
             node: wire.node.as_str().into(),

@@ -5,15 +5,20 @@ mod mesh;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use mesh::{code, decide, identity, ip, local, of_policy, of_service, of_workload, policy, principal, service, serving};
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use trackbed_balance::Load;
 use trackbed_contract::engine::{Resource, StateDelta};
 use trackbed_contract::istio::security::{Action, Authorization, Rule};
 use trackbed_contract::istio::workload as wire;
-use trackbed_decide::{LocalPod, Outbound, Protocol, World, inbound_plain, recheck_inbound, recheck_outbound, relay_inbound};
+use trackbed_decide::{
+    Chooser, LocalPod, Outbound, Protocol, World, backend, inbound_plain, inbound_waypoint, recheck_inbound, recheck_outbound,
+    relay_inbound,
+};
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 const ADDRESSES: [&str; 5] = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "fd00::1", "fd00::2"];
@@ -138,6 +143,72 @@ fn a_world_of_many_deltas_equals_one_built_from_what_is_left() {
     });
 }
 
+/// Mutual TLS to whoever was promised it, and to nobody else than that.
+fn keeps_the_promise(world: &World, decided: &Outbound) -> Result<(), TestCaseError> {
+    match decided {
+        Outbound::Plain(plain) => {
+            let meshed = world.workloads_at(plain.address.ip()).iter().any(|one| one.protocol != Protocol::Plain);
+            prop_assert!(!meshed, "{decided:?}");
+            prop_assert!(plain.endpoint.as_ref().is_none_or(|one| one.protocol == Protocol::Plain));
+        }
+        Outbound::Tunnel(tunnel) | Outbound::Relay(trackbed_decide::Relay { tunnel, .. }) => {
+            prop_assert_eq!(tunnel.endpoint.protocol, Protocol::Hbone);
+            prop_assert!(tunnel.accept.contains(&tunnel.endpoint.identity));
+            prop_assert!(tunnel.endpoint.addresses.contains(&tunnel.dial.ip()));
+            prop_assert_eq!(tunnel.dial.port(), 15008);
+        }
+        Outbound::Refuse(_) => {}
+    }
+    Ok(())
+}
+
+#[test]
+fn a_waypoint_serves_what_it_has_routes_for_and_keeps_every_promise_behind_it() {
+    let seen = Cell::new([0u32; 4]);
+    let count = |index: usize| {
+        let mut counts = seen.get();
+        counts[index] += 1;
+        seen.set(counts);
+    };
+    check(1500, |deltas| {
+        let (worlds, _) = run(&deltas);
+        let world = worlds.last().unwrap();
+        let keys = NAMES.map(|name| format!("shop/{name}.shop.svc.cluster.local"));
+        for pod in pods().iter().filter(|pod| world.local(pod).is_ok()) {
+            for target in TARGETS {
+                for port in [80, 82] {
+                    match inbound_waypoint(world, pod, &identity("a"), &format!("{target}:{port}"), |name| name != keys[3]) {
+                        Ok(served) => {
+                            count(0);
+                            prop_assert!(*served.service.key != *keys[3] && served.service.ports.contains_key(&port));
+                            prop_assert_eq!(served.service.addresses.is_empty(), false);
+                            let again = recheck_outbound(world, pod, &served.standing());
+                            prop_assert!(again.is_ok(), "{again:?}");
+                        }
+                        Err(refusal) => {
+                            count(1);
+                            prop_assert!(matches!(refusal.status.code(), 400 | 401 | 503), "{refusal}");
+                        }
+                    }
+                }
+            }
+            for key in &keys {
+                let mut rng = fastrand::Rng::with_seed(7);
+                let mut chooser = Chooser { rng: &mut rng, load: &Load::default(), now: Instant::now(), exclude: &[] };
+                let decided = backend(world, pod, key, 80, &mut chooser);
+                count(if matches!(decided, Outbound::Refuse(_)) { 3 } else { 2 });
+                keeps_the_promise(world, &decided)?;
+                if let Outbound::Tunnel(tunnel) | Outbound::Relay(trackbed_decide::Relay { tunnel, .. }) = &decided {
+                    prop_assert!(tunnel.endpoint.services.contains_key(&**key), "{decided:?}");
+                }
+            }
+        }
+        Ok(())
+    });
+    println!("served, not served, sent, not sent: {:?}", seen.get());
+    assert!(seen.get().iter().all(|count| *count > 300), "a kind of decision was hardly reached: {:?}", seen.get());
+}
+
 #[test]
 fn no_decision_sends_plaintext_to_an_address_that_has_hbone() {
     let seen = Cell::new([0u32; 4]);
@@ -151,20 +222,7 @@ fn no_decision_sends_plaintext_to_an_address_that_has_hbone() {
                     let mut counts = seen.get();
                     counts[["relay", "tunnel", "plain"].iter().position(|kind| *kind == code(&decided)).unwrap_or(3)] += 1;
                     seen.set(counts);
-                    match &decided {
-                        Outbound::Plain(plain) => {
-                            let meshed = world.workloads_at(plain.address.ip()).iter().any(|one| one.protocol != Protocol::Plain);
-                            prop_assert!(!meshed, "{target}:{port}: {decided:?}");
-                            prop_assert!(plain.endpoint.as_ref().is_none_or(|one| one.protocol == Protocol::Plain));
-                        }
-                        Outbound::Tunnel(tunnel) | Outbound::Relay(trackbed_decide::Relay { tunnel, .. }) => {
-                            prop_assert_eq!(tunnel.endpoint.protocol, Protocol::Hbone);
-                            prop_assert!(tunnel.accept.contains(&tunnel.endpoint.identity));
-                            prop_assert!(tunnel.endpoint.addresses.contains(&tunnel.dial.ip()));
-                            prop_assert_eq!(tunnel.dial.port(), 15008);
-                        }
-                        Outbound::Refuse(_) => {}
-                    }
+                    keeps_the_promise(world, &decided)?;
                 }
             }
         }

@@ -1,0 +1,187 @@
+//! What a waypoint serves whom, and where it sends a request, case by case.
+#![allow(clippy::unwrap_used)] // a test that cannot set up its case should panic
+
+mod mesh;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use mesh::{code, identity, local, of_service, of_workload, plain, pod, service, serving, vip, with, without};
+use trackbed_balance::Load;
+use trackbed_contract::istio::workload as wire;
+use trackbed_contract::{Identity, engine};
+use trackbed_decide::{Chooser, LocalPod, Outbound, Refusal, Served, Settings, World, backend, inbound_waypoint, recheck_outbound};
+
+const GATE: &str = "10.0.0.9";
+const CART: &str = "shop/cart.shop.svc.cluster.local";
+
+fn settings() -> Settings {
+    Settings::of_waypoint(&engine::MeshSettings {
+        trust_domain: "cluster.local".into(),
+        cluster_domain: "cluster.local".into(),
+        encrypt_same_node: true,
+        ..engine::MeshSettings::default()
+    })
+    .unwrap()
+}
+
+/// cart has the waypoint gate; news has another one; both pods of cart are in the mesh, that of legacy is not.
+fn shop() -> World {
+    let named = |name: &str| wire::GatewayAddress {
+        destination: Some(wire::gateway_address::Destination::Hostname(wire::NamespacedHostname {
+            namespace: "shop".into(),
+            hostname: format!("{name}.shop.svc.cluster.local"),
+        })),
+        hbone_mtls_port: 15008,
+    };
+    let gate = wire::Workload { native_tunnel: true, ..serving(pod("gate", "n7", &[GATE]), "gate", &[(15008, 15008)]) };
+    with(
+        &World::new(settings()),
+        vec![
+            of_workload(&gate),
+            of_workload(&serving(pod("cart-1", "n1", &["10.0.0.1"]), "cart", &[(80, 8080), (81, 15001)])),
+            of_workload(&serving(pod("cart-2", "n7", &["10.0.0.2"]), "cart", &[(80, 8080), (81, 15001)])),
+            of_workload(&plain(serving(pod("old", "n1", &["10.0.0.5"]), "legacy", &[(80, 80)]))),
+            of_service(&service("gate", &["10.96.0.9"], &[(15008, 15008)])),
+            of_service(&wire::Service {
+                waypoint: Some(named("gate")),
+                ..service("cart", &["10.96.0.1"], &[(80, 0), (81, 0), (15006, 0)])
+            }),
+            of_service(&wire::Service { waypoint: Some(named("other")), ..service("news", &["10.96.0.2"], &[(80, 0)]) }),
+            of_service(&service("legacy", &["10.96.0.5"], &[(80, 0)])),
+        ],
+    )
+}
+
+fn gate() -> LocalPod {
+    local("gate", &[GATE])
+}
+
+fn ask(world: &World, authority: &str) -> Result<Served, Refusal> {
+    inbound_waypoint(world, &gate(), &identity("web"), authority, |name| name == CART)
+}
+
+fn request(world: &World, service: &str, port: u16, exclude: &[Arc<str>]) -> Outbound {
+    let mut rng = fastrand::Rng::new();
+    backend(world, &gate(), service, port, &mut Chooser { rng: &mut rng, load: &Load::default(), now: Instant::now(), exclude })
+}
+
+#[test]
+fn a_service_is_served_by_its_address_and_by_its_name() {
+    for authority in ["10.96.0.1:80", "cart.shop.svc.cluster.local:80"] {
+        let served = ask(&shop(), authority).unwrap();
+        assert_eq!((&*served.service.key, served.port, &*served.waypoint.name), (CART, 80, "gate"), "{authority}");
+        assert_eq!(recheck_outbound(&shop(), &gate(), &served.standing()), Ok(()));
+    }
+}
+
+#[test]
+fn everything_else_is_refused_with_the_status_that_says_why() {
+    for (authority, status, code) in [
+        ("10.96.0.2:80", 400, "E_DESTINATION_REFUSED"),
+        ("10.96.0.5:80", 400, "E_DESTINATION_REFUSED"),
+        ("10.96.0.9:15008", 400, "E_DESTINATION_REFUSED"),
+        ("10.0.0.1:8080", 400, "E_DESTINATION_REFUSED"),
+        ("10.0.0.9:8080", 400, "E_DESTINATION_REFUSED"),
+        ("127.0.0.1:80", 400, "E_DESTINATION_REFUSED"),
+        ("192.0.2.1:80", 400, "E_DESTINATION_REFUSED"),
+        ("", 400, "E_DESTINATION_REFUSED"),
+        ("10.96.0.1", 400, "E_DESTINATION_REFUSED"),
+        ("news.shop.svc.cluster.local:80", 503, "E_DESTINATION_REFUSED"),
+        ("nobody.example:80", 503, "E_DESTINATION_REFUSED"),
+        ("10.96.0.1:82", 503, "E_SERVICE_NO_PORT"),
+        ("10.96.0.1:15006", 503, "E_DESTINATION_OWN_PORT"),
+    ] {
+        let refusal = ask(&shop(), authority).expect_err(authority);
+        assert_eq!((refusal.status.code(), refusal.code), (status, code), "{authority:?}");
+    }
+}
+
+#[test]
+fn a_peer_of_another_trust_domain_is_refused_whatever_it_asks_for() {
+    let stranger = Identity::parse("spiffe://elsewhere/ns/shop/sa/web").unwrap();
+    let refusal = inbound_waypoint(&shop(), &gate(), &stranger, "10.96.0.1:80", |_| true).unwrap_err();
+    assert_eq!((refusal.status.code(), refusal.code), (401, "E_IDENTITY_MISMATCH"));
+}
+
+#[test]
+fn a_service_that_names_this_waypoint_waits_for_its_routes() {
+    let refusal = inbound_waypoint(&shop(), &gate(), &identity("web"), "10.96.0.1:80", |_| false).unwrap_err();
+    assert_eq!((refusal.status.code(), refusal.code, refusal.may_pass()), (503, "E_ROUTES_UNKNOWN", true));
+    let unnamed = inbound_waypoint(&shop(), &gate(), &identity("web"), "10.96.0.5:80", |name| name.starts_with("shop/legacy."));
+    assert_eq!(&*unnamed.unwrap().service.name, "legacy", "routes are enough: they come from nobody but the director");
+}
+
+#[test]
+fn of_one_name_in_several_namespaces_each_client_means_its_own() {
+    let theirs = wire::Service { namespace: "news".into(), ..service("cart", &["10.96.0.7"], &[(80, 0)]) };
+    let world = with(&shop(), vec![of_service(&theirs)]);
+    let client = Identity::parse("spiffe://cluster.local/ns/news/sa/web").unwrap();
+    let ask = |client: &Identity| inbound_waypoint(&world, &gate(), client, "cart.shop.svc.cluster.local:80", |_| true).unwrap();
+    assert_eq!(&*ask(&client).service.key, "news/cart.shop.svc.cluster.local");
+    assert_eq!(&*ask(&identity("web")).service.key, CART);
+}
+
+#[test]
+fn a_waypoint_without_its_own_workload_serves_nobody_and_reaches_nothing() {
+    let world = without(&shop(), &[of_workload(&pod("gate", "n7", &[GATE]))]);
+    assert_eq!(ask(&world, "10.96.0.1:80").unwrap_err().code, "E_WORKLOAD_UNKNOWN");
+    assert_eq!(code(&request(&world, CART, 80, &[])), "E_WORKLOAD_UNKNOWN");
+}
+
+#[test]
+fn requests_spread_over_the_endpoints_by_tunnel_and_never_through_a_waypoint() {
+    let world = shop();
+    let mut seen = std::collections::BTreeMap::new();
+    for _ in 0..200 {
+        let Outbound::Tunnel(tunnel) = request(&world, CART, 80, &[]) else { panic!("no tunnel") };
+        assert_eq!(tunnel.authority, format!("{}:8080", tunnel.endpoint.addresses[0]));
+        assert_eq!(tunnel.dial.port(), 15008);
+        assert_eq!(tunnel.accept, std::slice::from_ref(&tunnel.endpoint.identity));
+        *seen.entry(tunnel.endpoint.name.to_string()).or_insert(0) += 1;
+    }
+    assert!(seen.len() == 2 && seen.values().all(|count| *count > 50), "{seen:?}");
+    // Also one that has a waypoint of its own.
+    let world = with(&world, vec![of_workload(&serving(pod("n", "n1", &["10.0.0.6"]), "news", &[(80, 80)]))]);
+    let Outbound::Tunnel(tunnel) = request(&world, "shop/news.shop.svc.cluster.local", 80, &[]) else { panic!("no tunnel") };
+    assert_eq!(&*tunnel.endpoint.name, "n");
+}
+
+#[test]
+fn an_endpoint_that_failed_is_left_out_until_none_is_left() {
+    let world = shop();
+    let first: Arc<str> = "Kubernetes//Pod/shop/cart-1".into();
+    for _ in 0..20 {
+        let Outbound::Tunnel(tunnel) = request(&world, CART, 80, std::slice::from_ref(&first)) else { panic!("no tunnel") };
+        assert_eq!(&*tunnel.endpoint.name, "cart-2");
+    }
+    assert_eq!(code(&request(&world, CART, 80, &[first, "Kubernetes//Pod/shop/cart-2".into()])), "E_SERVICE_NO_ENDPOINT");
+}
+
+#[test]
+fn only_a_workload_outside_of_the_mesh_is_reached_in_plaintext() {
+    let world = shop();
+    let Outbound::Plain(direct) = request(&world, "shop/legacy.shop.svc.cluster.local", 80, &[]) else { panic!("not plain") };
+    assert_eq!(direct.address, mesh::at("10.0.0.5:80"));
+    // Another workload claims the same address and was promised mutual TLS.
+    let world = with(&world, vec![of_workload(&pod("new", "n1", &["10.0.0.5"]))]);
+    assert_eq!(code(&request(&world, "shop/legacy.shop.svc.cluster.local", 80, &[])), "E_WORKLOAD_UNKNOWN");
+}
+
+#[test]
+fn what_cannot_be_a_backend_is_refused() {
+    let through = wire::LoadBalancing { mode: wire::load_balancing::Mode::Passthrough.into(), ..wire::LoadBalancing::default() };
+    let through =
+        wire::Service { load_balancing: Some(through), addresses: vec![vip("10.96.0.8")], ..service("through", &[], &[(80, 80)]) };
+    let world = with(&shop(), vec![of_service(&through), of_service(&service("empty", &["10.96.0.4"], &[(80, 80)]))]);
+    for (service, port, expected) in [
+        ("shop/nobody.shop.svc.cluster.local", 80, "E_SERVICE_NO_ENDPOINT"),
+        ("shop/empty.shop.svc.cluster.local", 80, "E_SERVICE_NO_ENDPOINT"),
+        ("shop/through.shop.svc.cluster.local", 80, "E_SERVICE_NO_ENDPOINT"),
+        (CART, 82, "E_SERVICE_NO_PORT"),
+        // Its target port is one of the mesh's own.
+        (CART, 81, "E_SERVICE_NO_ENDPOINT"),
+    ] {
+        assert_eq!(code(&request(&world, service, port, &[])), expected, "{service}:{port}");
+    }
+}
