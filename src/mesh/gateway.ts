@@ -1,5 +1,5 @@
 // Gateways of the Gateway API, as far as they are waypoints: what was asked for, and what of it this version does not do.
-import type { ObjectMeta } from "./objects.ts";
+import type { Labels, ObjectMeta } from "./objects.ts";
 
 /** A field that this version cannot put in force. Whoever holds one is not accepted: nothing that was written is ignored. */
 export type Unsupported = {
@@ -15,6 +15,9 @@ export type Listener = {
   readonly port: number;
   /** "HBONE" for a waypoint. */
   readonly protocol: string;
+  /** Of which namespaces what is there may use it: "Same", "All", or "Selector" with the labels that it asks for. */
+  readonly from: string;
+  readonly selector: Labels;
 };
 
 export type GatewayClass = {
@@ -24,6 +27,7 @@ export type GatewayClass = {
   readonly controllerName: string;
   /** A ConfigMap with the Deployment of all its waypoints; the Gateway's own beats it. */
   readonly parametersRef: (LocalReference & { readonly namespace: string }) | null;
+  readonly unsupported: readonly Unsupported[];
 };
 
 export type Gateway = {
@@ -44,13 +48,4 @@ export type Gateway = {
    */
   readonly programmed: boolean;
   readonly unsupported: readonly Unsupported[];
-};
-
-/** What objects of other namespaces may refer to in this one. */
-export type ReferenceGrant = {
-  readonly kind: "ReferenceGrant";
-  readonly metadata: ObjectMeta;
-  readonly from: readonly { readonly group: string; readonly kind: string; readonly namespace: string }[];
-  /** An empty name is any. */
-  readonly to: readonly LocalReference[];
 };

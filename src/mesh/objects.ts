@@ -1,5 +1,8 @@
 // The Kubernetes objects that the mesh reads, projected to the fields it needs. Every source (directory, later the API server) produces
 // exactly these, so nothing behind a source knows which one it was.
+import type { Gateway, GatewayClass } from "./gateway.ts";
+import type { Route } from "./route.ts";
+
 export type Labels = Readonly<Record<string, string>>;
 
 export type ObjectMeta = {
@@ -169,7 +172,18 @@ export type ServiceEntry = {
   readonly resolved: Readonly<Record<string, readonly string[]>>;
 };
 
-export type MeshObject = Namespace | Node | Pod | Service | EndpointSlice | ServiceEntry | AuthorizationPolicy | PeerAuthentication;
+export type MeshObject =
+  | Namespace
+  | Node
+  | Pod
+  | Service
+  | EndpointSlice
+  | ServiceEntry
+  | AuthorizationPolicy
+  | PeerAuthentication
+  | GatewayClass
+  | Gateway
+  | Route;
 
 export type Kind = MeshObject["kind"];
 

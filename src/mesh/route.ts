@@ -2,11 +2,15 @@
 import type { Unsupported } from "./gateway.ts";
 import type { ObjectMeta } from "./objects.ts";
 
+export const GATEWAY_GROUP = "gateway.networking.k8s.io";
+
 export type ParentRef = {
   readonly group: string;
   readonly kind: string;
   readonly namespace: string;
   readonly name: string;
+  /** Of a Service the name of a port; empty: every port. */
+  readonly sectionName: string;
   /** Null: every port. */
   readonly port: number | null;
   /** As it stands in the route: a status repeats it field by field. */

@@ -235,7 +235,7 @@ test("a list after a lost watch puts only what changed, and removes what is gone
   const s = await read(t, (api) => {
     for (const name of ["a", "b", "c"]) api.put(PODS_PATH, pod(name));
   });
-  await until("watched", () => s.api.watches(PODS_PATH).length === 1);
+  await until("read and watched", () => s.changes.length === 1 && s.api.watches(PODS_PATH).length === 1);
   const watch = s.api.watches(PODS_PATH)[0];
   s.api.fault = ({ query, collection }) => (query.get("watch") === "1" && collection === PODS_PATH ? { status: 500 } : null);
   watch?.end();

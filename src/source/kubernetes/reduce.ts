@@ -21,6 +21,19 @@ export function reduce(resource: Resource, raw: Raw): Fields {
       return { ...head, spec: podSpec(fields(spec)), status: podStatus(fields(status), fields(raw.metadata)) };
     case "EndpointSlice":
       return { ...head, addressType: top["addressType"], endpoints: top["endpoints"] ?? undefined, ports: top["ports"] ?? undefined };
+    case "GatewayClass":
+    case "HTTPRoute":
+    case "GRPCRoute":
+    case "TLSRoute":
+    case "TCPRoute":
+      return { ...head, metadata: numbered(head.metadata, raw), ...(spec === undefined ? {} : { spec }) };
+    case "Gateway":
+      return {
+        ...head,
+        metadata: numbered(head.metadata, raw),
+        spec,
+        status: { conditions: items(fields(status)["conditions"]).map(said) },
+      };
     case "ServiceEntry":
     case "AuthorizationPolicy":
     case "PeerAuthentication":
@@ -29,6 +42,11 @@ export function reduce(resource: Resource, raw: Raw): Fields {
       return { ...head, ...(spec === undefined ? {} : { spec }), ...(status === undefined ? {} : { status }) };
   }
 }
+
+/** Statuses say which generation they are of. */
+const numbered = (metadata: Fields, raw: Raw): Fields => ({ ...metadata, generation: fields(raw.metadata)["generation"] ?? 0 });
+
+const said = ({ type, status }: Fields): Fields => ({ type, status });
 
 function reduceMetadata({ name, namespace, uid, labels, annotations: written, creationTimestamp, ownerReferences }: Fields): Fields {
   return {

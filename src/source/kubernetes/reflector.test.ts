@@ -16,6 +16,7 @@ const POLICIES: Resource = {
   plural: "authorizationpolicies",
   query: {},
   definition: "authorizationpolicies.security.istio.io",
+  older: [],
 };
 const POLICIES_PATH = "/apis/security.istio.io/v1/authorizationpolicies";
 const DEFINITIONS_PATH = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
@@ -290,6 +291,41 @@ test("a kind that the cluster lacks is nothing, and is found when it comes", asy
   f.api.put(POLICIES_PATH, pod("p"));
   await until("found", () => f.held.has("p"));
   assert.ok(f.steps.lastIndexOf("absent") < f.steps.indexOf("listed"));
+});
+
+test("a kind that the cluster has in an older version only is read in that version, until it has the newer one", async (t) => {
+  const ROUTES: Resource = {
+    kind: "TCPRoute",
+    apiVersion: "gateway.networking.k8s.io/v1",
+    root: "/apis/gateway.networking.k8s.io/v1",
+    plural: "tcproutes",
+    query: {},
+    definition: "tcproutes.gateway.networking.k8s.io",
+    older: ["v1alpha3", "v1alpha2"],
+  };
+  const [older, newer] = ["v1alpha2", "v1"].map((one) => `/apis/gateway.networking.k8s.io/${one}/tcproutes`) as [string, string];
+  const serving = (...served: string[]) => ({
+    metadata: { name: ROUTES.definition ?? "" },
+    spec: { versions: ["v1", "v1alpha3", "v1alpha2"].map((name) => ({ name, served: served.includes(name) })) },
+  });
+  const f = await follow(t, ROUTES, (api) => {
+    api.put(DEFINITIONS_PATH, serving("v1alpha2"));
+    api.put(older, pod("old"));
+  });
+  await until("read", () => f.held.has("old"));
+  assert.deepEqual([f.causes, f.steps.includes("absent")], [["elsewhere"], false]);
+  f.api.put(DEFINITIONS_PATH, serving("v1"));
+  f.api.put(newer, pod("old"));
+  f.api.put(newer, pod("new"));
+  f.api.unserve(older);
+  f.api.watches(older)[0]?.end();
+  await until("read anew", () => f.held.has("new"));
+  assert.deepEqual(names(f.held), ["new", "old"]);
+  f.api.put(DEFINITIONS_PATH, serving());
+  f.api.unserve(newer);
+  f.api.watches(newer)[0]?.end();
+  await until("none that we can read", () => f.steps.includes("absent"));
+  assert.deepEqual(names(f.held), []);
 });
 
 test("404 while the definition exists is a server that starts: what was read stays", async (t) => {

@@ -1,9 +1,10 @@
 // Keeps one resource up to date for as long as the process lives: list, watch, and whatever it takes to get back to watching.
 import { setTimeout as sleep } from "node:timers/promises";
+import { z } from "zod";
 import type { Api } from "./api.ts";
 import { isApiFailure, isGone, isStatus } from "./failure.ts";
 import { list, type Raw } from "./list.ts";
-import { definitionPath, type Resource } from "./resources.ts";
+import { definitionPath, inVersion, type Resource, versionOf } from "./resources.ts";
 import { Quiet, Unreadable, type WatchTimes, watch } from "./watch.ts";
 
 /** What became of the resource; `T` is what `project` made of the objects. */
@@ -15,7 +16,7 @@ export type Step<T> =
   /** The cluster does not have this kind at all. */
   | { readonly kind: "absent" };
 
-export type Cause = "closed" | "quiet" | "gone" | "silent" | "forbidden" | "failed" | "unreadable" | "absent";
+export type Cause = "closed" | "quiet" | "gone" | "silent" | "forbidden" | "failed" | "unreadable" | "absent" | "elsewhere";
 
 export type ReflectorEvents = {
   /** Bytes came: what is held is as true as it was. */
@@ -52,7 +53,12 @@ export type ReflectorOptions<T> = {
   readonly times?: ReflectorTimes;
 };
 
+/** Of a CustomResourceDefinition: the versions in which its objects can be had. */
+const definition = z.object({ spec: z.object({ versions: z.array(z.object({ name: z.string(), served: z.boolean() })) }) });
+
 export async function* reflect<T>({ api, resource, project, events, times = REFLECTOR_TIMES }: ReflectorOptions<T>, stop: AbortSignal) {
+  /** The resource in a version that the server has. */
+  let served = resource;
   let version: string | null = null;
   let pageSize = times.pageSize;
   let delay = times.backoffMilliseconds.first;
@@ -61,12 +67,12 @@ export async function* reflect<T>({ api, resource, project, events, times = REFL
 
   async function* round(): AsyncGenerator<Step<T>> {
     if (version === null) {
-      const listed = await list(api, resource, pageSize, project, events.onAlive, stop);
+      const listed = await list(api, served, pageSize, project, events.onAlive, stop);
       version = listed.version;
       yield { kind: "listed", items: listed.items };
     }
     const watchSeconds = times.watchSeconds * (0.9 + Math.random() * 0.2); // replicas that started together drift apart
-    for await (const batch of watch(api, resource, version, { ...times, watchSeconds }, stop)) {
+    for await (const batch of watch(api, served, version, { ...times, watchSeconds }, stop)) {
       events.onAlive();
       watching ??= performance.now();
       version = batch.version;
@@ -75,12 +81,21 @@ export async function* reflect<T>({ api, resource, project, events, times = REFL
     }
   }
 
-  /** True when the cluster certainly lacks the kind: an API server that is starting answers 404 for kinds that it does not know yet. */
-  async function isAbsent(error: unknown): Promise<boolean> {
+  /**
+   * Asked after a 404. True when the cluster certainly lacks the kind: an API server that is starting answers 404 for kinds that it does not
+   * know yet. "elsewhere" when it has the kind in another version: `served` is that one then.
+   */
+  async function isAbsent(error: unknown): Promise<boolean | "elsewhere"> {
     if (!isStatus(error, 404) || resource.definition === null) return false;
     try {
-      await api.call({ method: "GET", path: definitionPath(resource.definition), signal: stop });
-      return false;
+      const answer = await api.call({ method: "GET", path: definitionPath(resource.definition), signal: stop });
+      if (resource.older.length === 0) return false;
+      const names = definition.parse(answer).spec.versions.flatMap((one) => (one.served ? [one.name] : []));
+      const version = [versionOf(resource), ...resource.older].find((one) => names.includes(one));
+      if (version === undefined) return true;
+      if (version === versionOf(served)) return false;
+      served = inVersion(resource, version);
+      return "elsewhere";
     } catch (unanswered) {
       if (isStatus(unanswered, 404)) return true;
       if (!stop.aborted) events.onRestart(causeOf(unanswered), unanswered);
@@ -98,10 +113,15 @@ export async function* reflect<T>({ api, resource, project, events, times = REFL
       events.onRestart("closed", null);
     } catch (error) {
       if (stop.aborted) return;
+      const absent = !(error instanceof Quiet) && (await isAbsent(error));
       if (error instanceof Quiet) {
         closed = true; // the next watch shows whether anybody is there
         events.onRestart("quiet", null);
-      } else if (await isAbsent(error)) {
+      } else if (absent === "elsewhere") {
+        version = null;
+        events.onRestart("elsewhere", null);
+        continue;
+      } else if (absent) {
         yield { kind: "absent" } satisfies Step<T>;
         version = null;
         asked = times.absentMilliseconds;

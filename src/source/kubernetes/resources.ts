@@ -2,6 +2,7 @@
 import { labels } from "#contract/tables.ts";
 import { type Adoption, ISTIO_MODE } from "#mesh/enrolment.ts";
 import type { Kind, ObjectKey } from "#mesh/objects.ts";
+import { GATEWAY_GROUP } from "#mesh/route.ts";
 
 export type Resource = {
   readonly kind: Kind;
@@ -14,6 +15,8 @@ export type Resource = {
   readonly query: Readonly<Record<string, string>>;
   /** Name of the CustomResourceDefinition for kinds that a cluster may lack, otherwise null. */
   readonly definition: string | null;
+  /** Of such kinds: versions that say the same, for clusters that do not serve the one in `root`. */
+  readonly older: readonly string[];
 };
 
 const core = (kind: Kind, plural: string, query: Resource["query"] = {}): Resource => ({
@@ -23,15 +26,17 @@ const core = (kind: Kind, plural: string, query: Resource["query"] = {}): Resour
   plural,
   query,
   definition: null,
+  older: [],
 });
 
-const defined = (group: string, kind: Kind, plural: string): Resource => ({
+const defined = (group: string, kind: Kind, plural: string, older: readonly string[] = []): Resource => ({
   kind,
   apiVersion: `${group}/v1`,
   root: `/apis/${group}/v1`,
   plural,
   query: {},
   definition: `${plural}.${group}`,
+  older,
 });
 
 export const NAMESPACES = core("Namespace", "namespaces");
@@ -45,6 +50,7 @@ const SLICES: Resource = {
   plural: "endpointslices",
   query: { labelSelector: "endpointslice.kubernetes.io/managed-by!=endpointslice-controller.k8s.io" },
   definition: null,
+  older: [],
 };
 
 /** All that control compiles. Pods that are over are nobody's peer and may be thousands, but certificates are refused to them by name. */
@@ -57,6 +63,12 @@ export const controlResources = (): readonly Resource[] => [
   defined("networking.istio.io", "ServiceEntry", "serviceentries"),
   defined("security.istio.io", "AuthorizationPolicy", "authorizationpolicies"),
   defined("security.istio.io", "PeerAuthentication", "peerauthentications"),
+  defined(GATEWAY_GROUP, "GatewayClass", "gatewayclasses", ["v1beta1"]),
+  defined(GATEWAY_GROUP, "Gateway", "gateways", ["v1beta1"]),
+  defined(GATEWAY_GROUP, "HTTPRoute", "httproutes", ["v1beta1"]),
+  defined(GATEWAY_GROUP, "GRPCRoute", "grpcroutes", ["v1alpha2"]),
+  defined(GATEWAY_GROUP, "TLSRoute", "tlsroutes", ["v1alpha3", "v1alpha2"]),
+  defined(GATEWAY_GROUP, "TCPRoute", "tcproutes", ["v1alpha2"]),
 ];
 
 /** What one node's daemon must know by itself: which pods it has and what their namespaces ask for. */
@@ -71,6 +83,14 @@ export const labelledPods = (adopt: Adoption): readonly Resource[] =>
     ...PODS,
     query: { labelSelector },
   }));
+
+/** The same resource as another version of its API has it. */
+export const inVersion = (resource: Resource, version: string): Resource => ({
+  ...resource,
+  root: resource.root.replace(/[^/]+$/, version),
+});
+
+export const versionOf = ({ root }: Resource): string => root.slice(root.lastIndexOf("/") + 1);
 
 export const listPath = ({ root, plural }: Resource): string => `${root}/${plural}`;
 

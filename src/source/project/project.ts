@@ -2,14 +2,19 @@
 import { createHash } from "node:crypto";
 import { z } from "zod";
 import type { Kind, MeshObject, ObjectKey } from "#mesh/objects.ts";
+import { GATEWAY_GROUP } from "#mesh/route.ts";
 import { projectAuthorizationPolicy } from "./authorization.ts";
 import { projectNamespace, projectNode } from "./cluster.ts";
 import { projectEndpointSlice } from "./endpoint-slice.ts";
 import { metadata, namespaceOf, objectMeta } from "./fields.ts";
+import { projectGateway, projectGatewayClass } from "./gateway.ts";
 import { projectPeerAuthentication } from "./peer-authentication.ts";
 import { projectPod } from "./pod.ts";
 import { invalid, type Problem, problemsOf, unsupported } from "./problem.ts";
 import type { Projector } from "./projector.ts";
+import { projectGRPCRoute } from "./route/grpc-route.ts";
+import { projectHTTPRoute } from "./route/http-route.ts";
+import { projectTCPRoute, projectTLSRoute } from "./route/stream-route.ts";
 import { projectService } from "./service.ts";
 import { projectServiceEntry } from "./service-entry.ts";
 
@@ -30,6 +35,9 @@ const erase = <T extends MeshObject, D>(projector: Projector<T, D>): Projector =
 const CORE = ["v1"];
 const NETWORKING = ["networking.istio.io/v1", "networking.istio.io/v1beta1"];
 const SECURITY = ["security.istio.io/v1", "security.istio.io/v1beta1"];
+/** What each version of the Gateway API had to say is in all of them the same. */
+const GATEWAY = ["v1", "v1beta1"].map((version) => `${GATEWAY_GROUP}/${version}`);
+const STREAMS = ["v1", "v1alpha3", "v1alpha2"].map((version) => `${GATEWAY_GROUP}/${version}`);
 
 const KNOWN: Readonly<Record<Kind, { readonly apiVersions: readonly string[]; readonly projector: Projector }>> = {
   Namespace: { apiVersions: CORE, projector: erase(projectNamespace) },
@@ -40,6 +48,12 @@ const KNOWN: Readonly<Record<Kind, { readonly apiVersions: readonly string[]; re
   ServiceEntry: { apiVersions: NETWORKING, projector: erase(projectServiceEntry) },
   AuthorizationPolicy: { apiVersions: SECURITY, projector: erase(projectAuthorizationPolicy) },
   PeerAuthentication: { apiVersions: SECURITY, projector: erase(projectPeerAuthentication) },
+  GatewayClass: { apiVersions: GATEWAY, projector: erase(projectGatewayClass) },
+  Gateway: { apiVersions: GATEWAY, projector: erase(projectGateway) },
+  HTTPRoute: { apiVersions: GATEWAY, projector: erase(projectHTTPRoute) },
+  GRPCRoute: { apiVersions: [...GATEWAY, `${GATEWAY_GROUP}/v1alpha2`], projector: erase(projectGRPCRoute) },
+  TLSRoute: { apiVersions: STREAMS, projector: erase(projectTLSRoute) },
+  TCPRoute: { apiVersions: STREAMS, projector: erase(projectTCPRoute) },
 };
 
 /** Kinds that may lie beside ours and say nothing about the mesh. */
@@ -56,6 +70,8 @@ const IRRELEVANT: ReadonlySet<string> = new Set([
   "Kustomization",
   "PersistentVolumeClaim",
   "PodDisruptionBudget",
+  // Routes of a mesh need no leave for their backends (GEP-1294, namespace boundaries): a waypoint reaches what a pod could reach.
+  "ReferenceGrant",
   "ReplicaSet",
   "Role",
   "RoleBinding",
