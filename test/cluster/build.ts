@@ -77,8 +77,17 @@ function place(settings: Settings, { name, inputs }: Part): string {
   return join(settings.cache, `${name}-${hash.digest("hex").slice(0, 12)}`);
 }
 
-/** Builds it unless it is there, and returns where. Appears whole or not at all, so two builds at once do not meet. */
+/** Tells the drills, by their environment, which parts were made for them: from where they run nothing can be fetched. */
+export const MADE_FOR_DRILLS = "TRACKBED_CLUSTER_PARTS";
+
+/**
+ * Builds it unless it is there, and returns where. Appears whole or not at all, so two builds at once do not meet. A drill gets only what its
+ * run was told to make before: a cache that happens to hold the rest must not hide that a clean machine would have nothing.
+ */
 export async function ensure(settings: Settings, part: Part, say: (text: string) => void): Promise<string> {
+  const made = process.env[MADE_FOR_DRILLS];
+  if (made !== undefined && !made.split(",").includes(part.name))
+    throw new Error(`${part.name} was not made before the cluster came up (only ${made}): name it in PARTS of test/cluster/run.ts`);
   const path = place(settings, part);
   if (!existsSync(path)) {
     const began = performance.now();

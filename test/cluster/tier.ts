@@ -2,6 +2,7 @@
 // TRACKBED_CLUSTER_KEEP=1 leaves the cluster up for a look.
 import { type ChildProcess, spawn } from "node:child_process";
 import { join } from "node:path";
+import { ensure, MADE_FOR_DRILLS, type Part } from "./build.ts";
 import type { Cluster } from "./cluster.ts";
 import { enter } from "./machine/power.ts";
 import { CONTROL_PLANE, ROOT, readSettings, type Settings } from "./settings.ts";
@@ -13,6 +14,8 @@ export type Tier = {
   readonly files: readonly string[];
   /** No file comes near it; one that hangs must not take the rest with it. */
   readonly timeoutMs: number;
+  /** What the files need beside the cluster itself. */
+  readonly parts?: readonly Part[];
   /** Settings that are not the user's to choose. */
   readonly settings?: Readonly<Record<string, string>>;
   readonly raise: (settings: Settings, say: Say) => Promise<Cluster>;
@@ -20,7 +23,7 @@ export type Tier = {
 
 /** The exit code. */
 export async function runTier(tier: Tier): Promise<number> {
-  const env = { ...process.env, ...tier.settings, TRACKBED_CLUSTER: process.env["TRACKBED_CLUSTER"] || tier.cluster };
+  const env: NodeJS.ProcessEnv = { ...process.env, ...tier.settings, TRACKBED_CLUSTER: process.env["TRACKBED_CLUSTER"] || tier.cluster };
   const keep = process.env["TRACKBED_CLUSTER_KEEP"] === "1";
   const settings = readSettings(env);
   const began = performance.now();
@@ -37,12 +40,15 @@ export async function runTier(tier: Tier): Promise<number> {
   const orphaned = keep ? undefined : downWhenWeAreGone(env);
   try {
     await down(settings); // whatever an earlier run that was killed with everything has left
+    const parts = tier.parts ?? [];
+    for (const part of parts) await ensure(settings, part, say);
     await tier.raise(settings, say);
+    env[MADE_FOR_DRILLS] = parts.map(({ name }) => name).join(",");
     if (!stopped) code = await test();
   } catch (error) {
     console.error(error instanceof Error ? error.message : String(error));
   } finally {
-    if (keep) say(`the cluster stays up: TRACKBED_CLUSTER=${env.TRACKBED_CLUSTER} bin/cluster sh`);
+    if (keep) say(`the cluster stays up: TRACKBED_CLUSTER=${env["TRACKBED_CLUSTER"]} bin/cluster sh`);
     else await down(settings);
     orphaned?.kill("SIGKILL");
   }
