@@ -563,6 +563,18 @@ export const errors = {
     help: "there are no usable credentials for the Kubernetes API",
     next: "run inside a pod with a mounted ServiceAccount token, or name a kubeconfig with --kubeconfig",
   },
+  E_WAYPOINT_NOT_MADE: {
+    side: "control",
+    retryable: "yes",
+    help: "a Gateway's waypoint could not be made or kept as it should be",
+    next: "the reason names the object that stands against it: rename or remove one of the two; control tries again by itself",
+  },
+  E_WAYPOINT_PARAMETERS: {
+    side: "control",
+    retryable: "yes",
+    help: "the parameters that a Gateway refers to cannot be used; its waypoint stays as it is, or is not made",
+    next: "correct the ConfigMap: its keys are replicas, a number, and resources, YAML as in a container",
+  },
   E_USAGE: {
     side: "client",
     retryable: "no",

@@ -7,7 +7,9 @@ import { AggregatedDiscoveryService } from "#contract/gen/envoy/discovery_pb.ts"
 import { IstioCertificateService } from "#contract/gen/istio/ca_pb.ts";
 import { bounds, errors } from "#contract/tables.ts";
 import { explainError } from "#mesh/error.ts";
+import type { Gateway } from "#mesh/gateway.ts";
 import type { Change, Fault } from "#source/source.ts";
+import type { Waypoint } from "#waypoint/waypoint.ts";
 import { createXdsServer } from "#xds/server.ts";
 import { createStore } from "#xds/store.ts";
 import { callerNode, createAccess } from "./access.ts";
@@ -47,6 +49,15 @@ export type Control = {
 const DRAIN_MILLISECONDS = 5_000;
 /** Token files changed by hand, certificates that near their end: looked at this often. */
 const MAINTENANCE_MILLISECONDS = 5_000;
+
+const declared = (gateway: Gateway): Waypoint => ({
+  namespace: gateway.metadata.namespace,
+  name: gateway.metadata.name,
+  gateway,
+  className: gateway.className,
+  ready: false,
+  services: [],
+});
 
 /** `version` is for the engines of waypoints to log. */
 export async function startControl(options: ControlOptions, version: string, log: Log): Promise<Control> {
@@ -181,6 +192,7 @@ async function start(
         metrics.documents.set({ kind: "any", result: "fault" }, all.length);
         await trust();
         platform.herald?.changed(current, all);
+        platform.herald?.waypoints({ waypoints: view.gateways().map(declared), routes: [], gateways: [] });
       },
       onCompiled: (seconds, recompiled, changed) => {
         metrics.compileSeconds.observe(seconds);

@@ -8,11 +8,14 @@ import { connectApi } from "#source/kubernetes/api.ts";
 import { controlResources } from "#source/kubernetes/resources.ts";
 import { kubernetesSource } from "#source/kubernetes.ts";
 import { createElsewhere } from "./kubernetes/elsewhere.ts";
+import { createGatewayStatus } from "./kubernetes/gateway-status.ts";
 import { isPending } from "./kubernetes/issued.ts";
 import { openSecretAuthority, type SecretAuthority, type SecretAuthorityOptions } from "./kubernetes/keys.ts";
 import { holdLease } from "./kubernetes/lease.ts";
+import { ownImage } from "./kubernetes/own-image.ts";
 import { createPodStatus } from "./kubernetes/pod-status.ts";
 import { createPolicyStatus } from "./kubernetes/policy-status.ts";
+import { createProvision } from "./kubernetes/provision.ts";
 import { createReviews } from "./kubernetes/review.ts";
 import { publishRoots } from "./kubernetes/roots.ts";
 import type { Log } from "./log.ts";
@@ -74,6 +77,36 @@ export async function kubernetesPlatform(parts: KubernetesParts, stop: AbortSign
     },
     ending,
   );
+  const gatewayStatus = createGatewayStatus(
+    {
+      api,
+      resources,
+      isLeader: () => lease.held(),
+      onWritten: (result) => metrics.statusWrites.inc({ kind: "gateway", result }),
+      onError: complain("the status of a route or Gateway could not be written"),
+    },
+    ending,
+  );
+  const provision = createProvision(
+    {
+      api,
+      namespace,
+      image: () => ownImage(api, namespace, hostname()),
+      roots: authority.roots,
+      isLeader: () => lease.held(),
+      onMade: (gateway, what) => log.info({ gateway }, what),
+      onClass: (error) => {
+        if (error === null) gatewayStatus.classMade();
+        else complain("the class of our waypoints could not be made")(kubernetes.waypointClass, error);
+      },
+      onProblem: (gateway, error) => {
+        gatewayStatus.problem(`Gateway/${gateway}`, error);
+        if (error === null) log.info({ gateway }, "nothing stands against the waypoint any more");
+        else complain("a waypoint could not be made as it should be")(gateway, error);
+      },
+    },
+    ending,
+  );
   const lease = holdLease(
     {
       api,
@@ -81,8 +114,12 @@ export async function kubernetesPlatform(parts: KubernetesParts, stop: AbortSign
       name: kubernetes.control,
       identity: instance,
       onChange: (held) => {
-        log.info({ held }, held ? "this replica writes the status of policies" : "another replica writes the status of policies");
-        if (held) policyStatus.elected();
+        log.info(
+          { held },
+          held ? "this replica writes statuses and makes waypoints" : "another replica writes statuses and makes waypoints",
+        );
+        if (!held) return;
+        for (const each of [policyStatus, gatewayStatus, provision]) each.elected();
       },
       onError: (error) => complain("the Lease could not be read or renewed")(kubernetes.control, error),
     },
@@ -135,6 +172,10 @@ export async function kubernetesPlatform(parts: KubernetesParts, stop: AbortSign
         podStatus.changed(change);
         policyStatus.changed(change, faults);
       },
+      waypoints: ({ waypoints, routes, gateways }) => {
+        provision.changed(waypoints);
+        gatewayStatus.changed({ routes, gateways });
+      },
       reported: (node, report) => {
         podStatus.reported(node, report);
         if (report === null) elsewhere.detached(node);
@@ -145,7 +186,7 @@ export async function kubernetesPlatform(parts: KubernetesParts, stop: AbortSign
     observe: () => {
       const now = performance.now();
       for (const [resource, at] of alive) metrics.apiAge.set({ resource }, (now - at) / 1000);
-      metrics.statusPending.set(podStatus.pending() + policyStatus.pending());
+      metrics.statusPending.set(podStatus.pending() + policyStatus.pending() + gatewayStatus.pending());
       metrics.leader.set(lease.held() ? 1 : 0);
     },
     close: async () => {

@@ -4,6 +4,8 @@ import type { ServingAuthority } from "#ca/signing.ts";
 import type { NodeUpdate } from "#compile/compiler.ts";
 import type { Pod } from "#mesh/objects.ts";
 import type { Change, Fault, Source } from "#source/source.ts";
+import type { GatewayStatus, RouteStatus } from "#waypoint/status.ts";
+import type { Waypoint } from "#waypoint/waypoint.ts";
 import type { BelievedReport } from "./nodes.ts";
 
 export type Callers = {
@@ -21,8 +23,16 @@ export type Callers = {
 export type Herald = {
   /** A batch of the source is in force; `faults` are all there are now. */
   changed(change: Change, faults: readonly Fault[]): void;
+  /** What waypoints there should be, and what is to be said of routes and Gateways. */
+  waypoints(report: WaypointReport): void;
   /** What a node said, null when its stream ended. */
   reported(node: string, report: BelievedReport | null): void;
+};
+
+export type WaypointReport = {
+  readonly waypoints: readonly Waypoint[];
+  readonly routes: readonly RouteStatus[];
+  readonly gateways: readonly GatewayStatus[];
 };
 
 export type Platform = {

@@ -1,6 +1,8 @@
 // What the source says now, indexed for the questions of certificates and node reports.
 import type { ClusterView } from "#ca/authorise.ts";
+import { kubernetes } from "#contract/tables.ts";
 import type { Adoption } from "#mesh/enrolment.ts";
+import type { Gateway } from "#mesh/gateway.ts";
 import { type Kind, keyOf, type MeshObject, type Namespace, type Node, type ObjectKey, type Pod } from "#mesh/objects.ts";
 import type { Change } from "#source/source.ts";
 import { gatewayOf } from "#waypoint/pod.ts";
@@ -8,8 +10,10 @@ import { gatewayOf } from "#waypoint/pod.ts";
 export type MeshView = ClusterView & {
   apply(change: Pick<Change, "reset" | "put" | "remove">): void;
   nodes(): readonly string[];
-  /** Live pods of waypoints. */
+  /** Live pods of waypoints: each of a Gateway that there is. */
   waypoints(): readonly Pod[];
+  /** Those that are, or should be, waypoints. */
+  gateways(): readonly Gateway[];
   objects(): Iterable<MeshObject>;
   /** Objects in force by kind. */
   counts(): ReadonlyMap<string, number>;
@@ -24,6 +28,7 @@ export function createView(trustDomain: string, adopt: Adoption = "none"): MeshV
   const nodes = new Set<string>();
   /** Pods that say of which Gateway they are. */
   const claimants = new Map<string, Pod>();
+  const gateways = new Map<ObjectKey, Gateway>();
 
   function count(kind: Kind, by: 1 | -1): void {
     byKind.set(kind, (byKind.get(kind) ?? 0) + by);
@@ -34,6 +39,7 @@ export function createView(trustDomain: string, adopt: Adoption = "none"): MeshV
     if (!objects.delete(key) || object === undefined) return;
     count(object.kind, -1);
     if (object.kind === "Node") nodes.delete(object.metadata.name);
+    if (object.kind === "Gateway") gateways.delete(key);
     if (object.kind !== "Pod") return;
     if (pods.get(object.metadata.uid) === object) pods.delete(object.metadata.uid);
     if (claimants.get(object.metadata.uid) === object) claimants.delete(object.metadata.uid);
@@ -47,6 +53,7 @@ export function createView(trustDomain: string, adopt: Adoption = "none"): MeshV
     objects.set(key, object);
     count(object.kind, 1);
     if (object.kind === "Node") nodes.add(object.metadata.name);
+    if (object.kind === "Gateway" && object.className === kubernetes.waypointClass) gateways.set(key, object);
     if (object.kind !== "Pod") return;
     pods.set(object.metadata.uid, object);
     if (gatewayOf(object) !== null) claimants.set(object.metadata.uid, object);
@@ -59,11 +66,14 @@ export function createView(trustDomain: string, adopt: Adoption = "none"): MeshV
     for (const object of objectsPut) put(object);
   }
 
-  const isLive = ({ phase }: Pod): boolean => phase !== "Succeeded" && phase !== "Failed";
+  function isWaypoint(pod: Pod): boolean {
+    const over = pod.phase === "Succeeded" || pod.phase === "Failed";
+    return !over && gateways.has(`Gateway/${pod.metadata.namespace}/${gatewayOf(pod)}`);
+  }
 
   function waypoint(uid: string): Pod | undefined {
     const pod = claimants.get(uid);
-    return pod !== undefined && isLive(pod) ? pod : undefined;
+    return pod !== undefined && isWaypoint(pod) ? pod : undefined;
   }
 
   return {
@@ -76,7 +86,8 @@ export function createView(trustDomain: string, adopt: Adoption = "none"): MeshV
     namespace: (name) => objects.get(`Namespace//${name}`) as Namespace | undefined,
     pod: (uid) => pods.get(uid),
     waypoint,
-    waypoints: () => [...claimants.values()].filter(isLive),
+    waypoints: () => [...claimants.values()].filter(isWaypoint),
+    gateways: () => [...gateways.values()],
     podsOn: (node) => byNode.get(node) ?? [],
     nodes: () => [...nodes],
   };

@@ -104,7 +104,9 @@ test("every container is confined, and the engine has no token", () => {
 
 test("the right to bypass is asked for on every way to write a namespace's annotations", () => {
   type Guard = { readonly matchConstraints: { readonly resourceRules: { resources: string[]; operations: string[] }[] } };
-  const guards = objects.filter(({ kind }) => kind === "ValidatingAdmissionPolicy").map((policy) => policy["spec"] as Guard);
+  const guards = objects
+    .filter(({ kind, metadata }) => kind === "ValidatingAdmissionPolicy" && metadata.name === "bypass.trackbed.dev")
+    .map((policy) => policy["spec"] as Guard);
   assert.deepEqual(
     guards.flatMap(({ matchConstraints }) => matchConstraints.resourceRules.map(({ resources, operations }) => [resources, operations])),
     [
@@ -115,4 +117,30 @@ test("the right to bypass is asked for on every way to write a namespace's annot
     ],
     "servers take metadata over with a status too",
   );
+});
+
+test("every kind that control may write in any namespace is held to waypoints by a policy that is bound and denies", () => {
+  type Spec = {
+    readonly failurePolicy: string;
+    readonly matchConstraints: { readonly resourceRules: { resources: string[]; operations: string[] }[] };
+  };
+  const specOf = <T>(kind: string): T => {
+    const found = objects.find((object) => object.kind === kind && object.metadata.name === "waypoints.trackbed.dev");
+    assert.ok(found !== undefined, kind);
+    return found["spec"] as T;
+  };
+  const policy = specOf<Spec>("ValidatingAdmissionPolicy");
+  assert.equal(policy.failurePolicy, "Fail");
+  for (const { operations } of policy.matchConstraints.resourceRules) assert.deepEqual(operations, ["CREATE", "UPDATE"]);
+  const { validationActions } = specOf<{ validationActions: string[] }>("ValidatingAdmissionPolicyBinding");
+  assert.deepEqual(validationActions, ["Deny", "Audit"]);
+  const role = objects.find(({ kind, metadata }) => kind === "ClusterRole" && metadata.name === "trackbed-control");
+  assert.ok(role !== undefined);
+  const written = rules(role)
+    .filter(({ verbs, resources, resourceNames }) => {
+      const free = resourceNames === undefined || resources.includes("gateways");
+      return verbs.includes("create") && free && !["events", "tokenreviews"].includes(resources[0] ?? "");
+    })
+    .flatMap(({ resources }) => resources);
+  assert.deepEqual(policy.matchConstraints.resourceRules.flatMap(({ resources }) => resources).sort(), written.sort());
 });

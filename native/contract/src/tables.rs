@@ -311,6 +311,10 @@ pub mod errors {
     pub const API_REJECTED: &str = "E_API_REJECTED";
     /// there are no usable credentials for the Kubernetes API; run inside a pod with a mounted ServiceAccount token, or name a kubeconfig with --kubeconfig
     pub const API_CREDENTIALS: &str = "E_API_CREDENTIALS";
+    /// a Gateway's waypoint could not be made or kept as it should be; the reason names the object that stands against it: rename or remove one of the two; control tries again by itself
+    pub const WAYPOINT_NOT_MADE: &str = "E_WAYPOINT_NOT_MADE";
+    /// the parameters that a Gateway refers to cannot be used; its waypoint stays as it is, or is not made; correct the ConfigMap: its keys are replicas, a number, and resources, YAML as in a container
+    pub const WAYPOINT_PARAMETERS: &str = "E_WAYPOINT_PARAMETERS";
     /// the command line is wrong; see --help
     pub const USAGE: &str = "E_USAGE";
     /// What to do next, by code.
@@ -396,6 +400,11 @@ pub mod errors {
         (API_FORBIDDEN, "compare the roles bound to our ServiceAccount with the manifests: trackbed install puts them right"),
         (API_REJECTED, "read its message; the versions of Kubernetes and of Trackbed may not fit"),
         (API_CREDENTIALS, "run inside a pod with a mounted ServiceAccount token, or name a kubeconfig with --kubeconfig"),
+        (
+            WAYPOINT_NOT_MADE,
+            "the reason names the object that stands against it: rename or remove one of the two; control tries again by itself",
+        ),
+        (WAYPOINT_PARAMETERS, "correct the ConfigMap: its keys are replicas, a number, and resources, YAML as in a container"),
         (USAGE, "see --help"),
     ];
 }

@@ -54,6 +54,14 @@ async function callers(t: TestContext) {
       "gateway.networking.k8s.io/gateway-class-name": "trackbed-waypoint",
     };
     const metadata = { name: uid, namespace: "shop", uid, labels };
+    const listeners = [{ name: "mesh", port: 15008, protocol: "HBONE" }];
+    const spec = { gatewayClassName: "trackbed-waypoint", listeners };
+    put({
+      apiVersion: "gateway.networking.k8s.io/v1",
+      kind: "Gateway",
+      metadata: { name: "waypoint", namespace: "shop", uid: "uid-gateway" },
+      spec,
+    });
     put({ apiVersion: "v1", kind: "Pod", metadata, spec: { nodeName: "node-a", serviceAccountName }, status: { phase: "Running" } });
   };
   for (const name of ["node-a", "node-b"]) node(name);
@@ -210,6 +218,10 @@ test("a waypoint's pod-bound token proves its pod, once the watch has it as a wa
     c.claims.set(token, claim);
     assert.equal(await c.reviewed.waypointOf(token), null, token);
   }
+  c.view.apply({ reset: false, put: [], remove: ["Gateway/shop/waypoint"] });
+  assert.equal(await c.reviewed.waypointOf("way"), null, "its Gateway is gone, and whoever may make pods could have labelled it");
+  c.waypoint("uid-w", "way");
+  assert.equal(await c.reviewed.waypointOf("way"), "uid-w");
   c.view.apply({ reset: false, put: [], remove: ["Pod/shop/uid-w"] });
   assert.equal(await c.reviewed.waypointOf("way"), null, "its pod is gone, and the review is still remembered");
 });
