@@ -26,6 +26,10 @@ export const kinds = {
   AuthorizationPolicy: at("/apis/security.istio.io/v1", "authorizationpolicies"),
   PeerAuthentication: at("/apis/security.istio.io/v1", "peerauthentications"),
   ServiceEntry: at("/apis/networking.istio.io/v1", "serviceentries"),
+  GatewayClass: at("/apis/gateway.networking.k8s.io/v1", "gatewayclasses", false),
+  Gateway: at("/apis/gateway.networking.k8s.io/v1", "gateways"),
+  HTTPRoute: at("/apis/gateway.networking.k8s.io/v1", "httproutes"),
+  GRPCRoute: at("/apis/gateway.networking.k8s.io/v1", "grpcroutes"),
   FelixConfiguration: at("/apis/crd.projectcalico.org/v1", "felixconfigurations", false),
 } as const satisfies Record<string, Place>;
 

@@ -1,5 +1,6 @@
 // The commands that speak to a cluster's API server, as the command line has them.
 import { type Command, InvalidArgumentError, Option } from "commander";
+import { kubernetes } from "#contract/tables.ts";
 import { defaults } from "#install/values.ts";
 import { isLabel } from "#mesh/identity.ts";
 import type { Format } from "../outcome.ts";
@@ -10,6 +11,7 @@ import { runEnrol, runUnenrol } from "./enrol.ts";
 import { runInstall } from "./install.ts";
 import { runUninstall } from "./uninstall.ts";
 import { parseDuration } from "./wait.ts";
+import { runWaypointApply, runWaypointDelete, runWaypointList, runWaypointStatus } from "./waypoint.ts";
 
 export type ClusterOptions = { readonly kubeconfig: string | undefined; readonly context: string | undefined; readonly output: Format };
 type Act = (result: Promise<number>) => void;
@@ -34,6 +36,11 @@ function duration(text: string): string {
 
 function namespaceName(text: string): string {
   if (!isLabel(text)) throw new InvalidArgumentError("expected the name of a namespace");
+  return text;
+}
+
+function gatewayName(text: string): string {
+  if (!isLabel(text)) throw new InvalidArgumentError("expected the name of a Gateway: a DNS label, for its Service has the same one");
   return text;
 }
 
@@ -123,11 +130,44 @@ export function addClusterCommands(program: Command, act: Act): void {
       .action((namespace: string, options: Parse<{ dryRun: boolean; timeout: string }>) =>
         act(run(target(options), { namespace, dryRun: options.dryRun, timeoutMs: milliseconds(options.timeout) }, options.output)),
       );
+  addWaypointCommands(program, act);
   command("bypass", "take a namespace out of the mesh for a while; it comes back by itself")
     .argument("<namespace>", "its name", namespaceName)
     .option("--for <duration>", "such as 30m, at most 24h")
     .option("--end", "end it now", false)
     .action((namespace: string, options: Parse<{ for?: string; end: boolean }>) =>
       act(runBypass(target(options), { namespace, for: options.for, end: options.end }, options.output)),
+    );
+}
+
+/** The first argument of each is the waypoint's name, as with any Gateway; one that a namespace got by itself has the default. */
+function addWaypointCommands(program: Command, act: Act): void {
+  const waypoint = program.command("waypoint").description("the HTTP half of the mesh: a proxy for the services of a namespace");
+  const command = (name: string, description: string): Command =>
+    withTarget(waypoint.command(name).description(description)).addOption(output());
+  const ofOne = (name: string, description: string): Command =>
+    command(name, description)
+      .argument("[name]", "of the Gateway", gatewayName, kubernetes.waypointAuto)
+      .requiredOption("-n, --namespace <name>", "its namespace", namespaceName);
+  type One = Parse<{ namespace: string }>;
+
+  ofOne("apply", "make a waypoint, or bring it to what this version makes, and wait until it serves")
+    .option("--use", "then label the namespace: every service of it is reached through the waypoint", false)
+    .option("--dry-run", "only print the Gateway", false)
+    .addOption(timeout("90s"))
+    .action((name: string, options: One & { use: boolean; dryRun: boolean; timeout: string }) => {
+      const { namespace, use, dryRun } = options;
+      act(runWaypointApply(target(options), { namespace, name, use, dryRun, timeoutMs: milliseconds(options.timeout) }, options.output));
+    });
+  command("list", "every waypoint: whether it serves, and who names it")
+    .option("-n, --namespace <name>", "only of this namespace", namespaceName)
+    .action((options: Parse<{ namespace?: string }>) => act(runWaypointList(target(options), options.namespace, options.output)));
+  ofOne("status", "one waypoint: its conditions, its pods, and routes that are not in force").action((name: string, options: One) =>
+    act(runWaypointStatus(target(options), { namespace: options.namespace, name }, options.output)),
+  );
+  ofOne("delete", "take a waypoint away, with everything that was made for it")
+    .option("--force", "although somebody names it", false)
+    .action((name: string, options: One & { force: boolean }) =>
+      act(runWaypointDelete(target(options), { namespace: options.namespace, name, force: options.force }, options.output)),
     );
 }
