@@ -63,6 +63,11 @@ export const checks = {
   POLICY_STRICTER: { level: "warning", next: "remove what only HTTP knows, or expect that the policy denies everything it selects" },
   POLICY_STRICT: { level: "warning", next: "enrol every client first: clients outside the mesh are refused" },
   CRD_FOREIGN: { level: "note", next: "nothing: it is used as it is, and stays when Trackbed goes" },
+  GATEWAY_API_ABSENT: {
+    level: "note",
+    next: "nothing without waypoints; for them install the standard channel of the Gateway API, and control makes its class within a minute",
+  },
+  WAYPOINT_NOT_READY: { level: "warning", next: "trackbed waypoint status NAME -n NAMESPACE; correct what the condition names" },
   INSTALL_ABSENT: { level: "note", next: "trackbed install" },
   CONTROL_NOT_READY: {
     level: "error",

@@ -93,7 +93,11 @@ export type Lab = {
   startNode(name: string): Promise<void>;
   /** SIGTERM to the launcher; resolves when launcher, daemon and engine are gone. */
   stopNode(name: string): Promise<void>;
-  /** Everything: control, then every node; resolves when each pod that its labels enrol is ready. */
+  /** Starts the engine of a waypoint in its pod and waits until it says that it is ready. */
+  startWaypoint(pod: string): Promise<void>;
+  /** SIGTERM by default, which lets its requests end; resolves when the process is gone. */
+  stopWaypoint(pod: string, signal?: NodeJS.Signals): Promise<void>;
+  /** Everything: control, then every node and every waypoint; resolves when each pod that its labels enrol is ready. */
   startMesh(): Promise<void>;
   /** Resolves when each pod that its labels enrol is ready, on every node that was started. */
   ready(deadlineMs?: number): Promise<void>;

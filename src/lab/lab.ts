@@ -2,14 +2,14 @@
 import type { ChildProcess } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
-import { paths, ports } from "#contract/tables.ts";
+import { kubernetes, paths, ports } from "#contract/tables.ts";
 import { findBinary } from "#engine/binary.ts";
 import type { NodeStatus } from "#inspect/status.ts";
 import type { Capture, ExecOptions, Lab, LabOptions, NodePlace, Output, Place, PodPlace, Role } from "./api.ts";
 import { addPods, applyServices, type Build, buildNetwork, removePod, startDns, startPrograms } from "./build.ts";
 import { startCapture } from "./capture.ts";
-import { type LabNode, readDocuments } from "./documents.ts";
-import { controlCommand, get, launcherCommand, layout, pidsOf } from "./mesh.ts";
+import { type LabNode, type LabPod, readDocuments } from "./documents.ts";
+import { controlCommand, get, launcherCommand, layout, pidsOf, waypointCommand } from "./mesh.ts";
 import { netnsName, UNDERLAY, UPLINK, underlayAddresses } from "./network.ts";
 import { type Children, end, newChildren, newPlace, tail } from "./place.ts";
 import { inOwnSandbox, LAB_DIRECTORY } from "./sandbox.ts";
@@ -20,6 +20,8 @@ export type { Capture, ExecOptions, Lab, LabOptions, NodePlace, Output, Place, P
 export const OUTSIDE_NAME = "outside.example";
 const ROLES: readonly Role[] = ["launcher", "daemon", "engine", "worker"];
 const STOP_GRACE_MS = 3000;
+/** Requests that a waypoint has begun may take longer than a daemon's. */
+const WAYPOINT_GRACE_MS = 30_000;
 // Two cores start control, two daemons and two engines at once, beside whatever else they do: at a load of 40 half a minute is not enough.
 const START_DEADLINE_MS = 90_000;
 
@@ -61,6 +63,7 @@ function assemble(build: Build, ips: readonly string[]): Lab {
   const files = layout(directory);
   const nodes = build.documents.nodes.map((node) => nodePlace(node, directory, children));
   const launchers = new Map<string, ChildProcess>();
+  const waypoints = new Map<string, ChildProcess>();
   let control: ChildProcess | undefined;
   let captures = 0;
 
@@ -109,11 +112,30 @@ function assemble(build: Build, ips: readonly string[]): Lab {
       launchers.delete(name);
       await until(`the processes of ${name} are gone`, () => ROLES.every((role) => node(name).pidsOf(role).length === 0));
     },
+    async startWaypoint(name) {
+      const place = pod(name);
+      const engine = options.engine ?? findBinary("trackbed-engine");
+      const log = files.log(place.name.replace("/", "."));
+      const child = children.start(waypointCommand(place, directory, ips[0] ?? "", engine), { log });
+      waypoints.set(place.name, child);
+      const [host = ""] = place.ips;
+      const ready = (): Promise<string> => get({ host, port: ports.daemonHealth }, "/healthz/ready");
+      await alive(`waypoint ${place.name} is ready`, child, ready, () => tail(log));
+    },
+    async stopWaypoint(name, signal = "SIGTERM") {
+      const { name: full } = pod(name);
+      const child = waypoints.get(full);
+      if (child !== undefined) await end(child, signal, WAYPOINT_GRACE_MS);
+      waypoints.delete(full);
+    },
     async startMesh() {
       options.progress?.("control");
       await lab.startControl();
       options.progress?.("a daemon and an engine on each node");
-      await Promise.all(nodes.map(({ name }) => lab.startNode(name)));
+      await Promise.all([
+        ...nodes.map(({ name }) => lab.startNode(name)),
+        ...build.documents.pods.filter(isWaypoint).map(({ namespace, name }) => lab.startWaypoint(`${namespace}/${name}`)),
+      ]);
       await lab.ready();
     },
     async ready(deadlineMs = START_DEADLINE_MS) {
@@ -170,6 +192,9 @@ function assemble(build: Build, ips: readonly string[]): Lab {
   };
   return lab;
 }
+
+/** As control knows them, by their labels. */
+const isWaypoint = ({ labels }: LabPod): boolean => labels[kubernetes.gatewayClassLabel] === kubernetes.waypointClass;
 
 function nodePlace({ name, ips }: LabNode, directory: string, children: Children): NodePlace {
   const netns = `/run/netns/${name}`;

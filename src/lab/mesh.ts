@@ -3,7 +3,7 @@ import { mkdirSync, readdirSync, readFileSync } from "node:fs";
 import { request } from "node:http";
 import { join } from "node:path";
 import { ports } from "#contract/tables.ts";
-import type { Role } from "./api.ts";
+import type { PodPlace, Role } from "./api.ts";
 
 const root = join(import.meta.dirname, "../..");
 const HTTP_DEADLINE_MS = 2000;
@@ -17,6 +17,7 @@ export const layout = (directory: string) => ({
   tokens: join(directory, "tokens"),
   rootCertificate: join(directory, "control", "root-cert.pem"),
   token: (node: string): string => join(directory, "tokens", `${node}.token`),
+  waypointToken: (namespace: string, pod: string): string => join(directory, "tokens", `${namespace}_${pod}.token`),
   run: (node: string): string => join(directory, node),
   log: (name: string): string => join(directory, "logs", `${name}.log`),
 });
@@ -46,6 +47,25 @@ export function launcherCommand(node: string, mesh: string, directory: string, c
     rootCertificate,
     "--token",
     token(node),
+  ];
+}
+
+/** Runs in the pod's network namespace alone: the lab's files are in sight there. */
+export function waypointCommand(pod: PodPlace, directory: string, controlIp: string, engine: string): string[] {
+  const { rootCertificate, waypointToken } = layout(directory);
+  const name = pod.name.slice(pod.namespace.length + 1);
+  return [
+    "nsenter",
+    `--net=${pod.netns}`,
+    "--",
+    engine,
+    "waypoint",
+    "--control",
+    hostPort(controlIp, ports.control),
+    "--roots",
+    rootCertificate,
+    "--token",
+    waypointToken(pod.namespace, name),
   ];
 }
 

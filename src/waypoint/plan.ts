@@ -39,6 +39,8 @@ export type PlanInputs = {
 const MOST_REPLICAS = 100;
 /** The kubelet allows so long: a waypoint that is told to end lets its requests end first. */
 const GRACE_SECONDS = 60;
+/** And has so long to end itself after them. */
+const END_SECONDS = 10;
 /** As control's own. */
 const USER = 65_532;
 const TOKEN_SECONDS = 3600;
@@ -194,6 +196,8 @@ function container({ image, pullPolicy }: ImageSettings, namespace: string, want
       `--control=${kubernetes.control}.${namespace}.svc:${ports.control}`,
       `--roots=${ROOT_DIRECTORY}/${kubernetes.rootKey}`,
       `--token=${TOKEN_DIRECTORY}/token`,
+      `--drain=${GRACE_SECONDS - END_SECONDS}`,
+      "--log-format=json",
     ],
     ports: [
       { name: "hbone", containerPort: ports.hbone, protocol: "TCP" },

@@ -2,6 +2,7 @@
 import type { V1ConfigMap, V1Deployment, V1Namespace, V1NetworkPolicy, V1Node, V1Pod } from "@kubernetes/client-node";
 import { kubernetes, product } from "#contract/tables.ts";
 import { calicoFindings, ciliumFindings, isLinux, meshFindings, nodeFindings, versionFindings } from "#install/check/cluster.ts";
+import { type GatewayDocument, gatewayFindings } from "#install/check/gateway.ts";
 import { networkPolicyFindings } from "#install/check/network-policy.ts";
 import { policyFindings } from "#install/check/policies.ts";
 import { type Finding, finding } from "#install/finding.ts";
@@ -21,6 +22,8 @@ export type Facts = {
   readonly cilium: V1ConfigMap | null;
   readonly felix: { readonly spec?: object } | null;
   readonly crds: readonly Held[];
+  /** Null where the cluster does not have the Gateway API. */
+  readonly gateways: readonly GatewayDocument[] | null;
   /** Whose labels the installed mesh follows beside ours. */
   readonly adopt: Adoption;
   /** Kinds that this account may not read. */
@@ -58,6 +61,9 @@ export async function readFacts(cluster: Cluster): Promise<Facts> {
     allowed("FelixConfiguration", null, cluster.get<{ spec?: object }>("FelixConfiguration", "default")),
     allowed<Adoption>(`Deployment ${kubernetes.control}`, "none", readAdoption(cluster)),
   ]);
+  // What is not there and what may not be read are not the same here.
+  const listed = cluster.list<GatewayDocument>("Gateway").then((list) => ({ list }));
+  const gateways = await allowed<{ readonly list: readonly GatewayDocument[] | null }>("Gateway", { list: [] }, listed);
   const policies = await Promise.all(
     POLICY_KINDS.map(async (kind) => (await all<Held>(kind)).map((item) => ({ ...item, kind, apiVersion: "security.istio.io/v1" }))),
   );
@@ -77,6 +83,7 @@ export async function readFacts(cluster: Cluster): Promise<Facts> {
     cilium,
     felix,
     crds: crds.filter((crd) => crd !== null),
+    gateways: gateways.list,
     adopt,
     forbidden,
   };
@@ -96,6 +103,7 @@ export function clusterFindings(facts: Facts): Finding[] {
       facts.networkPolicies,
       facts.pods.filter((pod) => isWanted(facts, pod)),
     ),
+    ...gatewayFindings(facts.gateways, facts.namespaces),
     ...policyFindings(facts.policies, (namespace) => inMesh.has(namespace), product.controlPlaneNamespace),
     ...facts.crds
       .filter((crd) => crd.metadata.labels?.["app.kubernetes.io/part-of"] !== "trackbed")

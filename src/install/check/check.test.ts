@@ -7,6 +7,7 @@ import type { V1NetworkPolicy, V1Pod } from "@kubernetes/client-node";
 import { checks, type Finding, finding, hasErrors, pageOf, sorted } from "../finding.ts";
 import { calicoFindings, ciliumFindings, meshFindings, nodeFindings, versionFindings } from "./cluster.ts";
 import { previewEnrolment } from "./enrolment.ts";
+import { gatewayFindings } from "./gateway.ts";
 import { networkPolicyFindings, selects } from "./network-policy.ts";
 import { conditionFindings, policyFindings } from "./policies.ts";
 
@@ -257,4 +258,20 @@ test("enrol --dry-run lists what stays outside, what may undo its capture, what 
     "ENROL_REOPEN",
   ]);
   assert.match(findings.at(-1)?.message ?? "", /^3 running pods/);
+});
+
+test("a cluster without the Gateway API is told of, with who asks for a waypoint; Gateways of ours that lack something are", () => {
+  const namespace = (name: string, written: Record<string, string>) => ({ metadata: { name, labels: written } });
+  const [absent] = gatewayFindings(null, [namespace("shop", { "trackbed.dev/waypoint": "auto" }), namespace("bank", {})]);
+  assert.equal(absent?.code, "GATEWAY_API_ABSENT");
+  assert.match(absent?.message ?? "", /namespace shop asks/);
+  const gateway = (gatewayClassName: string, status: string) => ({
+    metadata: { name: gatewayClassName, namespace: "shop" },
+    spec: { gatewayClassName },
+    status: { conditions: [{ type: "Programmed", status, reason: "Invalid", message: "Service shop/way is there already" }] },
+  });
+  const found = gatewayFindings([gateway("trackbed-waypoint", "False"), gateway("istio", "False")], []);
+  assert.deepEqual(codes(found), ["WAYPOINT_NOT_READY"]);
+  assert.match(found[0]?.message ?? "", /Programmed: Service shop\/way/);
+  assert.deepEqual(gatewayFindings([gateway("trackbed-waypoint", "True")], []), []);
 });
