@@ -12,11 +12,13 @@ import {
   type Service,
   type ServiceEntry,
 } from "#mesh/objects.ts";
+import { gatewayOf } from "#mesh/waypoint-pod.ts";
 import { type Claims, createClaims } from "./claim.ts";
 import type { NodeUpdate } from "./compiler.ts";
 import { type SliceIndex, sliceIndex } from "./endpoint.ts";
 import { type LabelIndex, labelIndex, type SelectorIndex, selectorIndex } from "./label-index.ts";
 import { type Governing, oldest } from "./peer-authentication.ts";
+import { type RouteIndex, routeIndex } from "./route-index.ts";
 import { type EntryIndex, entryIndex } from "./service-entry.ts";
 
 export type Cluster = {
@@ -29,6 +31,7 @@ export type Cluster = {
   readonly slices: SliceIndex;
   readonly entries: EntryIndex;
   readonly selectiveEntries: SelectorIndex<ServiceEntry>;
+  readonly routes: RouteIndex;
   put(object: MeshObject): void;
   remove(object: MeshObject): void;
   namespace(name: string): Namespace | undefined;
@@ -55,6 +58,7 @@ export function createCluster(rootNamespace: string, adopt: Adoption): Cluster {
   const slices = sliceIndex();
   const entries = entryIndex();
   const selectiveEntries = selectorIndex<ServiceEntry>();
+  const routes = routeIndex();
   const podsByNode = new Map<string, Set<Pod>>();
   const podsByUid = new Map<string, Pod>();
   /** By node: what it said of each pod. */
@@ -93,6 +97,7 @@ export function createCluster(rootNamespace: string, adopt: Adoption): Cluster {
       selectiveEntries[act](object);
     } else if (object.kind === "AuthorizationPolicy") policies[act](object);
     else if (object.kind === "PeerAuthentication") peers[act](object);
+    else if ("parents" in object) routes[act](object);
   }
 
   return {
@@ -105,6 +110,7 @@ export function createCluster(rootNamespace: string, adopt: Adoption): Cluster {
     slices,
     entries,
     selectiveEntries,
+    routes,
     put: (object) => {
       objects.set(keyOf(object), object);
       index(object, "add");
@@ -122,7 +128,7 @@ export function createCluster(rootNamespace: string, adopt: Adoption): Cluster {
       removed.clear();
       for (const key of keys) {
         const pod = objects.get(key);
-        if (pod?.kind === "Pod" && pod.podIPs.length > 0 && !isEnrolled(pod)) open.add(pod.metadata.uid);
+        if (pod?.kind === "Pod" && pod.podIPs.length > 0 && !isEnrolled(pod) && gatewayOf(pod, adopt) === null) open.add(pod.metadata.uid);
       }
     },
     report: ({ node, snapshot, pods }) => {
@@ -144,7 +150,8 @@ export function createCluster(rootNamespace: string, adopt: Adoption): Cluster {
           .filter((pod) => pod !== undefined)
       );
     },
-    isTunnelled: (pod) => isEnrolled(pod) && (said.get(pod.nodeName)?.get(pod.metadata.uid) ?? !open.has(pod.metadata.uid)),
+    isTunnelled: (pod) =>
+      gatewayOf(pod, adopt) !== null || (isEnrolled(pod) && (said.get(pod.nodeName)?.get(pod.metadata.uid) ?? !open.has(pod.metadata.uid))),
     governing: (name, workload) => [
       workload,
       name === rootNamespace ? undefined : oldest(peers.unselective(name)),

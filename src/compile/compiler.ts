@@ -3,6 +3,8 @@ import type { Adoption } from "#mesh/enrolment.ts";
 import { keyOf, type MeshObject, type ObjectKey, type Pod } from "#mesh/objects.ts";
 import { isEmptySelector } from "#mesh/selector.ts";
 import type { Change } from "#source/source.ts";
+import type { GatewayStatus, RouteStatus } from "#waypoint/status.ts";
+import type { Scope, Waypoint, WaypointKey } from "#waypoint/waypoint.ts";
 import { compileAuthorization } from "./authorization.ts";
 import { closedPolicy, isTooLarge, tooLarge, UNTOLD_POLICY } from "./bound.ts";
 import { createCluster } from "./cluster.ts";
@@ -13,6 +15,7 @@ import { convert, convertedName, peerFaults, peerPolicyName, staticStrict } from
 import { ADDRESS_TYPE, AUTHORIZATION_TYPE, type Compiled, type Delta, type ObjectFault, type Resource, type TypeUrl } from "./resource.ts";
 import { compileService, hostnameOf } from "./service.ts";
 import { compileEntries, type EntryHost, settleHosts } from "./service-entry.ts";
+import { createWaypoints } from "./waypoints.ts";
 import { compileWorkload, isReachable, uidOf, type WorkloadInputs } from "./workload.ts";
 
 export type CompilerSettings = {
@@ -49,6 +52,16 @@ export type Compiler = {
   faults(): readonly ObjectFault[];
   /** Objects in force, for identity checks and status. */
   objects(): Iterable<MeshObject>;
+  /** What waypoints know of the services that they serve, by "namespace/hostname": encoded trackbed.route.v1.Routes. */
+  routes(): ReadonlyMap<string, Resource>;
+  /** Every waypoint that there should be. */
+  waypoints(): readonly Waypoint[];
+  /** Null when there is no such waypoint. */
+  scopeOf(key: WaypointKey): Scope | null;
+  /** Of every route, the same object as long as it says the same. */
+  routeStatuses(): readonly RouteStatus[];
+  /** Of every Gateway of our classes. */
+  gatewayStatuses(): readonly GatewayStatus[];
 };
 
 /** Resources of one type in force, and what became of them since the last flush. */
@@ -77,6 +90,9 @@ export function createCompiler(settings: CompilerSettings): Compiler {
   const endpoints = new Map<ObjectKey, ReadonlySet<string>>();
   /** What the ServiceEntries of each namespace became. */
   const entries = new Map<string, { readonly names: ReadonlySet<string>; readonly faults: readonly ObjectFault[] }>();
+  const waypoints = createWaypoints(cluster, settings, (namespace, name) =>
+    [...cluster.slices.of(namespace, name)].flatMap((one) => [...(endpoints.get(keyOf(one)) ?? [])]),
+  );
   const addresses: Output = { held: new Map(), upsert: new Map(), remove: new Set() };
   const authorizations: Output = { held: new Map(), upsert: new Map(), remove: new Set() };
   const strict = encodeAuthorization(staticStrict(rootNamespace));
@@ -119,7 +135,7 @@ export function createCompiler(settings: CompilerSettings): Compiler {
     const resourceName = `${namespace}/${hostnameOf(namespace, name, settings)}`;
     if (object?.kind !== "Service") return absent(addresses, resourceName);
     const settled = cluster.claims.settle(object);
-    const compiled = compileService(settled.object, settings);
+    const compiled = compileService(settled.object, waypoints.standing(namespace, name), settings);
     const { service } = compiled;
     const faults = [...settled.faults, ...compiled.faults];
     if (service === null) return { output: addresses, name: resourceName, resource: null, faults };
@@ -202,11 +218,13 @@ export function createCompiler(settings: CompilerSettings): Compiler {
     const before = cluster.objects.get(key);
     if (before !== undefined) {
       affected(before, cluster, rootNamespace, dirty);
+      waypoints.note(before);
       cluster.remove(before);
     }
     if (object === null) return;
     cluster.put(object);
     affected(object, cluster, rootNamespace, dirty);
+    waypoints.note(object);
   }
 
   return {
@@ -220,6 +238,8 @@ export function createCompiler(settings: CompilerSettings): Compiler {
       }
       cluster.settle(dirty.pods);
       for (const update of nodes) for (const pod of cluster.report(update)) dirty.pods.add(keyOf(pod));
+      const { services, touched } = waypoints.settle();
+      for (const key of services) dirty.services.add(key);
       recompile(dirty.policies, policy);
       recompile(dirty.peers, peer);
       recompile(dirty.services, service);
@@ -232,12 +252,17 @@ export function createCompiler(settings: CompilerSettings): Compiler {
       }
       for (const key of dirty.slices) slice(key);
       for (const one of dirty.entries) entriesOf(one);
-      const recompiled = Object.values(dirty).reduce((sum, { size }) => sum + size, 0);
+      const recompiled = Object.values(dirty).reduce((sum, { size }) => sum + size, touched);
       return { deltas: flush(authorizations, addresses), recompiled };
     },
     resources: (typeUrl) => (typeUrl === ADDRESS_TYPE ? addresses : authorizations).held.values(),
-    faults: () => [...[...faults.values()].flat(), ...[...entries.values()].flatMap((one) => one.faults)],
+    faults: () => [...[...faults.values()].flat(), ...[...entries.values()].flatMap((one) => one.faults), ...waypoints.faults()],
     objects: () => cluster.objects.values(),
+    routes: waypoints.routes,
+    waypoints: waypoints.waypoints,
+    scopeOf: waypoints.scopeOf,
+    routeStatuses: waypoints.routeStatuses,
+    gatewayStatuses: waypoints.gatewayStatuses,
   };
 }
 

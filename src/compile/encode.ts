@@ -3,6 +3,7 @@ import { hash } from "node:crypto";
 import { create, toBinary } from "@bufbuild/protobuf";
 import { type Authorization, AuthorizationSchema } from "#contract/gen/istio/security_pb.ts";
 import { AddressSchema, type Service, type Workload } from "#contract/gen/istio/workload_pb.ts";
+import { type Routes, RoutesSchema } from "#contract/gen/route_pb.ts";
 import { formatAddress } from "#mesh/address.ts";
 import type { Resource } from "./resource.ts";
 
@@ -34,6 +35,8 @@ export const encodeService = (service: Service): Resource =>
     service.addresses.flatMap(({ network, address }) => aliasesOf(network, [address])),
     toBinary(AddressSchema, create(AddressSchema, { type: { case: "service", value: service } })),
   );
+
+export const encodeRoutes = (routes: Routes): Resource => resource(routes.service, [], toBinary(RoutesSchema, routes));
 
 export const encodeAuthorization = (policy: Authorization): Resource =>
   resource(`${policy.namespace}/${policy.name}`, [], toBinary(AuthorizationSchema, policy));

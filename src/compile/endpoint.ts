@@ -10,9 +10,10 @@ import {
 } from "#contract/gen/istio/workload_pb.ts";
 import { formatAddress, parseAddress, spellAddress } from "#mesh/address.ts";
 import type { EndpointSlice, MeshObject, Pod } from "#mesh/objects.ts";
+import { isTcp } from "#mesh/protocol.ts";
 import type { Cluster } from "./cluster.ts";
 import type { CompilerSettings } from "./compiler.ts";
-import { appProtocolOf, hostnameOf, isTcp } from "./service.ts";
+import { appProtocolOf, hostnameOf } from "./service.ts";
 
 /** One workload for each address. Whose address is a pod's gets that pod's identity and tunnel: nobody may ask for plaintext by writing an address. */
 export function compileEndpoints(

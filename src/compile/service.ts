@@ -11,18 +11,23 @@ import {
   ServiceSchema,
   type Service as WireService,
 } from "#contract/gen/istio/workload_pb.ts";
+import { ports } from "#contract/tables.ts";
 import { parseAddress } from "#mesh/address.ts";
+import { serviceHostname } from "#mesh/dns.ts";
 import { keyOf, type Service, type ServicePort } from "#mesh/objects.ts";
+import { isTcp, type PortProtocol, protocolOf } from "#mesh/protocol.ts";
+import type { Standing } from "#waypoint/standing.ts";
+import type { GatewayName } from "#waypoint/waypoint.ts";
 import type { CompilerSettings } from "./compiler.ts";
 import type { ObjectFault } from "./resource.ts";
 
 export const hostnameOf = (namespace: string, name: string, settings: CompilerSettings): string =>
-  `${name}.${namespace}.svc.${settings.clusterDomain}`;
+  serviceHostname(namespace, name, settings.clusterDomain);
 
 export type CompiledService = { readonly service: WireService | null; readonly faults: readonly ObjectFault[] };
 
 /** Null for ExternalName: it is a DNS alias, not something with endpoints. */
-export function compileService(service: Service, settings: CompilerSettings): CompiledService {
+export function compileService(service: Service, standing: Standing, settings: CompilerSettings): CompiledService {
   if (service.type === "ExternalName") return { service: null, faults: [] };
   const addresses = service.clusterIPs.map(parseAddress).filter((bytes) => bytes !== null);
   const { loadBalancing, faults } = loadBalancingOf(service);
@@ -39,6 +44,7 @@ export function compileService(service: Service, settings: CompilerSettings): Co
         appProtocol: appProtocolOf(port),
       })),
       ...(loadBalancing === null ? {} : { loadBalancing }),
+      ...(standing.kind === "ready" ? { waypoint: waypointAt(standing.gateway, settings) } : {}),
       ipFamilies: familiesOf(addresses),
       canonical: true,
     }),
@@ -46,7 +52,11 @@ export function compileService(service: Service, settings: CompilerSettings): Co
   };
 }
 
-export const isTcp = (port: ServicePort): boolean => port.protocol === "TCP";
+/** By the name of its Service, whose endpoints its pods are. */
+const waypointAt = ({ namespace, name }: GatewayName, settings: CompilerSettings) => ({
+  destination: { case: "hostname" as const, value: { namespace, hostname: hostnameOf(namespace, name, settings) } },
+  hboneMtlsPort: ports.hbone,
+});
 
 const { NETWORK, REGION, ZONE, SUBZONE, NODE } = LoadBalancing_Scope;
 
@@ -86,18 +96,15 @@ function familiesOf(addresses: readonly Uint8Array[]): IPFamilies {
   return v4 ? IPFamilies.IPV4_ONLY : v6 ? IPFamilies.IPV6_ONLY : IPFamilies.AUTOMATIC;
 }
 
-const PROTOCOLS: Readonly<Record<string, AppProtocol>> = {
+const APP_PROTOCOLS: Readonly<Record<PortProtocol, AppProtocol>> = {
   http: AppProtocol.HTTP11,
   http2: AppProtocol.HTTP2,
-  "kubernetes.io/h2c": AppProtocol.HTTP2,
   grpc: AppProtocol.GRPC,
   tcp: AppProtocol.TCP,
   tls: AppProtocol.TLS,
-  https: AppProtocol.TLS,
 };
 
-/** appProtocol says it; otherwise the port's name by custom: "http", "http-admin". */
 export function appProtocolOf(port: ServicePort): AppProtocol {
-  const name = port.appProtocol === "" ? (port.name.split("-")[0] ?? "") : port.appProtocol;
-  return (Object.hasOwn(PROTOCOLS, name) ? PROTOCOLS[name] : undefined) ?? AppProtocol.UNKNOWN;
+  const protocol = protocolOf(port);
+  return protocol === null ? AppProtocol.UNKNOWN : APP_PROTOCOLS[protocol];
 }

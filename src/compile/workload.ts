@@ -13,8 +13,10 @@ import {
 } from "#contract/gen/istio/workload_pb.ts";
 import { parseAddress } from "#mesh/address.ts";
 import type { Node, Pod, Service } from "#mesh/objects.ts";
+import { isTcp } from "#mesh/protocol.ts";
+import { gatewayOf } from "#mesh/waypoint-pod.ts";
 import type { CompilerSettings } from "./compiler.ts";
-import { appProtocolOf, hostnameOf, isTcp } from "./service.ts";
+import { appProtocolOf, hostnameOf } from "./service.ts";
 import { type EntryHost, entryName, wirePort } from "./service-entry.ts";
 
 export type WorkloadInputs = {
@@ -47,6 +49,7 @@ export function compileWorkload({ pod, node, tunnel, services, entries, policies
     network: settings.network,
     networkMode: pod.hostNetwork ? NetworkMode.HOST_NETWORK : NetworkMode.STANDARD,
     tunnelProtocol: tunnel ? TunnelProtocol.HBONE : TunnelProtocol.NONE,
+    nativeTunnel: gatewayOf(pod, settings.adopt) !== null,
     trustDomain: settings.trustDomain,
     serviceAccount: pod.serviceAccountName,
     node: pod.nodeName,

@@ -467,6 +467,12 @@ export const errors = {
     help: "a document is not valid and is not in force",
     next: "correct the file, line and field named",
   },
+  E_WAYPOINT_ABSENT: {
+    side: "control",
+    retryable: "yes",
+    help: "an object is labelled with a waypoint that is not there or does not admit it; its traffic passes none",
+    next: "make the Gateway that the label names, of class trackbed-waypoint, or correct the label",
+  },
   E_SOURCE_UNSUPPORTED: {
     side: "control",
     retryable: "no",

@@ -21,7 +21,8 @@ function feed(apply: Compiler["apply"], options: { source?: () => AsyncGenerator
     yield await first.promise;
     if (!stop.signal.aborted) await new Promise((resolve) => stop.signal.addEventListener("abort", resolve));
   }
-  const compiler: Compiler = { apply, resources: () => [], faults: () => [], objects: () => [] };
+  const nothing = { routes: () => new Map(), waypoints: () => [], scopeOf: () => null, routeStatuses: () => [], gatewayStatuses: () => [] };
+  const compiler: Compiler = { apply, resources: () => [], faults: () => [], objects: () => [], ...nothing };
   const { onChange = async () => undefined } = options;
   const view = createView("cluster.local");
   const started = startFeed(

@@ -4,8 +4,8 @@ import { kubernetes } from "#contract/tables.ts";
 import type { Adoption } from "#mesh/enrolment.ts";
 import type { Gateway } from "#mesh/gateway.ts";
 import { type Kind, keyOf, type MeshObject, type Namespace, type Node, type ObjectKey, type Pod } from "#mesh/objects.ts";
+import { gatewayOf } from "#mesh/waypoint-pod.ts";
 import type { Change } from "#source/source.ts";
-import { gatewayOf } from "#waypoint/pod.ts";
 
 export type MeshView = ClusterView & {
   apply(change: Pick<Change, "reset" | "put" | "remove">): void;

@@ -1,6 +1,7 @@
 // Which pods are in the mesh: the one answer for control (which tunnels to offer) and for daemons (which pods to capture).
 import { annotations, type ErrorCode, labels, product } from "#contract/tables.ts";
 import type { Namespace, ObjectMeta, Pod } from "./objects.ts";
+import { gatewayOf } from "./waypoint-pod.ts";
 
 export type Enrolment = {
   readonly enrolled: boolean;
@@ -64,6 +65,8 @@ export function enrolment(
   if (NEVER.includes(pod.metadata.namespace)) return out(`pods of ${pod.metadata.namespace} are never in the mesh`);
   const bypass = bypassUntil(namespace);
   if (bypass !== null && bypass > now) return out(`the namespace is bypassed until ${new Date(bypass).toISOString()}`);
+  // It speaks HBONE itself, and must be reached also while nobody's labels say so.
+  if (gatewayOf(pod, adopt) !== null) return out("the pod is a waypoint");
   if (pod.phase === "Succeeded" || pod.phase === "Failed") return out(`the pod is over (${pod.phase})`);
   if (pod.hostNetwork) return out("the pod uses the host's network", "E_CAPTURE_HOST_NETWORK");
   const foreign = FOREIGN_MARKS.find(([mark]) => Object.hasOwn(pod.metadata.annotations, mark));

@@ -279,6 +279,8 @@ pub mod errors {
     pub const DNS_UPSTREAM: &str = "E_DNS_UPSTREAM";
     /// a document is not valid and is not in force; correct the file, line and field named
     pub const SOURCE_INVALID: &str = "E_SOURCE_INVALID";
+    /// an object is labelled with a waypoint that is not there or does not admit it; its traffic passes none; make the Gateway that the label names, of class trackbed-waypoint, or correct the label
+    pub const WAYPOINT_ABSENT: &str = "E_WAYPOINT_ABSENT";
     /// a document uses a field this version cannot enforce; remove the field or use a version that supports it
     pub const SOURCE_UNSUPPORTED: &str = "E_SOURCE_UNSUPPORTED";
     /// control cannot be reached; the last known state stays in force; check control and the network to it
@@ -378,6 +380,7 @@ pub mod errors {
         (ENGINE_LIMIT, "the reason names the bound"),
         (DNS_UPSTREAM, "check the server in the pod's resolv.conf"),
         (SOURCE_INVALID, "correct the file, line and field named"),
+        (WAYPOINT_ABSENT, "make the Gateway that the label names, of class trackbed-waypoint, or correct the label"),
         (SOURCE_UNSUPPORTED, "remove the field or use a version that supports it"),
         (CONTROL_AWAY, "check control and the network to it"),
         (CONTROL_UNAUTHENTICATED, "compare the node's token file with control's"),

@@ -1,0 +1,227 @@
+// The part of the compiler that is about waypoints: tables of routes for services that have one, what became of routes and Gateways, and what
+// each waypoint needs to know. Incremental as the rest: a change costs what depends on it.
+import { isDeepStrictEqual } from "node:util";
+import { kubernetes } from "#contract/tables.ts";
+import { type MeshObject, type ObjectKey, keyOf as objectKeyOf, type Pod, type Service } from "#mesh/objects.ts";
+import type { ParentRef, Route } from "#mesh/route.ts";
+import { gatewayStatus } from "#waypoint/gateway-status.ts";
+import { type ParentFacts, routeStatus } from "#waypoint/route-status.ts";
+import { hasWaypoint, type Standing } from "#waypoint/standing.ts";
+import type { GatewayStatus, RouteStatus } from "#waypoint/status.ts";
+import { compileTable, type Table } from "#waypoint/table.ts";
+import { type Scope, type Waypoint, type WaypointKey, waypointKey } from "#waypoint/waypoint.ts";
+import { bindingIndex } from "./binding-index.ts";
+import type { Cluster } from "./cluster.ts";
+import type { CompilerSettings } from "./compiler.ts";
+import { encodeRoutes } from "./encode.ts";
+import type { ObjectFault, Resource } from "./resource.ts";
+import { parentsOf, type ServiceKey } from "./route-index.ts";
+import { scopeOf, settled } from "./scope.ts";
+import { hostnameOf } from "./service.ts";
+import { uidOf } from "./workload.ts";
+
+export type Waypoints = {
+  /** An object came or went. */
+  note(object: MeshObject): void;
+  /** After a batch: services whose WDS resource must be compiled again; `touched` counts the tables that were. */
+  settle(): { readonly services: readonly ObjectKey[]; readonly touched: number };
+  standing(namespace: string, service: string): Standing;
+  routes(): ReadonlyMap<string, Resource>;
+  waypoints(): readonly Waypoint[];
+  scopeOf(key: WaypointKey): Scope | null;
+  routeStatuses(): readonly RouteStatus[];
+  gatewayStatuses(): readonly GatewayStatus[];
+  faults(): readonly ObjectFault[];
+};
+
+/** Names of the resources that an EndpointSlice became. */
+type SlicesOf = (namespace: string, service: string) => Iterable<string>;
+
+export function createWaypoints(cluster: Cluster, settings: CompilerSettings, slicesOf: SlicesOf): Waypoints {
+  const bindings = bindingIndex(cluster, settings.adopt);
+  /** Of services that have a waypoint, or routes. */
+  const tables = new Map<ServiceKey, Table>();
+  const standings = new Map<ServiceKey, Standing>();
+  const resources = new Map<string, Resource>();
+  const statuses = new Map<ObjectKey, RouteStatus>();
+  const scopes = new Map<WaypointKey, Scope>();
+  /** Scopes that may be others than they were. */
+  const stale = new Set<WaypointKey>();
+  /** Services that scopes name, and in which. */
+  const scoped = new Map<ServiceKey, Set<WaypointKey>>();
+  let dirty = new Set<ServiceKey>();
+  const dirtyRoutes = new Set<ObjectKey>();
+
+  const serviceOf = (namespace: string, name: string): Service | undefined => {
+    const found = cluster.objects.get(`Service/${namespace}/${name}`);
+    return found?.kind === "Service" ? found : undefined;
+  };
+  const byKey = (key: ServiceKey): Service | undefined => {
+    const [namespace = "", name = ""] = key.split("/");
+    return serviceOf(namespace, name);
+  };
+  const resourceName = (key: ServiceKey): string => {
+    const [namespace = "", name = ""] = key.split("/");
+    return `${namespace}/${hostnameOf(namespace, name, settings)}`;
+  };
+
+  function note(object: MeshObject): void {
+    const { namespace, name } = object.metadata;
+    bindings.note(object, dirty);
+    if (object.kind === "Service") {
+      for (const key of cluster.routes.sendingTo(`${namespace}/${name}`)) dirty.add(key);
+      for (const route of cluster.routes.attachedTo(`${namespace}/${name}`)) dirtyRoutes.add(objectKeyOf(route));
+      outdate(`${namespace}/${name}`);
+    } else if ("parents" in object) {
+      dirtyRoutes.add(objectKeyOf(object));
+      for (const key of parentsOf(object)) dirty.add(key);
+    } else if (object.kind === "Pod") notePod(object);
+    else if (object.kind === "EndpointSlice") outdate(`${namespace}/${object.service}`);
+  }
+
+  /** Most clusters have no waypoint, and most pods are behind none. */
+  function notePod(pod: Pod): void {
+    if (scoped.size === 0) return;
+    const { namespace, labels } = pod.metadata;
+    for (const { metadata } of cluster.services.matching(namespace, labels)) outdate(`${namespace}/${metadata.name}`);
+  }
+
+  const outdate = (key: ServiceKey): void => {
+    for (const waypoint of scoped.get(key) ?? []) stale.add(waypoint);
+  };
+
+  function settle() {
+    bindings.settle(dirty);
+    const changed: ObjectKey[] = [];
+    for (const key of dirty) {
+      const before = standings.get(key);
+      const now = bindings.standing(key);
+      for (const one of [before, now]) if (one !== undefined && hasWaypoint(one)) stale.add(waypointKey(one.gateway));
+      if (now.kind === "none") standings.delete(key);
+      else standings.set(key, now);
+      const service = byKey(key);
+      const name = service === undefined ? null : objectKeyOf(service);
+      if (name !== null && !isDeepStrictEqual(before ?? NONE, now.kind === "none" ? NONE : now)) changed.push(name);
+      recompile(key, service, now);
+    }
+    for (const key of dirtyRoutes) refresh(key);
+    dirtyRoutes.clear();
+    const touched = [...dirty].filter((key) => tables.has(key)).length;
+    dirty = new Set();
+    return { services: changed, touched };
+  }
+
+  function recompile(key: ServiceKey, service: Service | undefined, standing: Standing): void {
+    const attached = cluster.routes.attachedTo(key);
+    for (const route of attached) dirtyRoutes.add(objectKeyOf(route));
+    const name = resourceName(key);
+    if (service === undefined || (attached.length === 0 && !hasWaypoint(standing))) {
+      tables.delete(key);
+      resources.delete(name);
+      return;
+    }
+    const table = compileTable(service, attached, { clusterDomain: settings.clusterDomain, service: serviceOf });
+    tables.set(key, table);
+    const held = resources.get(name);
+    const resource = encodeRoutes(table.routes);
+    if (!hasWaypoint(standing)) resources.delete(name);
+    else if (held?.version !== resource.version) resources.set(name, resource);
+  }
+
+  function refresh(key: ObjectKey): void {
+    const route = cluster.objects.get(key);
+    if (route === undefined || !("parents" in route)) {
+      statuses.delete(key);
+      return;
+    }
+    const now = routeStatus(route, (parent, index) => factsOf(route, parent, index));
+    if (!isDeepStrictEqual(statuses.get(key), now)) statuses.set(key, now);
+  }
+
+  function factsOf(route: Route, { namespace, name }: ParentRef, index: number): ParentFacts | null {
+    const key = `${namespace}/${name}`;
+    const service = serviceOf(namespace, name);
+    if (service === undefined) return null;
+    const table = tables.get(key);
+    return {
+      service,
+      standing: bindings.standing(key),
+      verdict: table?.verdicts.get(route)?.get(index),
+      faults: table?.faults.get(route) ?? [],
+    };
+  }
+
+  /** Its pods, and what somebody named by hand. */
+  function* endpointsOf(service: string): Iterable<string> {
+    const [namespace = "", hostname = ""] = service.split("/");
+    const name = hostname.split(".")[0] ?? "";
+    const found = serviceOf(namespace, name);
+    if (found === undefined) return;
+    if (Object.keys(found.selector).length > 0)
+      for (const { metadata } of cluster.pods.find(namespace, found.selector)) yield uidOf(metadata.namespace, metadata.name, settings);
+    yield* slicesOf(namespace, name);
+  }
+
+  function scope(key: WaypointKey): Scope | null {
+    if (bindings.gateway(key) === null && bindings.served(key).length === 0) {
+      scopes.delete(key);
+      return null;
+    }
+    const before = scopes.get(key);
+    if (before !== undefined && !stale.delete(key)) return before;
+    const found = bindings.served(key).flatMap((one) => tables.get(one) ?? []);
+    const now = settled(before, scopeOf({ own: resourceName(key), tables: found, endpointsOf }));
+    scopes.set(key, now);
+    stale.delete(key);
+    for (const waypoints of scoped.values()) waypoints.delete(key);
+    for (const name of now.addresses) {
+      const service = serviceKeyOf(name);
+      if (service !== null) scoped.set(service, (scoped.get(service) ?? new Set()).add(key));
+    }
+    for (const [service, waypoints] of scoped) if (waypoints.size === 0) scoped.delete(service);
+    return now;
+  }
+
+  /** Null for names of workloads. */
+  function serviceKeyOf(name: string): ServiceKey | null {
+    const [namespace = "", hostname = "", more] = name.split("/");
+    return more === undefined && namespace !== "" ? `${namespace}/${hostname.split(".")[0] ?? ""}` : null;
+  }
+
+  const waypointOf = (key: WaypointKey): Waypoint => {
+    const [namespace = "", name = ""] = key.split("/");
+    const gateway = bindings.gateway(key);
+    const services = bindings.served(key).map(resourceName).sort();
+    return { namespace, name, gateway, className: gateway?.className ?? kubernetes.waypointClass, ready: bindings.isReady(key), services };
+  };
+
+  return {
+    note,
+    settle,
+    standing: (namespace, service) => standings.get(`${namespace}/${service}`) ?? NONE,
+    routes: () => resources,
+    waypoints: () => {
+      const declared = [...bindings.gateways()].map(({ metadata }) => waypointKey(metadata));
+      return [...new Set([...declared, ...bindings.implied()])].sort().map(waypointOf);
+    },
+    scopeOf: scope,
+    routeStatuses: () => [...statuses.values()],
+    gatewayStatuses: () =>
+      [...bindings.gateways()].map((gateway) => {
+        const key = waypointKey(gateway.metadata);
+        const routes = new Set(bindings.served(key).flatMap((one) => [...(tables.get(one)?.verdicts.keys() ?? [])]));
+        const { namespace, name } = gateway.metadata;
+        const addresses = serviceOf(namespace, name)?.clusterIPs ?? [];
+        return gatewayStatus(gateway, { ready: bindings.isReady(key), addresses, attachedRoutes: routes.size });
+      }),
+    faults: () =>
+      [...standings].flatMap(([key, standing]): ObjectFault[] => {
+        if (standing.kind !== "absent") return [];
+        const [namespace = "", name = ""] = key.split("/");
+        const reason = `${standing.reason}: the service is reached without a waypoint`;
+        return [{ key: `Service/${namespace}/${name}`, code: "E_WAYPOINT_ABSENT", field: "metadata.labels", reason }];
+      }),
+  };
+}
+
+const NONE: Standing = { kind: "none", reason: "" };

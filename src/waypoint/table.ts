@@ -1,0 +1,127 @@
+// All that a waypoint knows of one service, from the routes attached to it, and what became of each of these routes.
+import { create, type MessageInitShape } from "@bufbuild/protobuf";
+import { type PortSchema, Protocol, type Routes, RoutesSchema, type RuleSetSchema } from "#contract/gen/route_pb.ts";
+import { serviceHostname } from "#mesh/dns.ts";
+import type { Service, ServicePort } from "#mesh/objects.ts";
+import { isTcp, protocolOf } from "#mesh/protocol.ts";
+import type { GRPCRoute, HTTPRoute, Route, TCPRoute, TLSRoute } from "#mesh/route.ts";
+import { type Attachment, type Audience, attachmentsOf, audienceOf, kindInForce } from "./attach.ts";
+import { type BackendFault, type Known, WIRE_PROTOCOLS } from "./backend.ts";
+import { compileGrpc, compileHttp } from "./http.ts";
+import { compileStream } from "./stream.ts";
+
+/** What a parentRef of a route came to. */
+export type Verdict = {
+  /** Ports where it is in force, and ports that a kind of higher rank has. */
+  readonly ports: readonly number[];
+  readonly conflicts: readonly { readonly port: number; readonly kind: Route["kind"] }[];
+};
+
+export type Table = {
+  readonly routes: Routes;
+  /** By route, then by index in route.parents. A parentRef that names no port of the service is not there. */
+  readonly verdicts: ReadonlyMap<Route, ReadonlyMap<number, Verdict>>;
+  /** References that cannot be used, by route. */
+  readonly faults: ReadonlyMap<Route, readonly BackendFault[]>;
+};
+
+type WireRules = MessageInitShape<typeof RuleSetSchema>;
+type Tell = (route: Route, fault: BackendFault) => void;
+
+/** `attached` has at least every route with a parentRef to the service, each once. */
+export function compileTable(service: Service, attached: readonly Route[], known: Known): Table {
+  const attachments = attached.flatMap((route) => attachmentsOf(route, service));
+  const faults = new Map<Route, Map<string, BackendFault>>();
+  const tell: Tell = (route, fault) => {
+    const told = faults.get(route) ?? new Map<string, BackendFault>();
+    faults.set(route, told.set(fault.message, fault));
+  };
+  const verdicts = new Map<Route, Map<number, Verdict>>();
+  const ports = service.ports.filter(isTcp).map((port) =>
+    portOf(
+      port,
+      attachments.filter((one) => one.port === port),
+      service,
+      verdicts,
+      known,
+      tell,
+    ),
+  );
+  const { namespace, name } = service.metadata;
+  return {
+    routes: create(RoutesSchema, { service: `${namespace}/${serviceHostname(namespace, name, known.clusterDomain)}`, ports }),
+    verdicts,
+    faults: new Map([...faults].map(([route, told]) => [route, [...told.values()]])),
+  };
+}
+
+function portOf(
+  port: ServicePort,
+  attachments: readonly Attachment[],
+  service: Service,
+  verdicts: Map<Route, Map<number, Verdict>>,
+  known: Known,
+  tell: Tell,
+): MessageInitShape<typeof PortSchema> {
+  const consumers: Record<Audience, WireRules> = {};
+  let producer: WireRules | null = null;
+  let protocol = declaredOf(port);
+  const byAudience = Map.groupBy(attachments, ({ route }) => audienceOf(route, service));
+  for (const audience of [...byAudience.keys()].sort()) {
+    const here = byAudience.get(audience) ?? [];
+    const kind = kindInForce(here.map(({ route }) => route));
+    if (kind === null) continue;
+    for (const one of here) judge(one, kind, verdicts);
+    const inForce = here.filter(({ route }) => route.kind === kind);
+    const rules = rulesOf(kind, [...new Set(inForce.map(({ route }) => route))], known, tell);
+    if (audience !== "") consumers[audience] = rules;
+    else {
+      producer = rules;
+      protocol = protocolFor(kind, port, inForce);
+    }
+  }
+  return { port: port.port, protocol, ...(producer === null ? {} : { producer }), consumers };
+}
+
+function judge({ route, parent, port }: Attachment, kind: Route["kind"], verdicts: Map<Route, Map<number, Verdict>>): void {
+  const byParent = verdicts.get(route) ?? new Map<number, Verdict>();
+  const { ports, conflicts } = byParent.get(parent) ?? { ports: [], conflicts: [] };
+  const won = route.kind === kind;
+  byParent.set(parent, {
+    ports: won ? [...ports, port.port] : ports,
+    conflicts: won ? conflicts : [...conflicts, { port: port.port, kind }],
+  });
+  verdicts.set(route, byParent);
+}
+
+/** The routes are all of this kind. */
+function rulesOf(kind: Route["kind"], routes: readonly Route[], known: Known, tell: Tell): WireRules {
+  switch (kind) {
+    case "GRPCRoute":
+      return { kind: { case: "http", value: compileGrpc(routes as readonly GRPCRoute[], known, tell) } };
+    case "HTTPRoute":
+      return { kind: { case: "http", value: compileHttp(routes as readonly HTTPRoute[], known, tell) } };
+    case "TLSRoute":
+      return { kind: { case: "tls", value: compileStream(routes as readonly TLSRoute[], known, tell) } };
+    case "TCPRoute":
+      return { kind: { case: "tcp", value: compileStream(routes as readonly TCPRoute[], known, tell) } };
+  }
+}
+
+function declaredOf(port: ServicePort): Protocol {
+  const declared = protocolOf(port);
+  return declared === null ? Protocol.UNSPECIFIED : WIRE_PROTOCOLS[declared];
+}
+
+/**
+ * The kind of the routes says how clients speak. An HTTPRoute for every port, on a port of which nobody says what is spoken there, does not:
+ * what turns out to be HTTP obeys it, and what is not never asked for it.
+ */
+function protocolFor(kind: Route["kind"], port: ServicePort, attachments: readonly Attachment[]): Protocol {
+  if (kind === "GRPCRoute") return Protocol.GRPC;
+  if (kind === "TLSRoute") return Protocol.TLS;
+  if (kind === "TCPRoute") return Protocol.TCP;
+  const declared = declaredOf(port);
+  if (declared === Protocol.HTTP2 || declared === Protocol.GRPC || declared === Protocol.HTTP) return declared;
+  return attachments.some(({ explicit }) => explicit) ? Protocol.HTTP : Protocol.UNSPECIFIED;
+}
