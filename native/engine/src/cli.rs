@@ -1,4 +1,6 @@
 //! The command line: checks every word and touches nothing.
+pub(crate) mod waypoint;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -6,9 +8,11 @@ use std::process::ExitCode;
 use trackbed_contract::tables::{errors, paths};
 
 pub(crate) const HELP: &str = "\
-trackbed-engine: moves the bytes of a node's pods
+trackbed-engine: moves the bytes of a node's pods, or of a waypoint
 
 usage: trackbed-engine [--run DIR] [--metrics ADDR] [--workers N] [--log FILTER] [--log-format text|json]
+       trackbed-engine waypoint --control HOST:PORT --roots FILE --token FILE [--server-name NAME] [--metrics ADDR] [--health ADDR]
+                                [--drain SECONDS] [--workers N] [--log FILTER] [--log-format text|json]
        trackbed-engine --version | --help
 
   --run DIR         directory shared with the daemon: director.sock, netns.sock (default /run/trackbed)
@@ -16,6 +20,15 @@ usage: trackbed-engine [--run DIR] [--metrics ADDR] [--workers N] [--log FILTER]
   --workers N       data threads, 1 to 64 (default: the number of CPUs, at most 4)
   --log FILTER      error | warn | info | debug | trace, or levels by target such as info,access=off (default info)
   --log-format F    text | json (default text)
+
+waypoint: one process without privileges, directed by control, that routes the requests to the services which have it as their waypoint
+  --control H:P     control's director, over TLS; the name is looked up for each connection
+  --server-name N   name in control's certificate (default: the host of --control)
+  --roots FILE      certificates that control's must lead to, PEM, read for each connection
+  --token FILE      what this pod shows control, read for each call
+  --metrics ADDR    serve Prometheus text here (default: port 15020 of all addresses)
+  --health ADDR     serve /healthz/ready here (default: port 15021 of all addresses)
+  --drain SECONDS   at SIGTERM, requests under way have this long (default 25)
 ";
 
 /// sysexits.h EX_USAGE
@@ -27,6 +40,7 @@ const MOST_WORKERS: usize = 64;
 pub(crate) enum Command {
     Keeper(Options),
     Worker(Options, Descent),
+    Waypoint(waypoint::Options),
     Version,
     Help,
 }
@@ -79,6 +93,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = std::ffi::OsString>) -> Resul
     let mut options = Options { run: paths::RUN.into(), metrics: None, workers: None, log: "info".into(), log_format: LogFormat::Text };
     let (mut worker, mut keeper, mut restarts) = (false, None, 0);
     let mut parser = lexopt::Parser::from_args(args);
+    let mut first = true;
     while let Some(argument) = parser.next()? {
         match argument {
             Long("help") | Short('h') => return Ok(Command::Help),
@@ -93,8 +108,11 @@ pub(crate) fn parse(args: impl IntoIterator<Item = std::ffi::OsString>) -> Resul
             Long("keeper") if worker => keeper = Some(parsed(&parser.value()?.string()?, "--keeper", "a process id")?),
             Long("restarts") if worker => restarts = parsed(&parser.value()?.string()?, "--restarts", "a number")?,
             Value(word) if word == "worker" && !worker => worker = true,
+            // Its options are its own: it must be the first word.
+            Value(word) if word == "waypoint" && first => return waypoint::parse(&mut parser),
             other => return Err(other.unexpected().into()),
         }
+        first = false;
     }
     match (worker, keeper) {
         (false, _) => Ok(Command::Keeper(options)),
@@ -177,6 +195,7 @@ mod tests {
             (vec!["serve"], "serve"),
             (vec!["--keeper", "1"], "--keeper"),
             (vec!["worker"], "worker"),
+            (vec!["--run=/x", "waypoint"], "waypoint"),
         ] {
             let error = parse_words(&words).expect_err(named).to_string();
             assert!(error.contains(named), "{error}");

@@ -1,28 +1,24 @@
 //! The two streams to the director: opened, kept, and opened again with a jittered back-off.
 //!
 //! Losing them changes nothing in the data path; whoever holds the other ends of the channels learns of it and goes on.
-use std::path::{Path, PathBuf};
-use std::pin::Pin;
+mod line;
+
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::stream::poll_fn;
-use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
 use tokio::sync::mpsc;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::Channel;
 use trackbed_contract::engine::director_client::DirectorClient;
 use trackbed_contract::engine::{FromEngine, ReportBatch, ToEngine, from_engine, to_engine};
 use trackbed_contract::tables::{bounds, errors};
 
 use crate::contract::{Breach, Conversation};
 use crate::worker::shared::Shared;
+pub(crate) use line::Line;
 
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
-/// The director's Unix socket answers at once or not at all.
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// Messages on their way to the director. When it is full the director has stopped reading; the stream is given up then, and the next
 /// Hello says everything again.
 const OUTBOX: usize = 4096;
@@ -74,13 +70,13 @@ impl std::fmt::Display for End {
 }
 
 /// Keeps a stream open for the life of the process.
-pub(crate) fn attach(socket: PathBuf, shared: Arc<Shared>) -> mpsc::Receiver<FromDirector> {
+pub(crate) fn attach(line: Line, shared: Arc<Shared>) -> mpsc::Receiver<FromDirector> {
     let (inbox, messages) = mpsc::channel(INBOX);
     tokio::spawn(async move {
         let (mut delay, mut told) = (FIRST_DELAY, None);
         while !inbox.is_closed() {
             let mut heard = false;
-            let end = one_stream(&socket, &inbox, &shared, &mut heard).await;
+            let end = one_stream(&line, &inbox, &shared, &mut heard).await;
             match &end {
                 End::Broken(breach) => tell(breach, &mut told, &shared),
                 End::Closed | End::Failed(_) if heard => (delay, told) = (FIRST_DELAY, None),
@@ -107,8 +103,8 @@ fn tell(breach: &Breach, told: &mut Option<u32>, shared: &Shared) {
 }
 
 /// `heard` becomes true with the first message that may be obeyed.
-async fn one_stream(socket: &Path, inbox: &mpsc::Sender<FromDirector>, shared: &Arc<Shared>, heard: &mut bool) -> End {
-    let channel = match connect(socket).await {
+async fn one_stream(line: &Line, inbox: &mpsc::Sender<FromDirector>, shared: &Arc<Shared>, heard: &mut bool) -> End {
+    let channel = match line.connect().await {
         Ok(channel) => channel,
         Err(reason) => return End::Failed(reason),
     };
@@ -120,11 +116,15 @@ async fn one_stream(socket: &Path, inbox: &mpsc::Sender<FromDirector>, shared: &
     if inbox.send(FromDirector::Attached(Outbox(sender))).await.is_err() {
         return ends();
     }
-    let mut stream = match client.attach(poll_fn(move |context| outbox.poll_recv(context))).await {
+    let call = match line.call(poll_fn(move |context| outbox.poll_recv(context))) {
+        Ok(call) => call,
+        Err(reason) => return End::Failed(reason),
+    };
+    let mut stream = match client.attach(call).await {
         Ok(answer) => answer.into_inner(),
         Err(status) => return End::Failed(status_text(&status)),
     };
-    let _reporting = AbortOnDrop(tokio::spawn(report(client, Arc::clone(shared))));
+    let _reporting = AbortOnDrop(tokio::spawn(report(client, line.clone(), Arc::clone(shared))));
     let mut conversation = Conversation::default();
     loop {
         let message = match stream.message().await {
@@ -145,7 +145,7 @@ async fn one_stream(socket: &Path, inbox: &mpsc::Sender<FromDirector>, shared: &
 }
 
 /// Telemetry of this stream's life. An error here ends reporting only until the next attach.
-async fn report(mut client: DirectorClient<Channel>, shared: Arc<Shared>) {
+async fn report(mut client: DirectorClient<Channel>, line: Line, shared: Arc<Shared>) {
     let (sender, mut batches) = mpsc::channel::<ReportBatch>(BATCHES_IN_FLIGHT);
     let fill = async {
         loop {
@@ -158,28 +158,20 @@ async fn report(mut client: DirectorClient<Channel>, shared: Arc<Shared>) {
             room.send(ReportBatch { counters: crate::report::counters(&shared), ..batch });
         }
     };
-    let stream = poll_fn(move |context| batches.poll_recv(context));
+    let call = match line.call(poll_fn(move |context| batches.poll_recv(context))) {
+        Ok(call) => call,
+        Err(reason) => return tracing::debug!(target: "director", reason, "nothing is reported on this stream"),
+    };
     tokio::select! {
         () = fill => {}
-        end = client.report(stream) => if let Err(status) = end {
+        end = client.report(call) => if let Err(status) = end {
             tracing::debug!(target: "director", reason = status_text(&status), "report stream ended");
         }
     }
 }
 
-async fn connect(socket: &Path) -> Result<Channel, String> {
-    // The authority is never used: the connector goes to the socket.
-    let endpoint = Endpoint::from_static("http://director").connect_timeout(CONNECT_LIMIT);
-    let channel = endpoint.connect_with_connector(UnixConnector(socket.to_owned())).await;
-    channel.map_err(|error| format!("{}: {}", socket.display(), with_causes(&error)))
-}
-
 fn status_text(status: &tonic::Status) -> String {
     format!("{:?}: {}", status.code(), status.message())
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    std::iter::successors(error.source(), |cause| cause.source()).fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 #[derive(Debug)]
@@ -188,33 +180,5 @@ struct AbortOnDrop(tokio::task::JoinHandle<()>);
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-#[derive(Debug, Clone)]
-struct UnixConnector(PathBuf);
-
-impl tower_service::Service<Uri> for UnixConnector {
-    type Response = TokioIo<UnixStream>;
-    type Error = std::io::Error;
-    type Future = Connecting;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Uri) -> Connecting {
-        let path = self.0.clone();
-        Connecting(Box::pin(UnixStream::connect(path)))
-    }
-}
-
-struct Connecting(Pin<Box<dyn Future<Output = std::io::Result<UnixStream>> + Send>>);
-
-impl Future for Connecting {
-    type Output = std::io::Result<TokioIo<UnixStream>>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        Poll::Ready(ready!(self.0.as_mut().poll(context)).map(TokioIo::new))
     }
 }

@@ -1,4 +1,4 @@
-//! The process that moves the bytes of a node's pods: a keeper, and the worker that it starts from this same program.
+//! The process that moves the bytes of a node's pods, a keeper and the worker that it starts from this same program; or those of a waypoint.
 mod blob;
 mod cli;
 mod clock;
@@ -9,7 +9,9 @@ mod director;
 mod keeper;
 mod log;
 mod report;
+mod routes;
 mod sys;
+mod waypoint;
 mod worker;
 
 use std::process::ExitCode;
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         }
         Command::Keeper(options) => keeper::build(options).and_then(keeper::Keeper::run),
         Command::Worker(options, descent) => worker::build(options, descent).and_then(worker::Worker::run),
+        Command::Waypoint(options) => waypoint::build(options).and_then(waypoint::Waypoint::run),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

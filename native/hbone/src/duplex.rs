@@ -4,6 +4,7 @@
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker, ready};
 use std::time::Instant;
@@ -12,10 +13,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::coop::poll_proceed;
 use tokio::time::timeout;
 
-use crate::TunnelStream;
+use crate::h2::Role;
 use crate::leg::{Gone, PIECES};
 use crate::limits::LINGER;
 use crate::link::{Core, Handle};
+use crate::meter::Side;
+use crate::{Meter, TunnelStream};
 
 /// A [`TunnelStream`] to read from and to write to, within a local runtime. Shutting it down is FIN. Dropping it before both sides have
 /// said FIN resets the stream; after a shutdown, once the other side has had a moment to say its own.
@@ -26,6 +29,7 @@ pub struct Duplex {
     /// Wakes both of them.
     waker: Waker,
     finished: bool,
+    meter: Option<Rc<Meter>>,
 }
 
 impl TunnelStream {
@@ -36,11 +40,18 @@ impl TunnelStream {
             stream.user.served = true;
         }
         let tasks = Arc::new(Tasks::default());
-        Duplex { handle: Some(handle), waker: Waker::from(Arc::clone(&tasks)), tasks, finished: false }
+        Duplex { handle: Some(handle), waker: Waker::from(Arc::clone(&tasks)), tasks, finished: false, meter: None }
     }
 }
 
 impl Duplex {
+    /// What is read and written is counted here from now on.
+    #[must_use]
+    pub fn counted_by(mut self, meter: &Rc<Meter>) -> Self {
+        self.meter = Some(Rc::clone(meter));
+        self
+    }
+
     /// The stream, with the task that waits for it known. An error when it is gone with its tunnel.
     fn with<T>(&self, act: impl FnOnce(&mut Core, u32) -> io::Result<T>) -> io::Result<T> {
         let Some(Handle { link, id }) = &self.handle else { return Err(io::ErrorKind::NotConnected.into()) };
@@ -52,6 +63,12 @@ impl Duplex {
             core.schedule();
         }
         done
+    }
+
+    fn count(&self, from: Side, bytes: usize) {
+        if let Some(meter) = &self.meter {
+            meter.count(from, bytes);
+        }
     }
 
     fn poll_send(&self, cx: &mut Context<'_>, pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
@@ -70,6 +87,7 @@ impl Duplex {
             // Flushing what was collected may leave the wire full: then the stream waits like any other.
             while core.may_send(id) {
                 if let Some(count) = core.write_pieces(id, pieces) {
+                    self.count(peer(core).other(), count);
                     return Ok(Some(count));
                 }
             }
@@ -106,6 +124,7 @@ impl AsyncRead for Duplex {
             }
             leg.backlog.advance(count);
             let keeps_up = leg.backlog.is_empty();
+            self.count(peer(core), count);
             core.h2.read(id, count, keeps_up, Instant::now());
             Ok(Some(()))
         });
@@ -153,7 +172,7 @@ impl Drop for Duplex {
             return;
         }
         // Its last words may still be on their way to an application that a reset would keep from reading them.
-        let rest = Self { handle: Some(handle), tasks: Arc::clone(&self.tasks), waker: self.waker.clone(), finished: true };
+        let rest = Self { handle: Some(handle), tasks: Arc::clone(&self.tasks), waker: self.waker.clone(), finished: true, meter: None };
         tokio::task::spawn_local(linger(rest));
     }
 }
@@ -169,6 +188,11 @@ impl fmt::Debug for Duplex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Duplex").field("id", &self.handle.as_ref().map(|handle| handle.id)).finish_non_exhaustive()
     }
+}
+
+/// Who is at the other end.
+fn peer(core: &Core) -> Side {
+    if core.h2.role() == Role::Server { Side::Client } else { Side::Server }
 }
 
 fn lost(gone: Gone) -> io::Error {

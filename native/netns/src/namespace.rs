@@ -58,17 +58,32 @@ pub struct InterfaceAddress {
 pub struct Netns {
     fd: Arc<OwnedFd>,
     cookie: u64,
+    /// There is nothing to enter.
+    own: bool,
 }
 
 impl Netns {
     /// Takes a namespace descriptor, checks that it is one, and reads its cookie.
     pub fn from_fd(fd: OwnedFd) -> Result<Self, NetnsError> {
         require_network_namespace(fd.as_fd())?;
-        let mut netns = Self { fd: Arc::new(fd), cookie: 0 };
-        let probe = netns.enter(|| socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None))?;
+        Self { fd: Arc::new(fd), cookie: 0, own: false }.with_cookie()
+    }
+
+    /// The namespace that this process lives in, for one that never enters another: nothing here then needs a privilege.
+    pub fn own() -> Result<Self, NetnsError> {
+        Self { fd: Arc::new(open_own()?), cookie: 0, own: true }.with_cookie()
+    }
+
+    fn with_cookie(mut self) -> Result<Self, NetnsError> {
+        let probe = self.enter(|| socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None))?;
         let probe = probe.map_err(|error| NetnsError::Inside { step: "make a socket", source: error.into() })?;
-        netns.cookie = sys::netns_cookie(probe.as_fd()).map_err(|source| NetnsError::Inside { step: "read SO_NETNS_COOKIE", source })?;
-        Ok(netns)
+        self.cookie = sys::netns_cookie(probe.as_fd()).map_err(|source| NetnsError::Inside { step: "read SO_NETNS_COOKIE", source })?;
+        Ok(self)
+    }
+
+    /// Sockets made here are those of an ordinary process: nothing is captured, so nothing needs a mark.
+    pub fn is_own(&self) -> bool {
+        self.own
     }
 
     /// The namespace behind a descriptor that this process was started with.
@@ -102,6 +117,9 @@ impl Netns {
     /// the thread is back when this returns or unwinds. It cannot stay: a thread that cannot return ends the process, because
     /// everything it made afterwards would belong to the wrong pod.
     pub fn enter<T>(&self, work: impl FnOnce() -> T) -> Result<T, NetnsError> {
+        if self.own {
+            return Ok(work());
+        }
         let back = Back(move_to(Arc::clone(&self.fd))?);
         set_namespace(self.fd.as_fd()).map_err(|error| NetnsError::Enter { step: "enter the network namespace", source: error.into() })?;
         let result = work();

@@ -106,7 +106,8 @@ pub fn connect_from(netns: &Netns, source: IpAddr, destination: SocketAddr, peer
 
 fn marked(netns: &Netns, destination: SocketAddr, peer: Peer) -> Result<Socket, SocketError> {
     let socket = make(netns, destination, Type::STREAM)?;
-    steps(destination, &[("set SO_MARK", &|| socket.set_mark(marks::ENGINE)), ("set TCP options", &|| tune(&socket, peer))])?;
+    let mark = || if netns.is_own() { Ok(()) } else { socket.set_mark(marks::ENGINE) };
+    steps(destination, &[("set SO_MARK", &mark), ("set TCP options", &|| tune(&socket, peer))])?;
     Ok(socket)
 }
 
@@ -219,8 +220,8 @@ fn tune(socket: &Socket, peer: Peer) -> io::Result<()> {
         socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
     }
     match socket.set_tcp_congestion(CONGESTION_CONTROL) {
-        // A kernel without cubic keeps its default, which is correct, only slower.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        // A kernel without cubic keeps its default, which is correct, only slower; so does one where an unprivileged process may not choose it.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => Ok(()),
         other => other,
     }
 }

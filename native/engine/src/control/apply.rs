@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 use trackbed_contract::engine::{Applied, ResourceType, StateDelta, Welcome};
-use trackbed_decide::World;
+use trackbed_decide::{Workload, World};
 
 use super::{Control, Event};
 use crate::data::Order;
@@ -45,7 +45,7 @@ impl Control {
         self.tell_changes();
     }
 
-    /// Tunnels to addresses that have changed hands must not serve the next owner.
+    /// Tunnels to addresses that have changed hands must not serve the next owner, and what was sent in plaintext may not be any more.
     pub(super) async fn evict(&self, before: Option<&World>, delta: &StateDelta) {
         let (Some(before), Some(after)) = (before, self.state.world()) else { return };
         let mut names: Vec<String> = delta.upsert.iter().map(|resource| resource.name.clone()).collect();
@@ -59,14 +59,25 @@ impl Control {
             let new = after.workload(&old.uid).filter(|new| new.identity == old.identity);
             addresses.extend(old.addresses.iter().filter(|address| !new.is_some_and(|new| new.addresses.contains(address))));
         }
-        if !addresses.is_empty() {
+        let stays = |old: &Workload| {
+            after.workload(&old.uid).is_some_and(|new| {
+                new.identity == old.identity && new.protocol == old.protocol && old.addresses.iter().all(|ip| new.addresses.contains(ip))
+            })
+        };
+        // Connections to workloads are kept for the next request by waypoints alone.
+        let old = names.iter().filter_map(|name| before.workload(name)).filter(|old| self.is_waypoint() && !stays(old));
+        let workloads: Vec<Arc<str>> = old.map(|old| Arc::clone(&old.uid)).collect();
+        if !addresses.is_empty() || !workloads.is_empty() {
             for thread in &self.threads {
-                let _ = thread.send(Order::Evict(addresses.clone())).await;
+                let _ = thread.send(Order::Evict { addresses: addresses.clone(), workloads: workloads.clone() }).await;
             }
         }
     }
 
     pub(super) fn publish_world(&self) {
+        if let Some(routes) = self.state.routes() {
+            self.shared.routes.store(Arc::clone(routes));
+        }
         self.shared.world.store(Arc::new(self.state.world().cloned()));
         self.shared.ring();
     }

@@ -71,6 +71,12 @@ pub(crate) fn bind(spec: &AddPod, bound: Option<&AddPod>, netns: &Netns, mut lef
     Ok(listeners)
 }
 
+/// A waypoint's: the HBONE port of its own addresses, and nothing else.
+pub(crate) fn bind_waypoint(addresses: &[IpAddr], netns: &Netns) -> Result<Listeners, SocketError> {
+    let listen = |address: &IpAddr| listen_tcp(netns, SocketAddr::new(*address, ports::HBONE), Peer::Engine);
+    Ok(Listeners { hbone: addresses.iter().map(listen).collect::<Result<_, _>>()?, ..Listeners::default() })
+}
+
 fn listen_key(uid: &str, name: &str) -> String {
     format!("pod/{uid}/listen/{name}")
 }

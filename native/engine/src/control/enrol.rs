@@ -1,4 +1,5 @@
 //! A pod's way in and out: its namespace arrives, its listeners are bound, it is served, it drains and is let go.
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,13 +9,14 @@ use prost::Message;
 use tokio::sync::{mpsc, oneshot};
 use trackbed_contract::engine::{AddPod, Drift, DriftKind, PodGone, RemovePod, from_engine};
 use trackbed_contract::tables::errors;
-use trackbed_netns::{Handover, HandoverError, HandoverListener, Watch};
+use trackbed_netns::{Handover, HandoverError, HandoverListener, Netns, Watch};
 
 use super::bind::{self, Left};
 use super::identities::Trouble;
 use super::pods::{Entry, describe};
 use super::{Control, Event, drift, pod_key, thread_of};
-use crate::data::Order;
+use crate::data::{self, Listeners, Order};
+use crate::worker::shared::Pod;
 
 /// After an error of the hand-over listener itself.
 const HANDOVER_PAUSE: Duration = Duration::from_millis(100);
@@ -32,12 +34,29 @@ impl Control {
             Some(cookie) => self.close(&uid, cookie).await,
             None => {}
         }
-        let arrived = self.parked.take(&uid, spec.netns_cookie);
         let mut entry = Entry::new(spec, now);
-        entry.netns = arrived.map(Arc::new);
+        match self.namespace(&entry.spec) {
+            Ok(netns) => entry.netns = netns.map(Arc::new),
+            Err(trouble) => entry.trouble = Some(trouble),
+        }
         self.pods.insert(Arc::clone(&uid), entry);
         self.open(&uid, Left::new()).await;
         self.tell_changes();
+    }
+
+    /// Where the pod is. None while it is still to be handed over.
+    fn namespace(&mut self, spec: &AddPod) -> Result<Option<Netns>, Trouble> {
+        let wrong = |reason: &str| Err(Trouble { code: errors::SOURCE_INVALID.into(), reason: reason.to_owned() });
+        match (spec.waypoint, self.is_waypoint()) {
+            (false, false) => Ok(self.parked.take(&spec.uid, spec.netns_cookie)),
+            (true, false) => wrong("AddPod.waypoint: this is a node's engine, which has no pod of its own"),
+            (false, true) => wrong("AddPod without waypoint: this is a waypoint's engine, which takes no other pod in"),
+            (true, true) if !self.pods.is_empty() => wrong("a second AddPod.waypoint: an engine has one pod of its own"),
+            (true, true) => match Netns::own() {
+                Ok(netns) => Ok(Some(netns)),
+                Err(error) => Err(Trouble { code: error.code().into(), reason: error.to_string() }),
+            },
+        }
     }
 
     /// The same pod with other fields, or one that was leaving and stays: its open connections do not notice.
@@ -49,7 +68,7 @@ impl Control {
             return;
         }
         let bound = std::mem::replace(&mut entry.spec, spec);
-        if let Some(pod) = &entry.pod {
+        if let Some(pod) = entry.pod.as_ref().filter(|pod| !pod.waypoint) {
             match bind::bind(&entry.spec, Some(&bound), &pod.netns, Left::new(), &self.safe) {
                 Ok(listeners) => {
                     let order = Order::Listen { uid: Arc::clone(uid), listeners };
@@ -87,15 +106,20 @@ impl Control {
             Ok(described) => described,
             Err(trouble) => return entry.trouble = Some(trouble),
         };
-        let opened = bind::bind(&entry.spec, None, &netns, left, &self.safe).map_err(|error| error.to_string());
-        let opened = opened.and_then(|listeners| Ok((listeners, Watch::new(&netns).map_err(|error| error.to_string())?)));
+        let opened = if pod.waypoint {
+            bind::bind_waypoint(&pod.local.addresses, &netns).map(|listeners| (listeners, None)).map_err(|error| error.to_string())
+        } else {
+            let listeners = bind::bind(&entry.spec, None, &netns, left, &self.safe).map_err(|error| error.to_string());
+            listeners.and_then(|listeners| Ok((listeners, Some(Watch::new(&netns).map_err(|error| error.to_string())?))))
+        };
         let (listeners, watch) = match opened {
             Ok(opened) => opened,
             Err(reason) => return entry.trouble = Some(Trouble { code: errors::CAPTURE_LISTEN_FAILED.into(), reason }),
         };
         let pod = Arc::new(pod);
-        let watching = tokio::spawn(drift::watch(Arc::clone(uid), pod.cookie, watch, self.events.clone()));
-        (entry.trouble, entry.watch, entry.netns) = (trouble, Some(watching.abort_handle()), None);
+        let events = &self.events;
+        let watching = watch.map(|watch| tokio::spawn(drift::watch(Arc::clone(uid), pod.cookie, watch, events.clone())).abort_handle());
+        (entry.trouble, entry.watch, entry.netns) = (trouble, watching, None);
         entry.pod = Some(Arc::clone(&pod));
         self.safe.put(&format!("{}netns", pod_key(uid)), netns.as_fd());
         self.safe.put_blob(&format!("{}spec", pod_key(uid)), [&entry.spec.encode_to_vec()[..]]);
@@ -103,7 +127,7 @@ impl Control {
         self.shared.pods.store(Arc::new(self.shared.pods.load().with(Arc::clone(&pod))));
         self.shared.ring();
         tracing::info!(target: "pods", %uid, name = %pod.local.name, namespace = %pod.local.namespace, cookie = pod.cookie, "pod taken in");
-        let _ = self.threads[thread_of(uid, self.threads.len())].send(Order::Add { pod, listeners }).await;
+        self.give(&pod, listeners, |listeners| Order::Add { pod: Arc::clone(&pod), listeners }).await;
         self.ask_for_certificates();
     }
 
@@ -117,6 +141,16 @@ impl Control {
                 if next.local == pod.local && next.identity == pod.identity && next.dns_search == pod.dns_search {
                     return;
                 }
+                let added: Vec<IpAddr> =
+                    next.local.addresses.iter().filter(|address| !pod.local.addresses.contains(address)).copied().collect();
+                let added = if next.waypoint { bind::bind_waypoint(&added, &pod.netns) } else { Ok(Listeners::default()) };
+                let added = match added {
+                    Ok(listeners) => listeners,
+                    Err(error) => {
+                        let reason = error.to_string();
+                        return entry.trouble = Some(Trouble { code: errors::CAPTURE_LISTEN_FAILED.into(), reason });
+                    }
+                };
                 let next = Arc::new(next);
                 entry.pod = Some(Arc::clone(&next));
                 if next.identity != pod.identity {
@@ -125,11 +159,34 @@ impl Control {
                 }
                 self.shared.pods.store(Arc::new(self.shared.pods.load().with(Arc::clone(&next))));
                 self.shared.ring();
-                let _ = self.threads[thread_of(uid, self.threads.len())].send(Order::Update(next)).await;
+                for thread in self.threads_of(&next) {
+                    let _ = thread.send(Order::Update(Arc::clone(&next))).await;
+                }
+                if next.waypoint {
+                    self.give(&next, added, |listeners| Order::Listen { uid: Arc::clone(uid), listeners }).await;
+                }
                 self.ask_for_certificates();
             }
             Err(trouble) => entry.trouble = Some(trouble),
         }
+    }
+
+    /// A captured pod's connections are one thread's; a waypoint's requests are everybody's.
+    fn threads_of(&self, pod: &Pod) -> &[data::Handle] {
+        let own = thread_of(&pod.local.uid, self.threads.len());
+        if pod.waypoint { &self.threads } else { &self.threads[own..=own] }
+    }
+
+    /// Has a pod's threads accept from these listeners: whichever of them is free takes a connection.
+    async fn give(&self, pod: &Pod, listeners: Listeners, order: impl Fn(Listeners) -> Order) {
+        let Some((last, others)) = self.threads_of(pod).split_last() else { return };
+        for thread in others {
+            match listeners.try_clone() {
+                Ok(copy) => drop(thread.send(order(copy)).await),
+                Err(error) => tracing::error!(target: "pods", uid = %pod.local.uid, %error, "a thread goes without the pod's listeners"),
+            }
+        }
+        let _ = last.send(order(listeners)).await;
     }
 
     pub(super) async fn remove(&mut self, order: &RemovePod) {
@@ -149,6 +206,11 @@ impl Control {
                     let _ = events.send(Event::Drained { uid, cookie }).await;
                 });
                 entry.leaving = Some(draining.abort_handle());
+                if pod.waypoint {
+                    for thread in &self.threads {
+                        let _ = thread.send(Order::StopAccepting).await;
+                    }
+                }
             }
             _ => self.close(&uid, cookie).await,
         }
@@ -156,6 +218,7 @@ impl Control {
 
     /// Pods that are leaving were named by the RemovePod that began it.
     pub(super) async fn in_sync(&mut self) {
+        self.synced = true;
         let forgotten: Vec<_> = self
             .pods
             .iter()

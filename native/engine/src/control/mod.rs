@@ -7,6 +7,7 @@ mod enrol;
 mod identities;
 mod inherit;
 mod pods;
+mod readiness;
 mod state;
 
 use std::collections::HashMap;
@@ -39,8 +40,10 @@ const EVENTS: usize = 256;
 const TICK: Duration = Duration::from_millis(100);
 /// Connection counts and address troubles are told at most this often.
 const SLOW_TICK: Duration = Duration::from_secs(1);
-/// A worker that is told to stop lets connections go on for this long.
+/// A node's worker that is told to stop lets connections go on for this long.
 pub(crate) const STOP_GRACE: Duration = Duration::from_secs(5);
+/// A waypoint that is told to stop still takes what it is sent for this long: it is not ready any more, and who sends requests hears of that.
+const NOTICE: Duration = Duration::from_secs(2);
 /// Beside the rest of Hello, names and versions of about 40k resources; the limit of a message is 4 MiB.
 const HELLO_BYTES: usize = 3 << 20;
 /// Acknowledgements that wait for the data threads.
@@ -78,6 +81,8 @@ pub(crate) struct Control {
     identities: Identities,
     pods: HashMap<Arc<str>, Entry>,
     parked: Parked,
+    /// The director has said at least once that nothing is missing.
+    synced: bool,
     instance: String,
     events: mpsc::Sender<Event>,
     queue: mpsc::Receiver<Event>,
@@ -87,36 +92,47 @@ pub(crate) struct Control {
 impl Control {
     /// Must be called on the control thread's runtime.
     pub(crate) async fn new(shared: Arc<Shared>, threads: Vec<data::Handle>, safe: Safe, log: LogLevel, heritage: &mut Heritage) -> Self {
-        let (events, queue) = mpsc::channel(EVENTS);
-        let (acknowledge, acknowledgements) = mpsc::channel(ACKNOWLEDGEMENTS);
-        tokio::spawn(apply::acknowledge_in_order(acknowledgements, events.clone()));
         let state = State::inherit(heritage, &safe);
-        let instance = format!("{:016x}", fastrand::u64(..));
-        let identities = Identities::default();
-        let (outbox, pods, parked) = (None, HashMap::new(), Parked::default());
-        let mut control =
-            Self { shared, threads, safe, log, outbox, state, identities, pods, parked, instance, events, queue, acknowledge };
+        let mut control = Self::with(shared, threads, safe, log, state);
         control.inherit(heritage).await;
         control
     }
 
-    /// Runs until the keeper says stop.
-    pub(crate) async fn run(mut self, director: &mut mpsc::Receiver<FromDirector>, netns: OwnedFd, mut stop: oneshot::Receiver<()>) {
-        match HandoverListener::from_fd(netns) {
-            Ok(listener) => drop(tokio::spawn(enrol::take_handovers(listener, self.events.clone()))),
-            Err(error) => {
-                // Without it no pod can be added: better a new worker than a deaf one.
-                tracing::error!(target: "pods", %error, "the hand-over listener cannot be used");
-                return;
-            }
-        }
+    /// Of a waypoint: nobody left anything, and nobody goes on where it ends.
+    pub(crate) fn of_waypoint(shared: Arc<Shared>, threads: Vec<data::Handle>, log: LogLevel) -> Self {
+        Self::with(shared, threads, Safe::without_keeper(), log, State::of_waypoint())
+    }
+
+    fn with(shared: Arc<Shared>, threads: Vec<data::Handle>, safe: Safe, log: LogLevel, state: State) -> Self {
+        let (events, queue) = mpsc::channel(EVENTS);
+        let (acknowledge, acknowledgements) = mpsc::channel(ACKNOWLEDGEMENTS);
+        tokio::spawn(apply::acknowledge_in_order(acknowledgements, events.clone()));
+        let instance = format!("{:016x}", fastrand::u64(..));
+        let identities = Identities::default();
+        let (outbox, pods, parked, synced) = (None, HashMap::new(), Parked::default(), false);
+        Self { shared, threads, safe, log, outbox, state, identities, pods, parked, synced, instance, events, queue, acknowledge }
+    }
+
+    fn is_waypoint(&self) -> bool {
+        self.state.routes().is_some()
+    }
+
+    /// Hands over of pods' namespaces come to this listener. Without it no pod can be added.
+    pub(crate) fn take_handovers(&self, netns: OwnedFd) -> std::io::Result<()> {
+        let listener = HandoverListener::from_fd(netns)?;
+        drop(tokio::spawn(enrol::take_handovers(listener, self.events.clone())));
+        Ok(())
+    }
+
+    /// Runs until it is told to stop; what is open then has `grace` to end.
+    pub(crate) async fn run(mut self, director: &mut mpsc::Receiver<FromDirector>, mut stop: oneshot::Receiver<()>, grace: Duration) {
         let mut tick = tokio::time::interval(TICK);
         let mut slow_tick = tokio::time::interval(SLOW_TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         slow_tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = &mut stop => return self.drain().await,
+                _ = &mut stop => return self.drain(grace).await,
                 message = director.recv() => match message {
                     Some(message) => self.hear(message).await,
                     None => return,
@@ -125,6 +141,7 @@ impl Control {
                 _ = tick.tick() => self.deadlines(),
                 _ = slow_tick.tick() => self.slow().await,
             }
+            self.tell_readiness();
         }
     }
 
@@ -158,7 +175,7 @@ impl Control {
             instance: self.instance.clone(),
             boot_id: boot_id(),
             generation: self.state.world().map_or(0, World::generation),
-            resources: self.state.world().map(World::held).unwrap_or_default(),
+            resources: self.state.held(),
             pods,
         };
         if hello.encoded_len() > HELLO_BYTES {
@@ -236,6 +253,13 @@ impl Control {
         for uid in closed {
             self.open(&uid, Left::new()).await;
         }
+        if self.is_waypoint() {
+            // Nobody tells of changes of its own namespace: an address that was missing may be there now.
+            let lacking: Vec<_> = self.pods.iter().filter(|(_, entry)| entry.trouble.is_some()).map(|(uid, _)| Arc::clone(uid)).collect();
+            for uid in lacking {
+                self.describe_again(&uid).await;
+            }
+        }
         self.tell_changes();
     }
 
@@ -267,12 +291,16 @@ impl Control {
         }
     }
 
-    /// Closes the listeners, lets connections go on for the grace time, then cuts what is left and says how much that was.
-    async fn drain(self) {
+    /// Closes the listeners, lets connections go on until the grace time is over, then cuts what is left and says how much that was.
+    async fn drain(self, grace: Duration) {
+        let deadline = Instant::now() + grace;
+        if self.is_waypoint() {
+            self.leave();
+            tokio::time::sleep(NOTICE.min(grace)).await;
+        }
         for thread in &self.threads {
             let _ = thread.send(Order::StopAccepting).await;
         }
-        let deadline = Instant::now() + STOP_GRACE;
         let live = || self.shared.pods.load().connections();
         while live() > 0 && Instant::now() < deadline {
             tokio::time::sleep(TICK).await;

@@ -109,16 +109,33 @@ pub(super) fn describe(spec: &AddPod, netns: &Arc<Netns>, open: Arc<Open>, world
     let identity = Identity::new(&world.settings().trust_domain, &spec.namespace, &spec.service_account)
         .map_err(|error| trouble(errors::IDENTITY_MALFORMED, error.to_string()))?;
     let held = usable(netns).map_err(|error| trouble(error.code(), error.to_string()))?;
+    if spec.waypoint && local.addresses.is_empty() {
+        local.addresses = held.iter().filter(|address| is_reachable(address)).copied().collect();
+    }
     let missing: Vec<_> = local.addresses.iter().filter(|address| !held.contains(address)).map(ToString::to_string).collect();
     local.addresses.retain(|address| held.contains(address));
     let wrong = (!missing.is_empty())
         .then(|| trouble(errors::WORKLOAD_UNKNOWN, format!("the pod's namespace does not hold {} (yet)", missing.join(", "))));
-    let pod = Pod { local, cookie: spec.netns_cookie, identity, dns_search: spec.dns_search.clone(), netns: Arc::clone(netns), open };
-    Ok((pod, wrong))
+    match wrong {
+        // It is told everything of itself when it starts, and where it listens follows from that.
+        Some(wrong) if spec.waypoint => return Err(wrong),
+        _ => {}
+    }
+    let (dns_search, netns, waypoint) = (spec.dns_search.clone(), Arc::clone(netns), spec.waypoint);
+    Ok((Pod { local, cookie: spec.netns_cookie, identity, dns_search, waypoint, netns, open }, wrong))
 }
 
 fn usable(netns: &Netns) -> Result<Vec<IpAddr>, NetnsError> {
     Ok(netns.addresses()?.into_iter().filter(|held| held.usable).map(|held| held.address).collect())
+}
+
+/// From another pod.
+fn is_reachable(address: &IpAddr) -> bool {
+    let link_local = match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    !address.is_loopback() && !link_local
 }
 
 /// Namespaces that arrived before anybody asked for them.

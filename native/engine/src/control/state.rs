@@ -4,12 +4,14 @@
 //! that brought it were lost. Each delta therefore says which generation it builds on.
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use prost::Message;
-use trackbed_contract::engine::{MeshSettings, Rejected, Resource, StateDelta};
+use trackbed_contract::engine::{HeldResource, MeshSettings, Rejected, Resource, StateDelta};
 use trackbed_decide::{Settings, SettingsError, World};
 
 use crate::blob;
+use crate::routes::{Routes, is_routes};
 use crate::worker::heritage::{Heritage, Safe};
 
 const SETTINGS: &str = "settings";
@@ -23,6 +25,8 @@ const DELTA_BYTES: usize = 1 << 20;
 
 #[derive(Debug, Default)]
 pub(crate) struct State {
+    /// Of a waypoint; a node has none.
+    routes: Option<Arc<Routes>>,
     world: Option<World>,
     settings: Option<MeshSettings>,
     base: Option<OwnedFd>,
@@ -40,6 +44,11 @@ struct Left {
 }
 
 impl State {
+    /// Nothing, and nothing of it will be left: a waypoint that starts anew asks for everything.
+    pub(crate) fn of_waypoint() -> Self {
+        Self { routes: Some(Arc::default()), ..Self::default() }
+    }
+
     /// What earlier workers left, if it is whole; otherwise nothing, and the director is asked for everything.
     pub(crate) fn inherit(heritage: &mut Heritage, safe: &Safe) -> Self {
         let mut state = Self::default();
@@ -86,8 +95,19 @@ impl State {
         self.world.as_ref()
     }
 
+    pub(crate) fn routes(&self) -> Option<&Arc<Routes>> {
+        self.routes.as_ref()
+    }
+
+    /// Everything as it was accepted, for Hello.
+    pub(crate) fn held(&self) -> Vec<HeldResource> {
+        let mut held = self.world.as_ref().map(World::held).unwrap_or_default();
+        held.extend(self.routes.iter().flat_map(|routes| routes.held()));
+        held
+    }
+
     pub(crate) fn set_settings(&mut self, wire: MeshSettings, safe: &Safe) -> Result<(), SettingsError> {
-        let settings = Settings::from_wire(&wire)?;
+        let settings = if self.routes.is_some() { Settings::of_waypoint(&wire) } else { Settings::from_wire(&wire) }?;
         self.world = Some(match &self.world {
             Some(world) => world.with_settings(settings),
             None => World::new(settings),
@@ -106,8 +126,18 @@ impl State {
         let world = self.world.as_ref()?;
         // A base is complete in itself.
         let after = if delta.reset || self.base.is_none() { 0 } else { world.generation() };
-        let (next, rejected) = world.apply(delta);
+        let (next, mut rejected) = world.apply(delta);
         self.world = Some(next);
+        if let Some(routes) = &mut self.routes {
+            // No part of where a connection may go, and nothing that the world knows.
+            rejected.retain(|rejected| !is_routes(rejected.r#type));
+            let (next, unusable) = routes.apply(delta);
+            *routes = Arc::new(next);
+            rejected.extend(unusable);
+        }
+        if !safe.has_keeper() {
+            return Some(rejected);
+        }
         if delta.reset {
             self.broken = false;
             safe.drop_prefix(ALL);

@@ -54,7 +54,13 @@ impl Thread {
             let (thread, station) = (Rc::clone(&self), Rc::clone(&station));
             move |request| {
                 place.asked();
-                Rc::clone(&thread).connect(Rc::clone(&station), request)
+                let (thread, station) = (Rc::clone(&thread), Rc::clone(&station));
+                async move {
+                    match station.context().cloned() {
+                        Some(context) => thread.serve(station, context, request).await,
+                        None => thread.connect(station, request).await,
+                    }
+                }
             }
         };
         if let Err(error) = serve(socket, peer, &certified, Limits::default(), shutdown, handler).await {
@@ -176,7 +182,7 @@ impl Thread {
 }
 
 /// The client's workload only labels; its identity is what was proven. Of several at one address only one of that identity may be named.
-fn name_ends(account: &mut Account, ready: &Ready, from: SocketAddr, identity: Option<&Identity>, port: u16) {
+pub(super) fn name_ends(account: &mut Account, ready: &Ready, from: SocketAddr, identity: Option<&Identity>, port: u16) {
     let source = ready.world().map(|world| world.workloads_at(from.ip())).unwrap_or_default();
     let source = source.iter().find(|workload| identity.is_none_or(|identity| workload.identity == *identity));
     account.source(from, source, identity);
@@ -184,6 +190,6 @@ fn name_ends(account: &mut Account, ready: &Ready, from: SocketAddr, identity: O
     account.destination(pod, Some(&ready.local.workload), identity.map(|_| ready.local.identity()));
 }
 
-fn no_world() -> Refusal {
+pub(super) fn no_world() -> Refusal {
     missing(errors::WORKLOAD_UNKNOWN, "the director has said nothing yet".into())
 }

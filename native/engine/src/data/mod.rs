@@ -9,6 +9,7 @@ mod outbound;
 mod proof;
 mod relay;
 mod station;
+mod waypoint;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -62,8 +63,11 @@ pub(crate) enum Order {
     },
     /// The world or the identities have changed: decide live connections again.
     Recheck(oneshot::Sender<()>),
-    /// These addresses belong to other workloads now, or to none.
-    Evict(Vec<IpAddr>),
+    /// These addresses belong to other workloads now, or to none; these workloads are reached in another way, or not any more.
+    Evict {
+        addresses: Vec<IpAddr>,
+        workloads: Vec<Arc<str>>,
+    },
     Prove {
         uid: Arc<str>,
         result: oneshot::Sender<Result<(), String>>,
@@ -163,16 +167,23 @@ impl Thread {
             }
             Order::Recheck(done) => {
                 self.pool.renew(|identity| self.shared.certified(identity));
+                let table = Arc::clone(self.shared.routes.load().table());
+                self.contexts().for_each(|context| context.replace(Arc::clone(&table)));
                 let thread = Rc::clone(self);
                 tokio::task::spawn_local(async move {
                     thread.live.recheck(&thread.shared).await;
                     let _ = done.send(());
                 });
             }
-            Order::Evict(addresses) => {
+            Order::Evict { addresses, workloads } => {
                 for address in addresses {
                     self.pool.evict(address);
                     self.reachable.forget(address);
+                }
+                for context in self.contexts() {
+                    for uid in &workloads {
+                        context.retire(uid);
+                    }
                 }
             }
             Order::Prove { uid, result } => {
@@ -192,6 +203,12 @@ impl Thread {
                 let _ = cut.send(count);
             }
         }
+    }
+
+    /// Of the waypoint, if this engine is one.
+    fn contexts(&self) -> impl Iterator<Item = Rc<waypoint::Context>> {
+        let contexts: Vec<_> = self.stations.borrow().values().filter_map(|station| station.context().cloned()).collect();
+        contexts.into_iter()
     }
 
     /// Connections cut.

@@ -11,9 +11,9 @@ use tokio::task::AbortHandle;
 use trackbed_contract::tables::errors;
 use trackbed_hbone::Shutdown;
 
-use super::Thread;
 use super::door::{self, Door};
 use super::names::{self, PodResolver};
+use super::{Thread, waypoint};
 use crate::worker::shared::{Pod, Shared};
 
 /// Out of descriptors or memory: others give some back within this time, and a loop would only burn the CPU they need for it.
@@ -36,14 +36,31 @@ pub(super) struct Station {
     listeners: RefCell<Vec<Rc<TcpListener>>>,
     shutdown: Shutdown,
     door: Rc<Door>,
+    /// Of a waypoint: what serves its clients.
+    context: Option<Rc<waypoint::Context>>,
     /// With what was already counted of each.
     dns: RefCell<Vec<(Rc<PodResolver>, [u64; 4])>>,
+}
+
+impl Listeners {
+    /// The same sockets, for another thread to accept from.
+    pub(crate) fn try_clone(&self) -> std::io::Result<Self> {
+        let all = |listeners: &[StdListener]| listeners.iter().map(StdListener::try_clone).collect::<std::io::Result<_>>();
+        Ok(Self {
+            outbound: all(&self.outbound)?,
+            inbound_plain: all(&self.inbound_plain)?,
+            hbone: all(&self.hbone)?,
+            dns_tcp: all(&self.dns_tcp)?,
+            dns_udp: self.dns_udp.iter().map(UdpSocket::try_clone).collect::<std::io::Result<_>>()?,
+        })
+    }
 }
 
 impl Station {
     /// Must be called on the data thread's runtime.
     pub(super) fn open(thread: &Rc<Thread>, pod: Arc<Pod>, listeners: Listeners) -> Rc<Self> {
-        let station = Rc::new(Self {
+        let station = Rc::new_cyclic(|station| Self {
+            context: pod.waypoint.then(|| waypoint::context(thread, station)),
             pod: RefCell::new(pod),
             tasks: RefCell::default(),
             listeners: RefCell::default(),
@@ -85,13 +102,19 @@ impl Station {
         &self.shutdown
     }
 
+    pub(super) fn context(&self) -> Option<&Rc<waypoint::Context>> {
+        self.context.as_ref()
+    }
+
     pub(super) fn door(&self) -> &Rc<Door> {
         &self.door
     }
 
     /// Closes the listeners; what is open goes on, and peers are told to send no more streams.
     pub(super) fn stop_accepting(&self) {
-        for listener in self.listeners.borrow_mut().drain(..) {
+        // A waypoint's are closed when the last thread lets go of them.
+        let kept = !self.pod.borrow().waypoint;
+        for listener in self.listeners.borrow_mut().drain(..).filter(|_| kept) {
             // Ends the listening at once, whoever else still has a descriptor of it (the keeper).
             if let Err(error) = rustix::net::shutdown(&*listener, rustix::net::Shutdown::Read) {
                 tracing::debug!(%error, "a listener was not listening any more");
@@ -99,6 +122,9 @@ impl Station {
         }
         self.tasks.borrow_mut().drain(..).for_each(|task| task.abort());
         self.shutdown.drain();
+        if let Some(context) = &self.context {
+            context.drain();
+        }
     }
 
     pub(super) fn close(&self) {

@@ -1,7 +1,10 @@
-//! The access line: one per connection at its end, with Istio's field names.
+//! The access lines: one per connection and one per request, at their ends, with Istio's field names.
+use trackbed_contract::Identity;
 use trackbed_contract::engine::{Direction, Path};
+use trackbed_l7::{RequestRecord, RouteName, StreamRecord};
 
 use super::flow::{Closing, Known};
+use super::requests::{Ends, flags};
 
 /// Bytes are seen from the local pod, as in Istio.
 pub(super) fn line(known: &Known, closing: &Closing) {
@@ -27,4 +30,40 @@ pub(super) fn line(known: &Known, closing: &Closing) {
         bytes_recv = into, duration = format!("{}ms", closing.duration.as_millis()),
         policy = closing.policy(known).map_or("", |policy| &*policy.name), error = error(),
         "connection complete");
+}
+
+/// `dst` is whom the client addressed, `upstream` who answered.
+pub(super) fn request(record: &RequestRecord<'_>, ends: &Ends) {
+    tracing::info!(target: "access", method = %record.method, path = record.path, authority = record.authority, protocol = ?record.version,
+        response_code = record.status, grpc_status = record.grpc_status, response_flags = flags(record.flags), route = route(record.route),
+        src.addr = %record.client.address, src.workload = ends.source.as_ref().map_or("", |workload| &workload.name),
+        src.namespace = record.client.namespace().unwrap_or_default(), src.identity = record.client.identity.as_ref().map_or("", Identity::as_str),
+        dst.service = &*record.served.service, dst.port = record.served.port,
+        upstream.service = record.backend.map_or("", |backend| &backend.service),
+        upstream.workload = ends.destination.as_ref().map_or("", |workload| &workload.name),
+        upstream.addr = record.endpoint.map(|(_, address)| tracing::field::display(address)), retries = record.retries,
+        bytes_recv = record.request_bytes, bytes_sent = record.response_bytes, duration = format!("{}ms", record.duration.as_millis()),
+        first_byte = record.first_byte.map(|time| tracing::field::display(format!("{}ms", time.as_millis()))),
+        request_id = record.request_id, traceparent = record.traceparent, "request complete");
+}
+
+/// Of what was carried without looking into it.
+pub(super) fn stream(record: &StreamRecord<'_>, ends: &Ends) {
+    tracing::info!(target: "access", response_flags = flags(record.flags), route = route(record.route),
+        server_name = record.server_name.unwrap_or_default(), src.addr = %record.client.address,
+        src.workload = ends.source.as_ref().map_or("", |workload| &workload.name),
+        src.namespace = record.client.namespace().unwrap_or_default(), src.identity = record.client.identity.as_ref().map_or("", Identity::as_str),
+        dst.service = &*record.served.service, dst.port = record.served.port,
+        upstream.service = record.backend.map_or("", |backend| &backend.service),
+        upstream.workload = ends.destination.as_ref().map_or("", |workload| &workload.name),
+        upstream.addr = record.endpoint.map(|(_, address)| tracing::field::display(address)),
+        bytes_recv = record.received_bytes, bytes_sent = record.sent_bytes, duration = format!("{}ms", record.duration.as_millis()),
+        "stream complete");
+}
+
+/// `HTTPRoute/shop/cart/0`, and the rule's name behind it if it has one.
+fn route(route: Option<&RouteName>) -> String {
+    let Some(RouteName { kind, namespace, name, index, rule }) = route else { return String::new() };
+    let text = format!("{kind}/{namespace}/{name}/{index}");
+    if rule.is_empty() { text } else { format!("{text}/{rule}") }
 }

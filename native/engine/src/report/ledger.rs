@@ -51,7 +51,9 @@ impl Ledger {
         if all.len() >= MOST_PAIRS {
             all.clear();
         }
-        let series = self.shared.series.of(labels(known));
+        let reporter = if known.direction == Direction::Outbound { "source" } else { "destination" };
+        let (service, tunnel) = (known.service.as_deref(), known.path == Path::Tunnel);
+        let series = self.shared.series.of(labels(reporter, &known.source, &known.destination, service, tunnel));
         all.insert(pair, Arc::clone(&series));
         series
     }
@@ -74,7 +76,7 @@ impl Pair {
     }
 }
 
-fn address<T>(object: Option<&Arc<T>>) -> usize {
+pub(super) fn address<T>(object: Option<&Arc<T>>) -> usize {
     object.map_or(0, |object| Arc::as_ptr(object).addr())
 }
 
@@ -95,15 +97,16 @@ impl Hash for Pair {
     }
 }
 
-fn labels(known: &Known) -> Box<Labels> {
+/// `mutual`: the connection was in mutual TLS.
+pub(super) fn labels(reporter: &str, source: &End, destination: &End, service: Option<&Service>, mutual: bool) -> Box<Labels> {
     let mut labels = Box::<Labels>::default();
     let mut label = |name: &str, value: &str| {
         if let Some(index) = NAMES.iter().position(|known| *known == name) {
             value.clone_into(&mut labels[index]);
         }
     };
-    label("reporter", if known.direction == Direction::Outbound { "source" } else { "destination" });
-    for (side, end) in [("source", &known.source), ("destination", &known.destination)] {
+    label("reporter", reporter);
+    for (side, end) in [("source", source), ("destination", destination)] {
         let mut of = |name: &str, value: &str| label(&format!("{side}_{name}"), value);
         of("principal", end.identity());
         let Some(workload) = &end.workload else { continue };
@@ -115,11 +118,11 @@ fn labels(known: &Known) -> Box<Labels> {
         of("version", &workload.canonical_revision);
         of("cluster", &workload.cluster);
     }
-    if let Some(service) = &known.service {
+    if let Some(service) = service {
         label("destination_service", &service.hostname);
         label("destination_service_namespace", &service.namespace);
         label("destination_service_name", &service.name);
     }
-    label("connection_security_policy", if known.path == Path::Tunnel { "mutual_tls" } else { "unknown" });
+    label("connection_security_policy", if mutual { "mutual_tls" } else { "unknown" });
     labels
 }

@@ -4,6 +4,7 @@ pub(crate) mod account;
 pub(crate) mod flow;
 pub(crate) mod ledger;
 pub(crate) mod queue;
+pub(crate) mod requests;
 pub(crate) mod scrape;
 pub(crate) mod series;
 

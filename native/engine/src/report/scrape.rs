@@ -1,7 +1,7 @@
-//! Prometheus text and health over HTTP, on the node's loopback.
+//! Prometheus text and health over HTTP: on the node's loopback, or in a waypoint's pod.
 use std::convert::Infallible;
 use std::fmt::Write;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
@@ -25,7 +25,8 @@ const HEAD_LIMIT: Duration = Duration::from_secs(5);
 const CONNECTION_LIMIT: Duration = Duration::from_mins(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+/// Only `paths` are known on this listener.
+pub(crate) async fn serve(listener: TcpListener, paths: &'static [&'static str], shared: Arc<Shared>) {
     let places = Arc::new(Semaphore::new(MOST_CLIENTS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
@@ -37,7 +38,7 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
         tokio::spawn(async move {
             let _place = place;
             let answer = service_fn(move |request| {
-                let response = respond(&request, &shared);
+                let response = respond(&request, paths, &shared);
                 async move { Ok::<_, Infallible>(response) }
             });
             let mut builder = hyper::server::conn::http1::Builder::new();
@@ -49,12 +50,17 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-fn respond<B>(request: &Request<B>, shared: &Shared) -> Response<Text> {
-    let (status, body) = match (request.method(), request.uri().path()) {
-        (&Method::GET, "/metrics") => (StatusCode::OK, text(shared)),
-        (&Method::GET, "/healthz") => (StatusCode::OK, "ok\n".to_owned()),
-        (_, "/metrics" | "/healthz") => (StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned()),
-        _ => (StatusCode::NOT_FOUND, "known paths: /metrics /healthz\n".to_owned()),
+fn respond<B>(request: &Request<B>, paths: &[&str], shared: &Shared) -> Response<Text> {
+    let path = paths.iter().find(|path| **path == request.uri().path()).copied();
+    let (status, body) = match (request.method(), path) {
+        (_, None) => (StatusCode::NOT_FOUND, format!("known paths: {}\n", paths.join(" "))),
+        (&Method::GET, Some("/metrics")) => (StatusCode::OK, text(shared)),
+        (&Method::GET, Some("/healthz/ready")) => match shared.unready.load().as_str() {
+            "" => (StatusCode::OK, "ready\n".to_owned()),
+            why => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+        },
+        (&Method::GET, Some(_)) => (StatusCode::OK, "ok\n".to_owned()),
+        (_, Some(_)) => (StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned()),
     };
     let mut response = Response::new(Text(Some(Bytes::from(body))));
     *response.status_mut() = status;
@@ -65,6 +71,7 @@ fn respond<B>(request: &Request<B>, shared: &Shared) -> Response<Text> {
 fn text(shared: &Shared) -> String {
     let mut text = String::new();
     shared.series.write(&mut text);
+    shared.requests.write(&mut text);
     let counters = &shared.counters;
     let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
     let mut one = |name: &str, kind: &str, help: &str, samples: &[(&str, u64)]| {
@@ -112,8 +119,8 @@ fn text(shared: &Shared) -> String {
     one(
         metrics::TRACKBED_SERIES_DROPPED_TOTAL,
         "counter",
-        "connections without metrics because the number of series is bounded",
-        &[("", shared.series.overflowed())],
+        "connections and requests without metrics because the number of series is bounded",
+        &[("", shared.series.overflowed() + shared.requests.overflowed())],
     );
     one(
         metrics::TRACKBED_ACCEPT_PAUSES_TOTAL,
@@ -147,8 +154,19 @@ fn certificates(text: &mut String, shared: &Shared) {
 }
 
 /// Binds so that a second engine on the same address is a clear error at start.
-pub(crate) async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| std::io::Error::new(error.kind(), format!("--metrics {address}: {error}")))
+pub(crate) async fn bind(option: &str, address: SocketAddr) -> std::io::Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| std::io::Error::new(error.kind(), format!("{option} {address}: {error}")))
+}
+
+/// All addresses of both families, where the kernel has both, unless one was asked for.
+pub(crate) async fn bind_or_any(option: &str, address: Option<SocketAddr>, port: u16) -> std::io::Result<TcpListener> {
+    match address {
+        Some(address) => bind(option, address).await,
+        None => match bind(option, (Ipv6Addr::UNSPECIFIED, port).into()).await {
+            Err(error) if error.kind() != std::io::ErrorKind::AddrInUse => bind(option, (Ipv4Addr::UNSPECIFIED, port).into()).await,
+            bound => bound,
+        },
+    }
 }
 
 struct Text(Option<Bytes>);

@@ -180,13 +180,19 @@ pub(crate) fn header(text: &mut String, name: &str, kind: &str, help: &str) {
 
 fn sample(text: &mut String, name: &str, labels: &Labels, flag: &str, value: u64) {
     let _ = write!(text, "{name}{{request_protocol=\"tcp\",response_flags=\"{flag}\"");
-    for (name, label) in NAMES.iter().zip(labels) {
-        let _ = write!(text, ",{name}=\"{}\"", Escaped(if label.is_empty() { "unknown" } else { label }));
-    }
+    let _ = write_labels(text, labels);
     let _ = writeln!(text, "}} {value}");
 }
 
-struct Escaped<'a>(&'a str);
+/// Each behind a comma.
+pub(super) fn write_labels(text: &mut impl Write, labels: &Labels) -> std::fmt::Result {
+    for (name, label) in NAMES.iter().zip(labels) {
+        write!(text, ",{name}=\"{}\"", Escaped(if label.is_empty() { "unknown" } else { label }))?;
+    }
+    Ok(())
+}
+
+pub(super) struct Escaped<'a>(pub(super) &'a str);
 
 impl std::fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

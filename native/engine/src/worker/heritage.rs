@@ -14,15 +14,27 @@ use crate::keeper::packet::{self, Packet};
 
 /// Where descriptors are left with the keeper. It reads at once, so sending does not wait for anything but the scheduler.
 #[derive(Debug)]
-pub(crate) struct Safe(OwnedFd);
+pub(crate) struct Safe(Option<OwnedFd>);
 
 impl Safe {
+    /// Nobody goes on where this process ends: what it is given is forgotten.
+    pub(crate) fn without_keeper() -> Self {
+        Self(None)
+    }
+
+    pub(crate) fn has_keeper(&self) -> bool {
+        self.0.is_some()
+    }
+
     pub(crate) fn put(&self, key: &str, descriptor: BorrowedFd<'_>) {
-        said(key, packet::put(&self.0, key, descriptor));
+        if let Some(keeper) = &self.0 {
+            said(key, packet::put(keeper, key, descriptor));
+        }
     }
 
     /// Seals the parts and leaves them; the sealed descriptor comes back for the worker's own later use.
     pub(crate) fn put_blob<'a>(&self, key: &str, parts: impl IntoIterator<Item = &'a [u8]>) -> Option<OwnedFd> {
+        self.0.as_ref()?;
         match blob::seal(parts) {
             Ok(memory) => {
                 self.put(key, memory.as_fd());
@@ -36,7 +48,9 @@ impl Safe {
     }
 
     pub(crate) fn drop_prefix(&self, prefix: &str) {
-        said(prefix, packet::drop_prefix(&self.0, prefix));
+        if let Some(keeper) = &self.0 {
+            said(prefix, packet::drop_prefix(keeper, prefix));
+        }
     }
 }
 
@@ -75,7 +89,7 @@ pub(crate) fn receive(socket: OwnedFd) -> io::Result<(Heritage, Safe)> {
         match packet::receive(&socket, RecvFlags::empty())? {
             Some(Packet::Put(key, descriptor)) => drop(heritage.0.insert(key, descriptor)),
             Some(Packet::Lost(key)) => tracing::error!(target: "keeper", key, "no descriptor left to take this over"),
-            Some(Packet::End) => return Ok((heritage, Safe(socket))),
+            Some(Packet::End) => return Ok((heritage, Safe(Some(socket)))),
             Some(other) => return Err(io::Error::other(format!("the keeper sent {other:?} before the end of the heritage"))),
             None => return Err(io::Error::other("the keeper closed its socket")),
         }
@@ -84,7 +98,7 @@ pub(crate) fn receive(socket: OwnedFd) -> io::Result<(Heritage, Safe)> {
 
 /// Resolves when the keeper asks the worker to stop. A keeper that is gone ends the process: without it, restarts would lose everything.
 pub(crate) fn await_stop(safe: &Safe) -> io::Result<oneshot::Receiver<()>> {
-    let socket = safe.0.try_clone()?;
+    let socket = safe.0.as_ref().ok_or_else(|| io::Error::other("a worker without a keeper"))?.try_clone()?;
     let (stop, stopped) = oneshot::channel();
     std::thread::Builder::new().name("keeper".into()).spawn(move || match packet::receive(&socket, RecvFlags::empty()) {
         Ok(Some(_)) => drop(stop.send(())),

@@ -11,7 +11,8 @@ use rustix::process::{DumpableBehavior, Signal, getppid, set_dumpable_behavior, 
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use trackbed_contract::tables::paths;
 
-use crate::control::Control;
+use crate::control::{Control, STOP_GRACE};
+use crate::director::Line;
 use crate::keeper::NETNS_LISTENER;
 use crate::report::scrape;
 use crate::{cli, data, director, log, sys};
@@ -47,21 +48,28 @@ impl Worker {
         let stop = heritage::await_stop(&safe)?;
         let netns = heritage.take(NETNS_LISTENER).ok_or_else(|| io::Error::other("the keeper has no listener for namespaces"))?;
         let shared = Arc::new(Shared::new(restarts));
-        let count = options.workers.unwrap_or_else(|| available_parallelism().map_or(1, |cpus| cpus.get().min(DEFAULT_WORKERS)));
-        let threads = (0..count).map(|index| data::spawn(index, Arc::clone(&shared))).collect::<io::Result<Vec<_>>>()?;
-        tracing::info!(version = env!("CARGO_PKG_VERSION"), restarts, threads = count, "worker started");
+        let threads = data_threads(options.workers, &shared)?;
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), restarts, threads = threads.len(), "worker started");
         runtime.block_on(async {
             if let Some(address) = options.metrics {
-                tokio::spawn(scrape::serve(scrape::bind(address).await?, Arc::clone(&shared)));
+                let listener = scrape::bind("--metrics", address).await?;
+                tokio::spawn(scrape::serve(listener, &["/metrics", "/healthz"], Arc::clone(&shared)));
             }
             let control = Control::new(Arc::clone(&shared), threads, safe, log, &mut heritage).await;
             // What nobody took up belongs to an older version's worker.
             drop(heritage);
-            let mut director = director::attach(options.run.join(paths::DIRECTOR_SOCKET), shared);
-            control.run(&mut director, netns, stop).await;
+            // Better a new worker than a deaf one.
+            control.take_handovers(netns)?;
+            let mut director = director::attach(Line::Socket(options.run.join(paths::DIRECTOR_SOCKET)), shared);
+            control.run(&mut director, stop, STOP_GRACE).await;
             Ok(())
         })
     }
+}
+
+pub(crate) fn data_threads(count: Option<usize>, shared: &Arc<Shared>) -> io::Result<Vec<data::Handle>> {
+    let count = count.unwrap_or_else(|| available_parallelism().map_or(1, |cpus| cpus.get().min(DEFAULT_WORKERS)));
+    (0..count).map(|index| data::spawn(index, Arc::clone(shared))).collect()
 }
 
 /// There is never a worker without its keeper: connections would be lost for good at the next death.

@@ -14,7 +14,9 @@ use trackbed_netns::Netns;
 use trackbed_tls::Certified;
 
 use crate::report::queue::ReportQueue;
+use crate::report::requests::AllRequests;
 use crate::report::series::AllSeries;
+use crate::routes::Routes;
 
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -22,10 +24,15 @@ pub(crate) struct Shared {
     pub(crate) world: ArcSwap<Option<World>>,
     pub(crate) identities: ArcSwap<HashMap<Identity, Arc<Certified>>>,
     pub(crate) pods: ArcSwap<LocalPods>,
-    /// Rings after each swap of the three above. Whoever waits for one of them waits here.
+    /// Of a waypoint.
+    pub(crate) routes: ArcSwap<Routes>,
+    /// Rings after each swap of those above. Whoever waits for one of them waits here.
     pub(crate) bell: watch::Sender<()>,
     pub(crate) reports: ReportQueue,
     pub(crate) series: AllSeries,
+    pub(crate) requests: AllRequests,
+    /// Why a waypoint is not to be sent requests, empty when it is.
+    pub(crate) unready: ArcSwap<String>,
     pub(crate) counters: Counters,
     /// How many this process may have.
     pub(crate) descriptors: u64,
@@ -58,6 +65,8 @@ pub(crate) struct Pod {
     pub(crate) cookie: u64,
     pub(crate) identity: Identity,
     pub(crate) dns_search: Vec<String>,
+    /// It serves what has it as its waypoint, and has no application.
+    pub(crate) waypoint: bool,
     pub(crate) netns: Arc<Netns>,
     pub(crate) open: Arc<Open>,
 }
@@ -156,9 +165,12 @@ impl Shared {
             world: ArcSwap::from_pointee(None),
             identities: ArcSwap::default(),
             pods: ArcSwap::default(),
+            routes: ArcSwap::default(),
             bell: watch::Sender::new(()),
             reports: ReportQueue::default(),
             series: AllSeries::default(),
+            requests: AllRequests::default(),
+            unready: ArcSwap::from_pointee("starting".to_owned()),
             counters,
             descriptors: getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX),
         }

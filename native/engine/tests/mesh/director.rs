@@ -10,14 +10,18 @@ use rcgen::{
     BasicConstraints, Certificate, CertificateParams, CertificateSigningRequestParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
 };
-use tokio::net::UnixListener;
+use rustls::ServerConfig;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
+use tokio_rustls::TlsAcceptor;
 use tonic::{Request, Response, Status, Streaming};
+use trackbed_contract::Identity;
 use trackbed_contract::engine::director_server::{Director as Service, DirectorServer};
 use trackbed_contract::engine::{
     AddPod, CertificateReply, CertificateRequest, Event, Flow, FromEngine, InSync, MeshSettings, PodState, ReportBatch, ReportSummary,
     Resource, StateDelta, ToEngine, Welcome, from_engine, to_engine,
 };
+use trackbed_tls::Certified;
 
 use crate::PATIENCE;
 
@@ -35,6 +39,16 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let root = params.self_signed(&key).expect("root");
         Arc::new(Self { root, issuer: Issuer::new(params, key) })
+    }
+
+    /// An identity of its own for a peer that the test plays.
+    pub(crate) fn certify(&self, identity: &str) -> Arc<Certified> {
+        let identity = Identity::parse(identity).expect("identity");
+        let key = Arc::new(trackbed_tls::KeyPair::generate().expect("key"));
+        let csr = key.csr(&identity).expect("csr");
+        let request = CertificateRequest { identity: identity.to_string(), csr, ..CertificateRequest::default() };
+        let reply = self.sign(&request, Duration::from_hours(1));
+        Arc::new(Certified::new(&identity, key, &reply.chain, &reply.roots, SystemTime::now()).expect("certified"))
     }
 
     fn sign(&self, request: &CertificateRequest, life: Duration) -> CertificateReply {
@@ -70,17 +84,65 @@ struct Mind {
     events: Vec<Event>,
     heard: Vec<from_engine::Message>,
     flows: Vec<Flow>,
+    turned_away: usize,
 }
 
 #[derive(Clone)]
 pub(crate) struct Director {
     mind: Arc<(Mutex<Mind>, Condvar)>,
     authority: Arc<Authority>,
+    /// `None` asks for none.
+    token: Option<String>,
 }
 
 impl Director {
     /// Listens on `socket` for the life of the test process.
     pub(crate) fn start(socket: &Path, authority: Arc<Authority>, settings: MeshSettings) -> Self {
+        let director = Self::new(authority, settings, None);
+        let socket = socket.to_owned();
+        director.listen(move || {
+            let listener = UnixListener::bind(&socket).expect("director.sock");
+            futures_util::stream::poll_fn(move |context| match listener.poll_accept(context) {
+                Poll::Ready(accepted) => Poll::Ready(Some(accepted.map(|(stream, _)| stream))),
+                Poll::Pending => Poll::Pending,
+            })
+        });
+        director
+    }
+
+    /// The same over TLS, for whoever shows this token.
+    pub(crate) fn start_tls(
+        listener: std::net::TcpListener,
+        config: ServerConfig,
+        token: &str,
+        authority: Arc<Authority>,
+        settings: MeshSettings,
+    ) -> Self {
+        let director = Self::new(authority, settings, Some(token.to_owned()));
+        director.listen(move || {
+            let (sender, mut accepted) = mpsc::unbounded_channel();
+            listener.set_nonblocking(true).expect("nonblocking");
+            let listener = TcpListener::from_std(listener).expect("listener");
+            let acceptor = TlsAcceptor::from(Arc::new(config));
+            tokio::spawn(async move {
+                loop {
+                    let (stream, _) = listener.accept().await.expect("accept");
+                    let (acceptor, sender) = (acceptor.clone(), sender.clone());
+                    tokio::spawn(async move {
+                        // One that does not trust us says so, and comes again.
+                        let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                        let (mut near, far) = tokio::io::duplex(1 << 16);
+                        sender.send(Ok::<_, std::io::Error>(far)).expect("the server takes it");
+                        let _ = tokio::io::copy_bidirectional(&mut stream, &mut near).await;
+                    });
+                }
+            });
+            futures_util::stream::poll_fn(move |context| accepted.poll_recv(context))
+        });
+        director
+    }
+
+    fn new(authority: Arc<Authority>, settings: MeshSettings, token: Option<String>) -> Self {
         let mind = Mind {
             settings,
             resources: Vec::new(),
@@ -93,25 +155,43 @@ impl Director {
             events: Vec::new(),
             heard: Vec::new(),
             flows: Vec::new(),
+            turned_away: 0,
         };
-        let director = Self { mind: Arc::new((Mutex::new(mind), Condvar::new())), authority };
-        let (service, socket) = (director.clone(), socket.to_owned());
+        Self { mind: Arc::new((Mutex::new(mind), Condvar::new())), authority, token }
+    }
+
+    fn listen<S, Io>(&self, incoming: impl FnOnce() -> S + Send + 'static)
+    where
+        S: futures_util::Stream<Item = std::io::Result<Io>> + Unpin,
+        Io: tokio::io::AsyncRead + tokio::io::AsyncWrite + tonic::transport::server::Connected + Unpin + Send + 'static,
+    {
+        let service = self.clone();
         let (ready, started) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
             runtime.block_on(async move {
-                let listener = UnixListener::bind(&socket).expect("director.sock");
+                let incoming = incoming();
                 ready.send(()).expect("started");
-                let incoming = futures_util::stream::poll_fn(move |context| match listener.poll_accept(context) {
-                    Poll::Ready(accepted) => Poll::Ready(Some(accepted.map(|(stream, _)| stream))),
-                    Poll::Pending => Poll::Pending,
-                });
                 let server = tonic::transport::Server::builder().add_service(DirectorServer::new(service));
                 server.serve_with_incoming(incoming).await.expect("director");
             });
         });
         started.recv().expect("director starts");
-        director
+    }
+
+    /// Calls without the token.
+    pub(crate) fn turned_away(&self, more_than: usize) {
+        self.until("a call is turned away", |mind| (mind.turned_away > more_than).then_some(()));
+    }
+
+    fn admit<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let Some(token) = &self.token else { return Ok(()) };
+        if request.metadata().get("authorization").is_some_and(|shown| shown.as_bytes() == format!("Bearer {token}").as_bytes()) {
+            return Ok(());
+        }
+        self.lock().turned_away += 1;
+        self.mind.1.notify_all();
+        Err(Status::unauthenticated("not the token"))
     }
 
     pub(crate) fn send(&self, message: to_engine::Message) {
@@ -302,6 +382,7 @@ impl Service for Director {
     type AttachStream = std::pin::Pin<Box<dyn futures_util::Stream<Item = Result<ToEngine, Status>> + Send>>;
 
     async fn attach(&self, request: Request<Streaming<FromEngine>>) -> Result<Response<Self::AttachStream>, Status> {
+        self.admit(&request)?;
         let (sender, mut receiver) = mpsc::unbounded_channel();
         self.lock().arriving = Some(sender);
         let (director, mut stream) = (self.clone(), request.into_inner());
@@ -316,6 +397,7 @@ impl Service for Director {
     }
 
     async fn report(&self, request: Request<Streaming<ReportBatch>>) -> Result<Response<ReportSummary>, Status> {
+        self.admit(&request)?;
         let mut stream = request.into_inner();
         while let Some(batch) = stream.message().await? {
             let mut mind = self.lock();

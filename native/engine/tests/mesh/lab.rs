@@ -20,8 +20,8 @@ use crate::net::{self, path, run};
 
 /// The network between the nodes of one test.
 pub(crate) struct Fabric {
-    netns: Netns,
-    authority: Arc<Authority>,
+    pub(crate) netns: Netns,
+    pub(crate) authority: Arc<Authority>,
     next: AtomicU32,
 }
 
@@ -297,12 +297,7 @@ impl Node {
 
     /// Body of a GET on the engine's metrics address.
     pub(crate) fn get(&self, path: &str) -> String {
-        let mut stream = TcpStream::connect(self.metrics).expect("metrics");
-        stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
-        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes()).expect("request");
-        let mut text = String::new();
-        stream.read_to_string(&mut text).expect("response");
-        text.split_once("\r\n\r\n").expect("a body").1.to_owned()
+        get(&mut TcpStream::connect(self.metrics).expect("metrics"), path).1
     }
 }
 
@@ -370,6 +365,16 @@ impl Engine {
     }
 }
 
+/// Status and body.
+pub(crate) fn get(stream: &mut TcpStream, path: &str) -> (u16, String) {
+    stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes()).expect("request");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("response");
+    let (head, body) = text.split_once("\r\n\r\n").expect("a body");
+    (head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status"), body.to_owned())
+}
+
 pub(crate) fn signal(pid: u32, signal: rustix::process::Signal) {
     let pid = rustix::process::Pid::from_raw(i32::try_from(pid).expect("pid")).expect("pid");
     rustix::process::kill_process(pid, signal).expect("kill");
@@ -391,7 +396,7 @@ fn address(name: &str, address: workload::address::Type) -> Resource {
     resource(ResourceType::Address, name, workload::Address { r#type: Some(address) }.encode_to_vec())
 }
 
-fn resource(kind: ResourceType, name: &str, body: Vec<u8>) -> Resource {
+pub(crate) fn resource(kind: ResourceType, name: &str, body: Vec<u8>) -> Resource {
     let version = format!("{:x}", body.iter().fold(0u64, |hash, byte| hash.wrapping_mul(31).wrapping_add(u64::from(*byte))));
     Resource { r#type: kind.into(), name: name.into(), version, body }
 }

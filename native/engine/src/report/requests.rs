@@ -1,0 +1,303 @@
+//! Istio's metrics of requests, and a line in the access log for each: what a waypoint tells of what it answered.
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::hash::{Hash, Hasher};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use trackbed_contract::Identity;
+use trackbed_contract::tables::metrics;
+use trackbed_decide::{Protocol, Service, Workload, World};
+use trackbed_l7::{Client, Flag, Report, RequestRecord, StreamRecord};
+
+use super::access;
+use super::flow::End;
+use super::ledger;
+use super::series::{Escaped, Labels, header, write_labels};
+use crate::worker::shared::Shared;
+
+/// Bounds memory and scrape size: about 20 KiB of text each. Sets that no thread uses any more make room first.
+const MOST_SETS: usize = 1024;
+/// Sets that a thread remembers. When full all are forgotten, and those in use cost their texts once more.
+const MOST_REMEMBERED: usize = MOST_SETS;
+/// Upper bounds in milliseconds, with their texts: Istio's, so that existing dashboards and alerts find what they ask for.
+const BUCKETS: [(f64, &str); 19] = [
+    (0.5, "0.5"),
+    (1.0, "1"),
+    (5.0, "5"),
+    (10.0, "10"),
+    (25.0, "25"),
+    (50.0, "50"),
+    (100.0, "100"),
+    (250.0, "250"),
+    (500.0, "500"),
+    (1e3, "1000"),
+    (2.5e3, "2500"),
+    (5e3, "5000"),
+    (1e4, "10000"),
+    (3e4, "30000"),
+    (6e4, "60000"),
+    (3e5, "300000"),
+    (6e5, "600000"),
+    (1.8e6, "1800000"),
+    (3.6e6, "3600000"),
+];
+
+/// What was counted of one label set, by all threads.
+#[derive(Debug, Default)]
+struct Numbers {
+    /// Each request in the one that it fits in; beyond the last it is in none.
+    buckets: [AtomicU64; BUCKETS.len()],
+    count: AtomicU64,
+    microseconds: AtomicU64,
+}
+
+/// The ends of a request, and what its answer was.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Names {
+    ends: Box<Labels>,
+    protocol: &'static str,
+    status: u16,
+    grpc_status: Option<u16>,
+    flags: String,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct AllRequests {
+    sets: Mutex<HashMap<Names, Arc<Numbers>>>,
+    overflowed: AtomicU64,
+}
+
+impl AllRequests {
+    /// The counters of these labels; beyond the bound nameless ones that are not exported.
+    fn of(&self, names: Names) -> Arc<Numbers> {
+        let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
+        if sets.len() >= MOST_SETS && !sets.contains_key(&names) {
+            sets.retain(|_, numbers| Arc::strong_count(numbers) > 1);
+            if sets.len() >= MOST_SETS {
+                self.overflowed.fetch_add(1, Ordering::Relaxed);
+                return Arc::default();
+            }
+        }
+        Arc::clone(sets.entry(names).or_default())
+    }
+
+    pub(crate) fn overflowed(&self) -> u64 {
+        self.overflowed.load(Ordering::Relaxed)
+    }
+
+    /// Prometheus text of everything counted so far; nothing at all on a node.
+    pub(crate) fn write(&self, text: &mut String) {
+        let sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
+        if sets.is_empty() {
+            return;
+        }
+        let all: Vec<_> = sets.iter().map(|(names, numbers)| (names.to_string(), numbers)).collect();
+        let load = |number: &AtomicU64| number.load(Ordering::Relaxed);
+        let name = metrics::ISTIO_REQUESTS_TOTAL;
+        header(text, name, "counter", "requests that a waypoint answered");
+        for (labels, numbers) in &all {
+            // Writing into a String cannot fail.
+            let _ = writeln!(text, "{name}{{{labels}}} {}", load(&numbers.count));
+        }
+        let name = metrics::ISTIO_REQUEST_DURATION_MILLISECONDS;
+        header(text, name, "histogram", "time from a request's first byte to the last of its answer");
+        for (labels, numbers) in &all {
+            let mut below = 0;
+            for ((_, bound), number) in BUCKETS.iter().zip(&numbers.buckets) {
+                below += load(number);
+                let _ = writeln!(text, "{name}_bucket{{{labels},le=\"{bound}\"}} {below}");
+            }
+            // Read after the buckets: it is never less than they are.
+            let count = load(&numbers.count);
+            let _ = writeln!(text, "{name}_bucket{{{labels},le=\"+Inf\"}} {count}");
+            let sum = Duration::from_micros(load(&numbers.microseconds)).as_secs_f64() * 1e3;
+            let _ = writeln!(text, "{name}_sum{{{labels}}} {sum}\n{name}_count{{{labels}}} {count}");
+        }
+    }
+}
+
+impl Numbers {
+    fn add(&self, duration: Duration) {
+        let milliseconds = duration.as_secs_f64() * 1e3;
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.microseconds.fetch_add(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        if let Some(index) = BUCKETS.iter().position(|(bound, _)| milliseconds <= *bound) {
+            self.buckets[index].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl std::fmt::Display for Names {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { protocol, status, flags, .. } = self;
+        write!(f, "request_protocol=\"{protocol}\",response_code=\"{status}\",response_flags=\"{}\"", Escaped(flags))?;
+        let grpc = self.grpc_status.map(|status| status.to_string()).unwrap_or_default();
+        write!(f, ",grpc_response_status=\"{grpc}\"")?;
+        write_labels(f, &self.ends)
+    }
+}
+
+/// One thread's reporter.
+#[derive(Debug)]
+pub(crate) struct Requests {
+    shared: Arc<Shared>,
+    known: RefCell<HashMap<Key, Arc<Numbers>>>,
+}
+
+/// What the labels are made of. Workloads and services are told apart as objects, which are held and so stay apart.
+#[derive(Debug)]
+struct Key {
+    ends: Ends,
+    grpc: bool,
+    status: u16,
+    grpc_status: Option<u16>,
+    flags: Vec<Flag>,
+}
+
+/// Who asked whom, as far as the mesh knows.
+#[derive(Debug)]
+pub(super) struct Ends {
+    pub(super) source: Option<Arc<Workload>>,
+    pub(super) identity: Option<Identity>,
+    pub(super) destination: Option<Arc<Workload>>,
+    pub(super) service: Option<Arc<Service>>,
+}
+
+impl Requests {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, known: RefCell::default() }
+    }
+
+    /// `service` is the one that was asked in the end: the backend, or what was addressed when there was none.
+    fn ends(&self, client: &Client, service: &str, endpoint: Option<(&Arc<str>, SocketAddr)>) -> Ends {
+        let snapshot = self.shared.world.load();
+        let world: Option<&World> = snapshot.as_ref().as_ref();
+        // Of several workloads at one address only one of the proven identity may be named.
+        let is_it = |workload: &&Arc<Workload>| client.identity.as_ref().is_none_or(|identity| workload.identity == *identity);
+        let source = world.and_then(|world| world.workloads_at(client.address.ip()).iter().find(is_it)).cloned();
+        let destination = endpoint.and_then(|(uid, _)| world?.workload(uid)).cloned();
+        Ends { source, identity: client.identity.clone(), destination, service: world.and_then(|world| world.service(service)).cloned() }
+    }
+
+    fn numbers(&self, key: Key, client: SocketAddr, endpoint: Option<SocketAddr>) -> Arc<Numbers> {
+        let mut known = self.known.borrow_mut();
+        if let Some(numbers) = known.get(&key) {
+            return Arc::clone(numbers);
+        }
+        if known.len() >= MOST_REMEMBERED {
+            known.clear();
+        }
+        let Ends { source, identity, destination, service } = &key.ends;
+        let proven = destination.as_ref().filter(|workload| workload.protocol == Protocol::Hbone).map(|workload| &workload.identity);
+        let names = Names {
+            ends: ledger::labels(
+                "waypoint",
+                &End::new(client, source.as_ref(), identity.as_ref()),
+                &End::new(endpoint.unwrap_or(client), destination.as_ref(), proven),
+                service.as_deref(),
+                identity.is_some(),
+            ),
+            protocol: if key.grpc { "grpc" } else { "http" },
+            status: key.status,
+            grpc_status: key.grpc_status,
+            flags: flags(&key.flags),
+        };
+        let numbers = self.shared.requests.of(names);
+        known.insert(key, Arc::clone(&numbers));
+        numbers
+    }
+}
+
+impl Report for Requests {
+    fn request(&self, record: &RequestRecord<'_>) {
+        let service = record.backend.map_or(&record.served.service, |backend| &backend.service);
+        let ends = self.ends(record.client, service, record.endpoint);
+        access::request(record, &ends);
+        let (grpc, status, grpc_status) = (record.grpc, record.status, record.grpc_status);
+        let key = Key { ends, grpc, status, grpc_status, flags: record.flags.to_vec() };
+        self.numbers(key, record.client.address, record.endpoint.map(|(_, address)| address)).add(record.duration);
+    }
+
+    /// Its bytes are in the account of the connection.
+    fn connection(&self, record: &StreamRecord<'_>) {
+        let service = record.backend.map_or(&record.served.service, |backend| &backend.service);
+        access::stream(record, &self.ends(record.client, service, record.endpoint));
+    }
+}
+
+/// As Envoy writes them.
+pub(super) fn flags(flags: &[Flag]) -> String {
+    if flags.is_empty() { "-".to_owned() } else { flags.iter().map(|flag| flag.as_str()).collect::<Vec<_>>().join(",") }
+}
+
+impl Ends {
+    fn objects(&self) -> [usize; 3] {
+        [ledger::address(self.source.as_ref()), ledger::address(self.destination.as_ref()), ledger::address(self.service.as_ref())]
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.ends.objects() == other.ends.objects()
+            && self.ends.identity == other.ends.identity
+            && (self.grpc, self.status, self.grpc_status) == (other.grpc, other.status, other.grpc_status)
+            && self.flags == other.flags
+    }
+}
+
+impl Eq for Key {}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.ends.objects().hash(state);
+        self.status.hash(state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(status: u16) -> Names {
+        Names { ends: Box::default(), protocol: "http", status, grpc_status: None, flags: flags(&[Flag::NoEndpoint, Flag::Timeout]) }
+    }
+
+    #[test]
+    fn a_histogram_counts_each_request_in_every_bucket_that_it_is_below() {
+        let all = AllRequests::default();
+        let numbers = all.of(names(503));
+        for milliseconds in [0, 5, 7, 4_000_000] {
+            numbers.add(Duration::from_millis(milliseconds));
+        }
+        let mut text = String::new();
+        all.write(&mut text);
+        let value =
+            |part: &str| text.lines().find(|line| line.contains(part)).and_then(|line| line.rsplit_once(' ')).map(|(_, value)| value);
+        for (bound, count) in [("0.5", "1"), ("1", "1"), ("5", "2"), ("10", "3"), ("3600000", "3"), ("+Inf", "4")] {
+            assert_eq!(value(&format!(",le=\"{bound}\"}}")), Some(count), "{bound}\n{text}");
+        }
+        assert!(
+            text.contains("_count{request_protocol=\"http\",response_code=\"503\",response_flags=\"UH,UT\",grpc_response_status=\"\""),
+            "{text}"
+        );
+        assert_eq!(value("istio_requests_total{"), Some("4"));
+        assert_eq!(value("milliseconds_sum{"), Some("4000012"));
+        assert!(text.contains("source_workload=\"unknown\""), "{text}");
+    }
+
+    #[test]
+    fn label_sets_without_number_do_not_grow_the_table_beyond_its_bound() {
+        let all = AllRequests::default();
+        let held: Vec<_> = (0..10).map(|status| all.of(names(status))).collect();
+        for status in 0..u16::try_from(MOST_SETS * 3).expect("small") {
+            all.of(names(status));
+        }
+        assert!(all.sets.lock().expect("lock").len() <= MOST_SETS);
+        held[3].add(Duration::ZERO);
+        assert_eq!(all.of(names(3)).count.load(Ordering::Relaxed), 1, "what is in use stays");
+    }
+}

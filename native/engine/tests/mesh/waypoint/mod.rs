@@ -1,0 +1,3 @@
+//! The engine as a waypoint: attached over TLS, unprivileged, between two nodes' engines.
+mod attach;
+mod lab;
