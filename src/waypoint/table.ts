@@ -1,6 +1,7 @@
 // All that a waypoint knows of one service, from the routes attached to it, and what became of each of these routes.
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { type PortSchema, Protocol, type Routes, RoutesSchema, type RuleSetSchema } from "#contract/gen/route_pb.ts";
+import { compareAge } from "#mesh/age.ts";
 import { serviceHostname } from "#mesh/dns.ts";
 import type { Service, ServicePort } from "#mesh/objects.ts";
 import { isTcp, protocolOf } from "#mesh/protocol.ts";
@@ -30,7 +31,8 @@ type Tell = (route: Route, fault: BackendFault) => void;
 
 /** `attached` has at least every route with a parentRef to the service, each once. */
 export function compileTable(service: Service, attached: readonly Route[], known: Known): Table {
-  const attachments = attached.flatMap((route) => attachmentsOf(route, service));
+  // In an order of their own, so that equal routes make equal tables.
+  const attachments = [...attached].sort(compareAge).flatMap((route) => attachmentsOf(route, service));
   const faults = new Map<Route, Map<string, BackendFault>>();
   const tell: Tell = (route, fault) => {
     const told = faults.get(route) ?? new Map<string, BackendFault>();
