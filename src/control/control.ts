@@ -1,15 +1,14 @@
 // Control as one thing: its parts built and connected, started in the order that never tells a node less than the truth.
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { createCompiler } from "#compile/compiler.ts";
+import { uidOf } from "#compile/workload.ts";
 import { Nodes } from "#contract/gen/control_pb.ts";
 import { Director } from "#contract/gen/engine_pb.ts";
 import { AggregatedDiscoveryService } from "#contract/gen/envoy/discovery_pb.ts";
 import { IstioCertificateService } from "#contract/gen/istio/ca_pb.ts";
 import { bounds, errors } from "#contract/tables.ts";
 import { explainError } from "#mesh/error.ts";
-import type { Gateway } from "#mesh/gateway.ts";
 import type { Change, Fault } from "#source/source.ts";
-import type { Waypoint } from "#waypoint/waypoint.ts";
 import { createXdsServer } from "#xds/server.ts";
 import { createStore } from "#xds/store.ts";
 import { callerNode, createAccess } from "./access.ts";
@@ -31,7 +30,7 @@ import { isHalfOver, makeOwnCertificate, secondsUntil, warnOfExpiry } from "./ow
 import type { Platform } from "./platform.ts";
 import { createQuiet } from "./quiet.ts";
 import { createView } from "./view.ts";
-import { everything } from "./waypoint-feed.ts";
+import { scopedFeed } from "./waypoint-feed.ts";
 import { createWaypoints, type WaypointsServer } from "./waypoints.ts";
 
 export type Control = {
@@ -45,19 +44,12 @@ export type Control = {
   drain(): Promise<number>;
 };
 
+/** First part of workloads' uids, as Istio has it. */
+const CLUSTER_ID = "Kubernetes";
 /** Nodes reconnect elsewhere or later; who does not let go in this time is cut. */
 const DRAIN_MILLISECONDS = 5_000;
 /** Token files changed by hand, certificates that near their end: looked at this often. */
 const MAINTENANCE_MILLISECONDS = 5_000;
-
-const declared = (gateway: Gateway): Waypoint => ({
-  namespace: gateway.metadata.namespace,
-  name: gateway.metadata.name,
-  gateway,
-  className: gateway.className,
-  ready: false,
-  services: [],
-});
 
 /** `version` is for the engines of waypoints to log. */
 export async function startControl(options: ControlOptions, version: string, log: Log): Promise<Control> {
@@ -85,7 +77,8 @@ async function start(
   const quiet = createQuiet();
   const store = createStore();
   const view = createView(trustDomain, adopt);
-  const compiler = createCompiler({ trustDomain, clusterDomain, rootNamespace, network: "", adopt, clusterId: "Kubernetes" });
+  const compiling = { trustDomain, clusterDomain, rootNamespace, network: "", adopt, clusterId: CLUSTER_ID };
+  const compiler = createCompiler(compiling);
   const faults = createFaultBoard(
     ({ code, key, file, line, field, reason }) =>
       log.error({ code, object: key, file, line, field, reason, next: errors[code].next }, "fault"),
@@ -192,10 +185,12 @@ async function start(
         metrics.documents.set({ kind: "any", result: "fault" }, all.length);
         await trust();
         platform.herald?.changed(current, all);
-        platform.herald?.waypoints({ waypoints: view.gateways().map(declared), routes: [], gateways: [] });
+        const [routes, gateways] = [compiler.routeStatuses(), compiler.gatewayStatuses()];
+        platform.herald?.waypoints({ waypoints: compiler.waypoints(), routes, gateways });
       },
       onCompiled: (seconds, recompiled, changed) => {
         metrics.compileSeconds.observe(seconds);
+        waypoints?.changed();
         log.debug({ seconds, recompiled, changed }, "compiled");
       },
     },
@@ -226,12 +221,16 @@ async function start(
     view,
     version,
     settings: { trustDomain, clusterDomain },
-    feed: everything(store),
+    feed: scopedFeed({
+      store,
+      compiler,
+      adopt,
+      uidOf: ({ metadata }) => uidOf(metadata.namespace, metadata.name, compiling),
+    }),
     sign,
     onEvent: (pod, event, detail) => quiet((suppressed) => log.info({ pod, ...detail, suppressed }, `waypoint ${event}`)),
   });
   waypoints = served;
-  store.watch(served.changed);
   const adapter = connectNodeAdapter({
     routes: (router) =>
       router

@@ -1,10 +1,8 @@
 // What the source says now, indexed for the questions of certificates and node reports.
 import type { ClusterView } from "#ca/authorise.ts";
-import { kubernetes } from "#contract/tables.ts";
 import type { Adoption } from "#mesh/enrolment.ts";
-import type { Gateway } from "#mesh/gateway.ts";
 import { type Kind, keyOf, type MeshObject, type Namespace, type Node, type ObjectKey, type Pod } from "#mesh/objects.ts";
-import { gatewayOf } from "#mesh/waypoint-pod.ts";
+import { gatewayOf, waypointClasses } from "#mesh/waypoint-pod.ts";
 import type { Change } from "#source/source.ts";
 
 export type MeshView = ClusterView & {
@@ -12,8 +10,6 @@ export type MeshView = ClusterView & {
   nodes(): readonly string[];
   /** Live pods of waypoints: each of a Gateway that there is. */
   waypoints(): readonly Pod[];
-  /** Those that are, or should be, waypoints. */
-  gateways(): readonly Gateway[];
   objects(): Iterable<MeshObject>;
   /** Objects in force by kind. */
   counts(): ReadonlyMap<string, number>;
@@ -28,7 +24,8 @@ export function createView(trustDomain: string, adopt: Adoption = "none"): MeshV
   const nodes = new Set<string>();
   /** Pods that say of which Gateway they are. */
   const claimants = new Map<string, Pod>();
-  const gateways = new Map<ObjectKey, Gateway>();
+  /** Those of our classes. */
+  const gateways = new Set<ObjectKey>();
 
   function count(kind: Kind, by: 1 | -1): void {
     byKind.set(kind, (byKind.get(kind) ?? 0) + by);
@@ -53,10 +50,10 @@ export function createView(trustDomain: string, adopt: Adoption = "none"): MeshV
     objects.set(key, object);
     count(object.kind, 1);
     if (object.kind === "Node") nodes.add(object.metadata.name);
-    if (object.kind === "Gateway" && object.className === kubernetes.waypointClass) gateways.set(key, object);
+    if (object.kind === "Gateway" && waypointClasses(adopt).includes(object.className)) gateways.add(key);
     if (object.kind !== "Pod") return;
     pods.set(object.metadata.uid, object);
-    if (gatewayOf(object) !== null) claimants.set(object.metadata.uid, object);
+    if (gatewayOf(object, adopt) !== null) claimants.set(object.metadata.uid, object);
     byNode.set(object.nodeName, (byNode.get(object.nodeName) ?? new Set()).add(object));
   }
 
@@ -68,7 +65,7 @@ export function createView(trustDomain: string, adopt: Adoption = "none"): MeshV
 
   function isWaypoint(pod: Pod): boolean {
     const over = pod.phase === "Succeeded" || pod.phase === "Failed";
-    return !over && gateways.has(`Gateway/${pod.metadata.namespace}/${gatewayOf(pod)}`);
+    return !over && gateways.has(`Gateway/${pod.metadata.namespace}/${gatewayOf(pod, adopt)}`);
   }
 
   function waypoint(uid: string): Pod | undefined {
@@ -87,7 +84,6 @@ export function createView(trustDomain: string, adopt: Adoption = "none"): MeshV
     pod: (uid) => pods.get(uid),
     waypoint,
     waypoints: () => [...claimants.values()].filter(isWaypoint),
-    gateways: () => [...gateways.values()],
     podsOn: (node) => byNode.get(node) ?? [],
     nodes: () => [...nodes],
   };

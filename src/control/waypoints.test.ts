@@ -144,6 +144,49 @@ test("a change reaches an attached waypoint as the difference", async (t) => {
   );
 });
 
+const service = (name: string, ip: string, selector: string, labels = "{}"): string => `apiVersion: v1
+kind: Service
+metadata: { name: ${name}, namespace: shop, labels: ${labels} }
+spec: { clusterIPs: [${ip}], selector: ${selector}, ports: [{ name: http, port: 80 }] }
+`;
+
+test("a waypoint gets what it serves and where that leads, with its routes, and nothing of the rest of the mesh", async (t) => {
+  const { write, channel, end } = await mesh(t);
+  write("waypoint.yaml", service("waypoint", "10.96.0.9", "{ gateway.networking.k8s.io/gateway-name: waypoint }"));
+  write("web.yaml", service("web", "10.96.0.1", "{ app: none }", "{ trackbed.dev/use-waypoint: waypoint }"));
+  write("backend.yaml", service("backend", "10.96.0.2", "{ app: none }"));
+  write("stranger.yaml", service("stranger", "10.96.0.3", "{ app: none }"));
+  const route = (backend: string): string => `apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: { name: web, namespace: shop }
+spec:
+  parentRefs: [{ group: "", kind: Service, name: web }]
+  rules: [{ backendRefs: [{ name: ${backend}, port: 80 }] }]
+`;
+  write("route.yaml", route("backend"));
+  const one = engine(end, channel("shop_way"));
+  const held = (type: ResourceType): string[] => {
+    const names = new Set<string>();
+    for (const { upsert, remove } of one.states()) {
+      for (const each of remove) if (each.type === type) names.delete(each.name);
+      for (const each of upsert) if (each.type === type) names.add(each.name);
+    }
+    return [...names].sort();
+  };
+  const named = (name: string): string => `shop/${name}.shop.svc.cluster.local`;
+  await until(
+    "the routes",
+    () => held(ResourceType.ROUTES).includes(named("web")) && held(ResourceType.ADDRESS).includes(named("backend")),
+  );
+  assert.ok(held(ResourceType.ADDRESS).includes(named("web")));
+  for (const absent of [named("stranger"), "Kubernetes//Pod/shop/cart"]) assert.ok(!held(ResourceType.ADDRESS).includes(absent), absent);
+  write("route.yaml", route("stranger"));
+  await until("another backend takes the first one's place", () => {
+    const names = held(ResourceType.ADDRESS);
+    return names.includes(named("stranger")) && !names.includes(named("backend"));
+  });
+});
+
 test("a waypoint gets a certificate for itself, and for nobody else", async (t) => {
   const { dir, channel, end } = await mesh(t);
   const one = engine(end, channel("shop_way"));

@@ -14,6 +14,7 @@ import { parseDuration } from "./wait.ts";
 
 const manifests = objectsOf(baseFiles());
 const crds = objectsOf(crdFiles());
+const MADE = "app.kubernetes.io/managed-by=trackbed";
 const silent = (): void => undefined;
 const NOT_LONG_MS = 1500;
 const id = (kind: string, name: string, namespace = ""): string => `${kind} ${namespace}${namespace === "" ? "" : "/"}${name}`;
@@ -52,6 +53,7 @@ function fakeCluster({
     list: async (kind, where = {}) =>
       [...objects.values()]
         .filter((object) => object.kind === kind && (where.namespace === undefined || object.metadata.namespace === where.namespace))
+        .filter(({ metadata }) => where.labelSelector !== MADE || metadata.labels?.["app.kubernetes.io/managed-by"] === "trackbed")
         .filter((object) => where.labelSelector !== "trackbed.dev/mesh" || object.metadata.labels?.["trackbed.dev/mesh"] !== undefined)
         .map(seen),
     apply: async (manifest): Promise<Applied> => {
@@ -110,6 +112,22 @@ test("uninstall lets every daemon leave before it deletes anything, engines incl
   assert.ok(left >= 0 && left < firstRemoval && firstRemoval < cleaned);
   assert.equal(cluster.done.at(-1), "remove Namespace trackbed-system");
   assert.deepEqual([...cluster.objects.keys()], []);
+});
+
+test("uninstall takes the objects of waypoints along once control cannot put them back, and leaves Gateways that people wrote", async () => {
+  const made = { "app.kubernetes.io/managed-by": "trackbed" };
+  const object = (kind: string, name: string, labels = {}): Manifest => ({
+    apiVersion: "v1",
+    kind,
+    metadata: { name, namespace: "shop", labels },
+  });
+  const gatewayClass: Manifest = { apiVersion: "v1", kind: "GatewayClass", metadata: { name: "trackbed-waypoint" } };
+  const theirs = [object("Gateway", "way"), object("Deployment", "web")];
+  const ours = [object("Gateway", "waypoint", made), object("Deployment", "waypoint", made), object("ConfigMap", "trackbed-root", made)];
+  const cluster = fakeCluster({ held: [...manifests, ...theirs, ...ours, gatewayClass] });
+  await uninstall(cluster, manifests, { drainSeconds: 5, timeoutMs: NOT_LONG_MS }, silent);
+  assert.deepEqual([...cluster.objects.keys()], ["Gateway shop/way", "Deployment shop/web"]);
+  assert.ok(cluster.done.indexOf("remove Namespace trackbed-system") < cluster.done.indexOf("remove Deployment shop/waypoint"));
 });
 
 test("when a node's daemon cannot leave, nothing is deleted and the way out is named", async () => {

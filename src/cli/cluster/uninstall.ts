@@ -130,6 +130,22 @@ export async function uninstall(
   for (const { kind, metadata } of clusterScoped(manifests)) await cluster.remove(kind as KindName, metadata.name);
   await cluster.remove("Namespace", ourNamespace);
   await namespaceSettled(cluster, timeoutMs, say);
+  await waypointsGone(cluster, say); // now that nobody puts them back
+}
+
+const MADE = `app.kubernetes.io/managed-by=${kubernetes.fieldManager}`;
+
+/** What control made for Gateways; those that people wrote stay, and do nothing. */
+async function waypointsGone(cluster: Cluster, say: Say): Promise<void> {
+  let gone = 0;
+  for (const kind of ["Gateway", "Deployment", "Service", "ServiceAccount", "PodDisruptionBudget", "ConfigMap"] as const)
+    for (const { metadata } of (await cluster.list<Held>(kind, { labelSelector: MADE })) ?? []) {
+      await cluster.remove(kind, metadata.name, metadata.namespace);
+      gone++;
+    }
+  if ((await cluster.get("GatewayClass", kubernetes.waypointClass)) !== null)
+    await cluster.remove("GatewayClass", kubernetes.waypointClass);
+  if (gone > 0) say(`${gone} objects of waypoints removed`);
 }
 
 /** containerd ends a pod with the chain that is configured then; of others that is not known. */

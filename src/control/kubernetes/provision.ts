@@ -134,6 +134,8 @@ export function createProvision(options: ProvisionOptions, stop: AbortSignal): P
     if (NEVER.includes(namespace) || namespace === own)
       throw meshError("E_WAYPOINT_NOT_MADE", `namespace ${namespace} gets no waypoint: the mesh and the cluster must start without one`);
     if (gateway === null) await apply(autoGateway(waypoint), null);
+    else if (gateway.unsupported.length > 0)
+      return; // its status says so, and it stays as it was
     else if (isAuto(gateway) && waypoint.services.length === 0) await retire(key, gateway);
     else {
       idleSince.delete(key);
