@@ -148,14 +148,14 @@ fn a_waypoint_needs_no_privilege_and_little_memory() {
     let Some(fabric) = Fabric::new() else { return };
     let gate = fabric.pod("gate");
     let waypoint = Waypoint::start(&fabric, &gate, &shop(&gate));
-    let status = std::fs::read_to_string(format!("/proc/{}/status", waypoint.process.id())).unwrap();
-    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
-    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
-        assert_eq!(u64::from_str_radix(&field(set), 16), Ok(0), "{set}");
+    for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+        assert_eq!(u64::from_str_radix(&waypoint.status(set), 16), Ok(0), "{set}");
     }
-    assert!(field("Uid:").starts_with("65534"));
-    println!("resident: {} kB", waypoint.resident());
-    assert!(waypoint.resident() < 20_000, "{} kB", waypoint.resident());
+    assert!(waypoint.status("Uid").starts_with("65534"));
+    println!("resident: {}", waypoint.status("VmRSS"));
+    // What it allocated: how much of the program itself is resident depends on how that was built.
+    let own: u64 = waypoint.status("RssAnon").trim_end_matches(" kB").parse().unwrap();
+    assert!(own < 8_000, "{own} kB");
 }
 
 #[test]

@@ -118,11 +118,10 @@ impl<'p> Waypoint<'p> {
         status.unwrap()
     }
 
-    /// Kilobytes that are resident.
-    pub(crate) fn resident(&self) -> u64 {
+    /// A line of the process's status.
+    pub(crate) fn status(&self, name: &str) -> String {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+        status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim_matches(|c| c == ':' || char::is_whitespace(c)).to_owned()
     }
 }
 
