@@ -1,24 +1,38 @@
 //! What all connections of one worker share: the table in force, the pool of upstream connections, budgets, and what was learnt of ports.
-use crate::{Report, Table, Upstream};
-use std::cell::RefCell;
+use crate::budget::Budgets;
+use crate::learnt::Learnt;
+use crate::pool::Pool;
+use crate::{Report, Served, Table, Upstream};
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::watch;
 
 pub struct Context<U: Upstream> {
-    #[expect(dead_code, reason = "read by what serves requests, which follows")]
     pub(crate) upstream: U,
-    #[expect(dead_code, reason = "read by what serves requests, which follows")]
-    pub(crate) report: Box<dyn Report>,
+    pub(crate) report: Rc<dyn Report>,
+    pub(crate) pool: Rc<Pool<U::Io>>,
+    pub(crate) budgets: Budgets<Served>,
+    /// Copies under way.
+    pub(crate) mirrors: Cell<usize>,
+    pub(crate) learnt: Learnt,
     table: RefCell<Arc<Table>>,
     draining: watch::Sender<bool>,
 }
 
 impl<U: Upstream> Context<U> {
     pub fn new(upstream: U, report: Box<dyn Report>) -> Rc<Self> {
-        let draining = watch::Sender::new(false);
-        Rc::new(Self { upstream, report, table: RefCell::default(), draining })
+        Rc::new(Self {
+            upstream,
+            report: Rc::from(report),
+            pool: Rc::new(Pool::new()),
+            budgets: Budgets::default(),
+            mirrors: Cell::new(0),
+            learnt: Learnt::default(),
+            table: RefCell::default(),
+            draining: watch::Sender::new(false),
+        })
     }
 
     /// From now on every request is matched by this table, also on connections that are open.
@@ -27,12 +41,18 @@ impl<U: Upstream> Context<U> {
     }
 
     /// The workload is gone, or is reached in another way now: idle connections to it are closed, those in use are not used again.
-    pub fn retire(&self, _uid: &str) {}
+    pub fn retire(&self, uid: &str) {
+        self.pool.retire(uid);
+    }
 
     /// Requests under way are answered, then their connections are closed (HTTP/1: `Connection: close`, HTTP/2: GOAWAY). Bounding the time that
     /// this may take is the caller's; whatever is carried without HTTP goes on until then.
     pub fn drain(&self) {
         self.draining.send_replace(true);
+    }
+
+    pub(crate) fn draining(&self) -> watch::Receiver<bool> {
+        self.draining.subscribe()
     }
 
     pub(crate) fn table(&self) -> Arc<Table> {

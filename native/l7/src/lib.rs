@@ -4,17 +4,50 @@
 //! `LocalSet`) and spawns local tasks; each worker has a [`Context`] of its own, and nothing is shared but the immutable [`Table`].
 #![forbid(unsafe_code)]
 
+mod answer;
+mod attempt;
+mod backend;
+mod budget;
+mod canonical;
+mod carry;
 mod client;
 mod context;
+mod cors;
+mod exchange;
+mod filter;
+mod hello;
+mod http_server;
+mod invalid;
+mod learnt;
+mod limits;
+mod link;
+mod matching;
+mod metered;
+mod mirror;
+mod path;
+mod pool;
+mod record;
+mod refusal;
 mod report;
+mod retry;
+mod rewound;
+mod rule;
 mod serve;
 mod service;
+mod session;
+mod shaping;
+mod stream_rules;
 mod table;
+mod telling;
+mod trace;
+mod tries;
+mod upload;
 mod upstream;
 
 pub use client::{Client, Served};
 pub use context::Context;
-pub use report::{Flag, Report, RequestRecord, RouteName, StreamRecord};
+pub use path::{Normal, PathError, normal};
+pub use report::{Copied, Flag, Report, RequestRecord, RouteName, StreamRecord};
 pub use serve::{End, serve};
 pub use table::{Rejected, Table};
 pub use upstream::{BackendKey, ConnectError, Endpoint, NoEndpoint, Outcome, Upstream};

@@ -10,6 +10,18 @@ pub trait Report: 'static {
     fn request(&self, record: &RequestRecord<'_>);
     /// Once for each connection that is not carried as HTTP, upgraded ones included, when it is over.
     fn connection(&self, record: &StreamRecord<'_>);
+    /// Once for each copy of a request for a mirror.
+    fn copied(&self, _served: &Served, _mirror: &crate::BackendKey, _how: Copied) {}
+}
+
+/// What became of a mirror's copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Copied {
+    Answered(u16),
+    /// It could not be sent, or was not answered in time.
+    Failed,
+    /// Too many were under way.
+    Dropped,
 }
 
 /// Whom a rule belongs to.

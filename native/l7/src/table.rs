@@ -61,5 +61,5 @@ fn parse(name: &str, body: &[u8]) -> Result<Service, String> {
     if routes.service != name {
         return Err(format!("the resource is named {name} and speaks of {:?}", routes.service));
     }
-    Service::parse(&routes).map_err(str::to_owned)
+    Service::parse(&routes).map_err(|invalid| invalid.to_string())
 }

@@ -1,0 +1,75 @@
+//! Bytes both ways, for what is not HTTP or not HTTP any more, and the record of it.
+use crate::backend::Backend;
+use crate::limits::CARRY_BYTES;
+use crate::metered::Metered;
+use crate::record::Parties;
+use crate::{End, Flag, RouteName, StreamRecord};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes};
+
+/// The record of one connection, told when it is dropped.
+pub(crate) struct Carried<'a> {
+    parties: Rc<Parties>,
+    begun: Instant,
+    pub(crate) route: Option<&'a RouteName>,
+    pub(crate) backend: Option<&'a Backend>,
+    pub(crate) endpoint: Option<(Arc<str>, SocketAddr)>,
+    pub(crate) server_name: Option<String>,
+    pub(crate) flag: Option<Flag>,
+    received: u64,
+    sent: u64,
+}
+
+impl<'a> Carried<'a> {
+    pub(crate) fn begin(parties: &Rc<Parties>, route: Option<&'a RouteName>) -> Self {
+        Self {
+            parties: Rc::clone(parties),
+            begun: Instant::now(),
+            route,
+            backend: None,
+            endpoint: None,
+            server_name: None,
+            flag: None,
+            received: 0,
+            sent: 0,
+        }
+    }
+
+    /// Until both directions have ended, each by itself; an error of one side is a reset for the other.
+    pub(crate) async fn carry<C, B>(mut self, client: C, backend: B) -> End
+    where
+        C: AsyncRead + AsyncWrite + Unpin,
+        B: AsyncRead + AsyncWrite + Unpin,
+    {
+        let (mut client, mut backend) = (Metered::new(client), Metered::new(backend));
+        let copied = copy_bidirectional_with_sizes(&mut client, &mut backend, CARRY_BYTES, CARRY_BYTES).await;
+        (self.received, self.sent) = (client.read, backend.read);
+        let (end, flag) = match copied {
+            Ok(_) => (End::Closed, None),
+            Err(_) if client.failed() => (End::Client, Some(Flag::ClientGone)),
+            Err(_) => (End::Upstream, Some(Flag::ConnectionTermination)),
+        };
+        self.flag = flag;
+        end
+    }
+}
+
+impl Drop for Carried<'_> {
+    fn drop(&mut self) {
+        self.parties.report.connection(&StreamRecord {
+            client: &self.parties.client,
+            served: &self.parties.served,
+            route: self.route,
+            backend: self.backend.map(|backend| &*backend.key),
+            endpoint: self.endpoint.as_ref().map(|(uid, address)| (uid, *address)),
+            server_name: self.server_name.as_deref(),
+            flags: self.flag.as_slice(),
+            received_bytes: self.received,
+            sent_bytes: self.sent,
+            duration: self.begun.elapsed(),
+        });
+    }
+}

@@ -1,0 +1,171 @@
+//! One request and its answer: which rule it belongs to, what the rule makes of it, and where it goes.
+use crate::answer::{Answer, Stream};
+use crate::backend::Backend;
+use crate::canonical::{self, canonical, for_backend, is_grpc};
+use crate::limits::REPLAY_BYTES;
+use crate::mirror::mirror;
+use crate::record::Record;
+use crate::refusal::{Refusal, grpc_status};
+use crate::rule::HttpRule;
+use crate::service::Rules;
+use crate::session::{Held, Session, Upgraded};
+use crate::shaping::{self, Shaped};
+use crate::trace::Trace;
+use crate::tries::{Arrived, Errand, tries};
+use crate::upload::Upload;
+use crate::{Flag, Upstream};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::request::Parts;
+use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http_body::Body;
+use hyper::body::Incoming;
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::time::Instant;
+use trackbed_contract::route::Protocol;
+
+/// How the answer came about.
+enum Passed<U: Upstream> {
+    /// None: the connection goes on without HTTP.
+    Backend(Response<Option<Stream<U>>>),
+    Here(shaping::Answered),
+}
+
+pub(crate) async fn exchange<U: Upstream>(session: Rc<Session<U>>, request: Request<Incoming>) -> Response<Answer<U>> {
+    let (request, incoming) = request.into_parts();
+    let version = request.version;
+    let mut record = Record::begin(Rc::clone(&session.parties), &request);
+    match pass(&session, request, incoming, &mut record).await {
+        Ok(Passed::Backend(response)) => {
+            record.status = Some(response.status());
+            record.grpc_status = grpc_status(response.headers());
+            let (mut head, stream) = response.into_parts();
+            canonical::response_for_client(&mut head.headers, version);
+            let answer = match stream {
+                Some(stream) => Answer::of(stream, record),
+                None => Answer::text("", record),
+            };
+            Response::from_parts(head, answer)
+        }
+        Ok(Passed::Here(answered)) => {
+            record.status = Some(answered.status);
+            let mut response = Response::new(Answer::text("", record));
+            *response.status_mut() = answered.status;
+            *response.headers_mut() = answered.headers;
+            response
+        }
+        Err(refusal) => {
+            record.flag(refusal.flag);
+            let (response, code) = refusal.response(record.grpc);
+            record.status = Some(response.status());
+            record.grpc_status = code;
+            let text = if code.is_some() { "" } else { refusal.reason };
+            response.map(|()| Answer::text(text, record))
+        }
+    }
+}
+
+async fn pass<U: Upstream>(
+    session: &Rc<Session<U>>,
+    mut request: Parts,
+    incoming: Incoming,
+    record: &mut Record,
+) -> Result<Passed<U>, Refusal> {
+    let served = &session.parties.served;
+    let port = session.port();
+    record.grpc = is_grpc(&request.headers) || port.as_ref().is_some_and(|port| port.protocol == Protocol::Grpc);
+    let port = port.ok_or(Refusal::unavailable(Flag::NoRoute, "nothing is known of the service any more"))?;
+    let mut canonical = canonical(&mut request, &session.parties.client, served)?;
+    record.authority = request.headers.get(HOST).cloned();
+    record.trace = Some(Trace::of(&mut request.headers));
+
+    let (rule, prefix) = match port.rules(session.parties.client.namespace()) {
+        None => (&port.own.http, None),
+        Some(Rules::Http(rules)) => rules.find(&request, canonical.merged(&request)).ok_or(Refusal::new(
+            StatusCode::NOT_FOUND,
+            Flag::NoRoute,
+            "no rule of the routes matches",
+        ))?,
+        Some(Rules::Tls(_) | Rules::Tcp(_)) => {
+            return Err(Refusal::unavailable(Flag::NoRoute, "the routes of the service are not of HTTP any more"));
+        }
+    };
+    record.rule = Some(Arc::clone(rule));
+    let begun = Instant::now();
+
+    let mut shaped = Shaped::default();
+    if let Some(answered) = shaped.apply(&rule.filters, &mut request, &canonical, prefix, served.port) {
+        return Ok(Passed::Here(answered));
+    }
+    let chosen = rule.backends.choose();
+    let backend = chosen.ok_or(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, Flag::NoBackend, "the rule has no backend"))?;
+    record.backend = Some(Arc::clone(backend));
+    if let Some(status) = backend.refuse {
+        return Err(Refusal::new(status, Flag::NoBackend, "the rule's backend cannot be used"));
+    }
+    if let Some(answered) = shaped.apply(&backend.filters, &mut request, &canonical, prefix, served.port) {
+        return Ok(Passed::Here(answered));
+    }
+
+    let http2 = speaks_http2(backend.protocol, request.version, is_grpc(&request.headers));
+    if http2 {
+        canonical.upgrade = None;
+    }
+    let upload = (!incoming.is_end_stream()).then(|| {
+        let keep = if rule.retry.is_some() { REPLAY_BYTES } else { 0 };
+        Upload::new(incoming, keep, Rc::clone(&record.request_bytes))
+    });
+    for copy in shaped.mirrors.iter().filter(|mirror| mirror.drawn()) {
+        mirror(session, copy, &request, &canonical, shaped.path.as_deref(), upload.as_ref());
+    }
+    let path = shaped.path.as_deref().or(canonical.path.as_deref());
+    for_backend(&mut request, path, http2, &canonical)?;
+    let errand = Errand { rule, backend, request, http2, upgrade: canonical.upgrade.is_some(), upload, begun };
+    let arrived = tries(session, errand, record).await?;
+    record.answered();
+    let mut response = received(session, arrived, (rule, backend), canonical.upgrade.is_some())?;
+    shaped.response(response.headers_mut());
+    Ok(Passed::Backend(response))
+}
+
+/// A gRPC request has no meaning in HTTP/1.1, whatever the backend's port is called.
+pub(crate) fn speaks_http2(backend: Protocol, client: Version, grpc: bool) -> bool {
+    match backend {
+        Protocol::Http2 | Protocol::Grpc => true,
+        Protocol::Http => grpc,
+        Protocol::Unspecified | Protocol::Tcp | Protocol::Tls => client == Version::HTTP_2,
+    }
+}
+
+/// Checks what the backend answered, and takes off what speaks of its connection.
+fn received<U: Upstream>(
+    session: &Session<U>,
+    arrived: Arrived<U>,
+    (rule, backend): (&Arc<HttpRule>, &Arc<Backend>),
+    upgrade: bool,
+) -> Result<Response<Option<Stream<U>>>, Refusal> {
+    let Arrived { answered, endpoint, upload, deadline } = arrived;
+    let (mut head, incoming) = answered.response.into_parts();
+    if head.headers.contains_key(TRANSFER_ENCODING) && head.headers.contains_key(CONTENT_LENGTH) {
+        return Err(broken("the backend's answer has two lengths"));
+    }
+    let protocol = head.headers.get(UPGRADE).cloned();
+    canonical::take_off(&mut head.headers).map_err(|_| broken("the backend's answer is malformed"))?;
+    head.version = Version::default();
+    if head.status != StatusCode::SWITCHING_PROTOCOLS {
+        let stream = Stream::new(incoming, answered.lease, endpoint, upload, deadline);
+        return Ok(Response::from_parts(head, Some(stream)));
+    }
+    let (Some(left), true) = (answered.left, upgrade) else {
+        return Err(broken("the backend switched to a protocol that nobody asked for"));
+    };
+    head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    head.headers.extend(protocol.map(|protocol| (UPGRADE, protocol)));
+    let beyond = Held { rule: Arc::clone(rule), backend: Arc::clone(backend), endpoint };
+    *session.upgraded.borrow_mut() = Some(Upgraded { backend: left, held: beyond });
+    Ok(Response::from_parts(head, None))
+}
+
+fn broken(reason: &'static str) -> Refusal {
+    Refusal::new(StatusCode::BAD_GATEWAY, Flag::UpstreamProtocolError, reason)
+}

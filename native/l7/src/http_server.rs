@@ -1,0 +1,110 @@
+//! HTTP on a client's connection, either version, until the client has enough of it or the worker drains.
+use crate::carry::Carried;
+use crate::exchange::exchange;
+use crate::limits::{CONNECTION_WINDOW, HEAD_BYTES, HEADERS, STREAM_WINDOW, STREAMS};
+use crate::link::Local;
+use crate::rewound::Rewound;
+use crate::session::Session;
+use crate::{End, Upstream};
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::select;
+use tokio::sync::watch;
+
+pub(crate) async fn serve_http1<Io, U>(io: Io, session: Rc<Session<U>>) -> End
+where
+    Io: AsyncRead + AsyncWrite + Unpin + 'static,
+    U: Upstream,
+{
+    let mut draining = session.context.draining();
+    let requests = Rc::clone(&session);
+    let service = service_fn(move |request| {
+        let session = Rc::clone(&requests);
+        Box::pin(async move { Ok::<_, Infallible>(exchange(session, request).await) })
+    });
+    let mut connection =
+        http1::Builder::new().max_headers(HEADERS).max_header_size(HEAD_BYTES as usize).serve_connection(TokioIo::new(io), service);
+    let mut told = false;
+    let served = loop {
+        select! {
+            biased;
+            served = poll_fn(|cx| connection.poll_without_shutdown(cx)) => break served,
+            () = drained(&mut draining), if !told => {
+                told = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+        }
+    };
+    if let Err(cause) = served {
+        tracing::debug!(client = %session.parties.client.address, %cause, "an HTTP/1.1 connection of a client broke off");
+        return End::Client;
+    }
+    let parts = connection.into_parts();
+    let mut io = parts.io.into_inner();
+    let upgraded = session.upgraded.borrow_mut().take();
+    let Some(upgraded) = upgraded else {
+        // The client may be gone already; then there is nobody to say goodbye to.
+        return if io.shutdown().await.is_ok() { End::Closed } else { End::Client };
+    };
+    let held = upgraded.held;
+    let mut carried = Carried::begin(&session.parties, held.rule.name.as_ref());
+    carried.backend = Some(&held.backend);
+    carried.endpoint = Some((held.endpoint.uid.clone(), held.endpoint.address));
+    match upgraded.backend.await {
+        Ok(backend) => carried.carry(Rewound::new(parts.read_buf, io), backend).await,
+        Err(_) => End::Upstream,
+    }
+}
+
+pub(crate) async fn serve_http2<Io, U>(io: Io, session: Rc<Session<U>>) -> End
+where
+    Io: AsyncRead + AsyncWrite + Unpin + 'static,
+    U: Upstream,
+{
+    let mut draining = session.context.draining();
+    let client = session.parties.client.address;
+    let service = service_fn(move |request| {
+        let session = Rc::clone(&session);
+        async move { Ok::<_, Infallible>(exchange(session, request).await) }
+    });
+    let mut connection = pin!(
+        http2::Builder::new(Local)
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(HEAD_BYTES)
+            .serve_connection(TokioIo::new(io), service)
+    );
+    let mut told = false;
+    let served = loop {
+        select! {
+            biased;
+            served = connection.as_mut() => break served,
+            () = drained(&mut draining), if !told => {
+                told = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    };
+    match served {
+        Ok(()) => End::Closed,
+        Err(cause) => {
+            tracing::debug!(%client, %cause, "an HTTP/2 connection of a client broke off");
+            End::Client
+        }
+    }
+}
+
+async fn drained(draining: &mut watch::Receiver<bool>) {
+    // The context lives as long as the session does: there is no error.
+    if draining.wait_for(|draining| *draining).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}

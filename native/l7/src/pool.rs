@@ -1,0 +1,166 @@
+//! Connections to endpoints that wait for the next request: the one used last first, so that those too many grow old and go.
+use crate::ConnectError;
+use crate::limits::{IDLE, IDLE_OF_ENDPOINT, IDLE_SWEEP, IDLE_TIME, STREAMS};
+use crate::link::Http1;
+use crate::upload::Outgoing;
+use hyper::client::conn::http2;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::Mutex;
+use tokio::task::spawn_local;
+
+/// Uid and address: a workload that comes back under another address is reached anew.
+pub(crate) type Key = (Arc<str>, SocketAddr);
+
+pub(crate) struct Pool<Io> {
+    places: RefCell<HashMap<Key, Rc<Place<Io>>>>,
+    idle: Cell<usize>,
+    sweeping: Cell<bool>,
+}
+
+/// All connections to one endpoint. Gone from the pool, it takes nothing back.
+pub(crate) struct Place<Io> {
+    http1: RefCell<Vec<(Http1<Io>, Instant)>>,
+    http2: RefCell<Vec<Shared>>,
+    /// Held while a shared connection is made: a hundred requests at once need one, not a hundred.
+    pub(crate) dialing: Mutex<()>,
+    /// How often that failed, and how the last time: those who waited for it have failed with it.
+    failures: RefCell<(u64, Option<ConnectError>)>,
+}
+
+struct Shared {
+    sender: http2::SendRequest<Outgoing>,
+    /// One more owner for each stream that is open.
+    streams: Rc<()>,
+    used: Instant,
+}
+
+impl<Io: 'static> Pool<Io> {
+    pub(crate) fn new() -> Self {
+        Self { places: RefCell::default(), idle: Cell::new(0), sweeping: Cell::new(false) }
+    }
+
+    pub(crate) fn place(self: &Rc<Self>, key: &Key) -> Rc<Place<Io>> {
+        if let Some(place) = self.places.borrow().get(key) {
+            return Rc::clone(place);
+        }
+        let place = Rc::new(Place::new());
+        self.places.borrow_mut().insert(key.clone(), Rc::clone(&place));
+        self.sweep_from_now_on();
+        place
+    }
+
+    /// Newest first. It may have been closed by the other end since.
+    pub(crate) fn take(&self, place: &Place<Io>) -> Option<Http1<Io>> {
+        loop {
+            let (link, _) = place.http1.borrow_mut().pop()?;
+            self.idle.set(self.idle.get() - 1);
+            if !link.sender.is_closed() {
+                return Some(link);
+            }
+        }
+    }
+
+    /// After its request. Kept where there is room, and where the endpoint is still one.
+    pub(crate) fn give(self: &Rc<Self>, place: &Weak<Place<Io>>, link: Http1<Io>) {
+        let Some(place) = place.upgrade() else { return };
+        if link.sender.is_closed() || self.idle.get() >= IDLE || place.http1.borrow().len() >= IDLE_OF_ENDPOINT {
+            return;
+        }
+        place.http1.borrow_mut().push((link, Instant::now()));
+        self.idle.set(self.idle.get() + 1);
+    }
+
+    /// The endpoint is gone, or reached in another way.
+    pub(crate) fn retire(&self, uid: &str) {
+        self.drop_places(|(of, _), _| &**of == uid);
+    }
+
+    fn drop_places(&self, gone: impl Fn(&Key, &Rc<Place<Io>>) -> bool) {
+        let mut idle = self.idle.get();
+        self.places.borrow_mut().retain(|key, place| {
+            let gone = gone(key, place);
+            if gone {
+                idle -= place.http1.borrow().len();
+            }
+            !gone
+        });
+        self.idle.set(idle);
+    }
+
+    fn sweep_from_now_on(self: &Rc<Self>) {
+        if self.sweeping.replace(true) {
+            return;
+        }
+        let pool = Rc::downgrade(self);
+        spawn_local(async move {
+            loop {
+                tokio::time::sleep(IDLE_SWEEP).await;
+                let Some(pool) = pool.upgrade() else { return };
+                pool.sweep(Instant::now());
+                if pool.places.borrow().is_empty() {
+                    pool.sweeping.set(false);
+                    return;
+                }
+            }
+        });
+    }
+
+    fn sweep(&self, now: Instant) {
+        for place in self.places.borrow().values() {
+            let mut links = place.http1.borrow_mut();
+            let before = links.len();
+            links.retain(|(link, since)| !link.sender.is_closed() && now.saturating_duration_since(*since) < IDLE_TIME);
+            self.idle.set(self.idle.get() - (before - links.len()));
+            let open = |shared: &Shared| Rc::strong_count(&shared.streams) > 1 || now.saturating_duration_since(shared.used) < IDLE_TIME;
+            place.http2.borrow_mut().retain(|shared| !shared.sender.is_closed() && open(shared));
+        }
+        // Nobody holds it and it holds nothing.
+        self.drop_places(|_, place| Rc::strong_count(place) == 1 && Rc::weak_count(place) == 0 && place.is_empty());
+    }
+}
+
+impl<Io> Place<Io> {
+    fn new() -> Self {
+        Self { http1: RefCell::default(), http2: RefCell::default(), dialing: Mutex::new(()), failures: RefCell::default() }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.http1.borrow().is_empty() && self.http2.borrow().is_empty()
+    }
+
+    /// A shared connection with a stream to spare; the stream is open until what comes with it is dropped.
+    pub(crate) fn share(&self) -> Option<(http2::SendRequest<Outgoing>, Rc<()>)> {
+        let mut all = self.http2.borrow_mut();
+        all.retain(|shared| !shared.sender.is_closed());
+        let shared = all.iter_mut().find(|shared| Rc::strong_count(&shared.streams) <= STREAMS as usize)?;
+        shared.used = Instant::now();
+        Some((shared.sender.clone(), Rc::clone(&shared.streams)))
+    }
+
+    pub(crate) fn add(&self, sender: http2::SendRequest<Outgoing>) -> (http2::SendRequest<Outgoing>, Rc<()>) {
+        let streams = Rc::new(());
+        self.http2.borrow_mut().push(Shared { sender: sender.clone(), streams: Rc::clone(&streams), used: Instant::now() });
+        (sender, streams)
+    }
+
+    pub(crate) fn failures(&self) -> u64 {
+        self.failures.borrow().0
+    }
+
+    pub(crate) fn failed(&self, error: ConnectError) -> ConnectError {
+        let mut failures = self.failures.borrow_mut();
+        *failures = (failures.0 + 1, Some(error.clone()));
+        error
+    }
+
+    /// The failure that somebody else met since there were `before`.
+    pub(crate) fn failed_since(&self, before: u64) -> Option<ConnectError> {
+        let failures = self.failures.borrow();
+        if failures.0 > before { failures.1.clone() } else { None }
+    }
+}

@@ -1,0 +1,117 @@
+//! The record of one request, from its head to its last byte: told once, however the request ended.
+use crate::backend::Backend;
+use crate::rule::HttpRule;
+use crate::trace::Trace;
+use crate::{Client, Flag, Report, RequestRecord, Served};
+use http::{HeaderValue, Method, StatusCode, Uri, Version};
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What all requests of a connection have in common.
+pub(crate) struct Parties {
+    pub(crate) client: Client,
+    pub(crate) served: Served,
+    pub(crate) report: Rc<dyn Report>,
+}
+
+pub(crate) struct Record {
+    parties: Rc<Parties>,
+    method: Method,
+    uri: Uri,
+    version: Version,
+    begun: Instant,
+    pub(crate) authority: Option<HeaderValue>,
+    pub(crate) trace: Option<Trace>,
+    pub(crate) rule: Option<Arc<HttpRule>>,
+    pub(crate) backend: Option<Arc<Backend>>,
+    pub(crate) endpoint: Option<(Arc<str>, SocketAddr)>,
+    pub(crate) grpc: bool,
+    pub(crate) status: Option<StatusCode>,
+    pub(crate) grpc_status: Option<u16>,
+    flags: Vec<Flag>,
+    pub(crate) retries: u32,
+    /// Counted where the body is read.
+    pub(crate) request_bytes: Rc<Cell<u64>>,
+    pub(crate) response_bytes: u64,
+    pub(crate) first_byte: Option<Duration>,
+    complete: bool,
+}
+
+impl Record {
+    pub(crate) fn begin(parties: Rc<Parties>, request: &http::request::Parts) -> Self {
+        Self {
+            parties,
+            method: request.method.clone(),
+            uri: request.uri.clone(),
+            version: request.version,
+            begun: Instant::now(),
+            authority: None,
+            trace: None,
+            rule: None,
+            backend: None,
+            endpoint: None,
+            grpc: false,
+            status: None,
+            grpc_status: None,
+            flags: Vec::new(),
+            retries: 0,
+            request_bytes: Rc::default(),
+            response_bytes: 0,
+            first_byte: None,
+            complete: false,
+        }
+    }
+
+    pub(crate) fn flag(&mut self, flag: Flag) {
+        if !self.flags.contains(&flag) {
+            self.flags.push(flag);
+        }
+    }
+
+    pub(crate) fn answered(&mut self) {
+        self.first_byte = Some(self.begun.elapsed());
+    }
+
+    /// The last byte of the response was handed over.
+    pub(crate) fn complete(&mut self) {
+        self.complete = true;
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if !self.complete && self.flags.is_empty() {
+            self.flags.push(Flag::ClientGone);
+        }
+        let trace = self.trace.as_ref();
+        self.parties.report.request(&RequestRecord {
+            client: &self.parties.client,
+            served: &self.parties.served,
+            route: self.rule.as_ref().and_then(|rule| rule.name.as_ref()),
+            backend: self.backend.as_ref().map(|backend| &*backend.key),
+            endpoint: self.endpoint.as_ref().map(|(uid, address)| (uid, *address)),
+            method: &self.method,
+            authority: text(self.authority.as_ref()),
+            path: self.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str),
+            version: self.version,
+            grpc: self.grpc,
+            status: self.status.map_or(0, |status| status.as_u16()),
+            grpc_status: self.grpc_status,
+            flags: &self.flags,
+            retries: self.retries,
+            request_id: text(trace.map(|trace| &trace.request_id)),
+            traceparent: text(trace.map(|trace| &trace.traceparent)),
+            request_bytes: self.request_bytes.get(),
+            response_bytes: self.response_bytes,
+            duration: self.begun.elapsed(),
+            first_byte: self.first_byte,
+        });
+    }
+}
+
+fn text(value: Option<&HeaderValue>) -> &str {
+    value.and_then(|value| value.to_str().ok()).unwrap_or_default()
+}

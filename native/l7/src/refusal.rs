@@ -1,0 +1,69 @@
+//! Answers of the waypoint itself, where a request goes nowhere: with a status for people, or one for gRPC.
+use crate::Flag;
+use http::header::{CONTENT_TYPE, HeaderName};
+use http::{HeaderValue, Response, StatusCode};
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Refusal {
+    pub(crate) status: StatusCode,
+    pub(crate) flag: Flag,
+    /// For the client's operator: no words that the client sent.
+    pub(crate) reason: &'static str,
+}
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+impl Refusal {
+    pub(crate) fn new(status: StatusCode, flag: Flag, reason: &'static str) -> Self {
+        Self { status, flag, reason }
+    }
+
+    pub(crate) fn bad_request(reason: &'static str) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, Flag::ProtocolError, reason)
+    }
+
+    pub(crate) fn unavailable(flag: Flag, reason: &'static str) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, flag, reason)
+    }
+
+    pub(crate) fn timeout(reason: &'static str) -> Self {
+        Self::new(StatusCode::GATEWAY_TIMEOUT, Flag::Timeout, reason)
+    }
+
+    /// gRPC clients look at nothing but grpc-status: it is in the headers of an answer without a body, which the standard calls Trailers-Only.
+    /// Otherwise the reason is the body.
+    pub(crate) fn response(&self, grpc: bool) -> (Response<()>, Option<u16>) {
+        let mut response = Response::new(());
+        let headers = response.headers_mut();
+        if !grpc {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+            *response.status_mut() = self.status;
+            return (response, None);
+        }
+        let code = self.grpc_status();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(GRPC_STATUS, HeaderValue::from(code));
+        headers.insert(GRPC_MESSAGE, HeaderValue::from_static(self.reason));
+        (response, Some(code))
+    }
+
+    /// As gRPC maps HTTP's statuses, but for a rule whose backends cannot be used, of which GRPCRoute says UNAVAILABLE, and a time that was over,
+    /// which is what DEADLINE_EXCEEDED is for.
+    fn grpc_status(&self) -> u16 {
+        match (self.flag, self.status.as_u16()) {
+            (Flag::Timeout, _) => 4,
+            (Flag::NoBackend, _) | (_, 429 | 502..=504) => 14,
+            (_, 400 | 500) => 13,
+            (_, 401) => 16,
+            (_, 403) => 7,
+            (_, 404 | 405 | 501) => 12,
+            _ => 2,
+        }
+    }
+}
+
+/// What an answer says in its headers or trailers.
+pub(crate) fn grpc_status(headers: &http::HeaderMap) -> Option<u16> {
+    headers.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
+}

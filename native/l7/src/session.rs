@@ -1,0 +1,58 @@
+//! What the requests of one client's connection have in common, and the rules that are in force for it right now.
+use crate::backend::Backend;
+use crate::record::Parties;
+use crate::rewound::Rewound;
+use crate::rule::HttpRule;
+use crate::service::Port;
+use crate::{Client, Context, Endpoint, Served, Table, Upstream};
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// A table, and what it says of the port; None: nothing is known of the service.
+type Looked = (Arc<Table>, Option<Arc<Port>>);
+
+pub(crate) struct Session<U: Upstream> {
+    pub(crate) context: Rc<Context<U>>,
+    pub(crate) parties: Rc<Parties>,
+    /// Looked up again when the table was replaced.
+    port: RefCell<Option<Looked>>,
+    /// Set by a request whose answer was 101.
+    pub(crate) upgraded: RefCell<Option<Upgraded<U>>>,
+}
+
+/// What goes on without HTTP.
+pub(crate) struct Upgraded<U: Upstream> {
+    pub(crate) backend: oneshot::Receiver<Rewound<U::Io>>,
+    pub(crate) held: Held<U>,
+}
+
+/// Whereto it goes on.
+pub(crate) struct Held<U: Upstream> {
+    pub(crate) rule: Arc<HttpRule>,
+    pub(crate) backend: Arc<Backend>,
+    pub(crate) endpoint: Endpoint<U::Detail>,
+}
+
+impl<U: Upstream> Session<U> {
+    pub(crate) fn new(context: Rc<Context<U>>, client: Client, served: Served) -> Rc<Self> {
+        let parties = Rc::new(Parties { client, served, report: Rc::clone(&context.report) });
+        Rc::new(Self { context, parties, port: RefCell::default(), upgraded: RefCell::default() })
+    }
+
+    /// None: nothing is known of the service any more.
+    pub(crate) fn port(&self) -> Option<Arc<Port>> {
+        let table = self.context.table();
+        let mut looked = self.port.borrow_mut();
+        match &*looked {
+            Some((of, port)) if Arc::ptr_eq(of, &table) => port.clone(),
+            _ => {
+                let served = &self.parties.served;
+                let port = table.service(&served.service).map(|service| service.port(served.port));
+                *looked = Some((table, port.clone()));
+                port
+            }
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! The tries of one request: an endpoint for each, the time that it has, and what follows from how it went.
+use crate::attempt::{Answered, Failure, acquire};
+use crate::backend::Backend;
+use crate::record::Record;
+use crate::refusal::Refusal;
+use crate::retry::{Met, Verdict, verdict};
+use crate::rule::HttpRule;
+use crate::session::Session;
+use crate::upload::{Outgoing, Upload};
+use crate::{ConnectError, Endpoint, Flag, NoEndpoint, Outcome, Upstream};
+use http::request::Parts;
+use http::{Request, StatusCode};
+use http_body::Body;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout_at};
+
+/// What is to be brought, and whereto.
+pub(crate) struct Errand<'a> {
+    pub(crate) rule: &'a HttpRule,
+    pub(crate) backend: &'a Backend,
+    pub(crate) request: Parts,
+    pub(crate) http2: bool,
+    pub(crate) upgrade: bool,
+    /// None: no body.
+    pub(crate) upload: Option<Rc<RefCell<Upload>>>,
+    pub(crate) begun: Instant,
+}
+
+pub(crate) struct Arrived<U: Upstream> {
+    pub(crate) answered: Answered<U::Io>,
+    pub(crate) endpoint: Endpoint<U::Detail>,
+    pub(crate) upload: Option<Rc<RefCell<Upload>>>,
+    /// For the last byte of the answer.
+    pub(crate) deadline: Option<Instant>,
+}
+
+/// How a try went.
+enum Tried<Io: 'static> {
+    Answered(Answered<Io>),
+    Unreached(ConnectError),
+    /// On a connection that others used before, and that was closed before the request was on it.
+    Stale,
+    Refused,
+    Lost {
+        reused: bool,
+        parse: bool,
+    },
+}
+
+pub(crate) async fn tries<U: Upstream>(session: &Session<U>, errand: Errand<'_>, record: &mut Record) -> Result<Arrived<U>, Refusal> {
+    let Errand { rule, backend, request, http2, upgrade, upload, begun } = errand;
+    let context = &session.context;
+    let whole = rule.request_timeout.map(|time| begun + time);
+    if rule.retry.is_some() {
+        context.budgets.request(&session.parties.served, begun.into_std());
+    }
+    let idempotent = request.method.is_idempotent();
+    // HTTP/2 can refuse a stream long after it was sent.
+    let keep = if rule.retry.is_some() || http2 {
+        Keep::Always
+    } else if idempotent {
+        Keep::Reused
+    } else {
+        Keep::Never
+    };
+    let mut head = Some(request);
+    let mut avoid: Vec<Arc<str>> = Vec::new();
+    let mut count = 0;
+    // After a connection of the pool turned out to be closed: once, and on a new one.
+    let mut fresh = false;
+    loop {
+        let endpoint = context.upstream.choose(&backend.key, &avoid).map_err(no_endpoint)?;
+        record.endpoint = Some((Arc::clone(&endpoint.uid), endpoint.address));
+        let deadline = earlier(whole, rule.backend_timeout.map(|time| Instant::now() + time));
+        let one = once(session, &endpoint, &mut head, upload.as_ref(), How { http2, upgrade, fresh, keep });
+        let tried = match deadline {
+            Some(deadline) => timeout_at(deadline, one).await.ok(),
+            None => Some(one.await),
+        };
+        let replayable = head.is_some() && upload.as_ref().is_none_or(|upload| upload.borrow().can_be_sent_again());
+        if upload.as_ref().is_some_and(|upload| upload.borrow().failed()) && !matches!(tried, Some(Tried::Answered(_))) {
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, Flag::ClientGone, "the request's body broke off"));
+        }
+        let (met, outcome) = match &tried {
+            Some(Tried::Stale) => {
+                fresh = true;
+                continue;
+            }
+            // What an idle connection meets when the endpoint closes it at that very moment. To ask once more does no harm, says the standard.
+            Some(Tried::Lost { reused: true, .. }) if idempotent && replayable && !fresh => {
+                fresh = true;
+                continue;
+            }
+            Some(Tried::Answered(answered)) => {
+                let status = answered.response.status();
+                (Met::Status(status), Outcome::Answered(status.as_u16()))
+            }
+            Some(Tried::Unreached(error)) => {
+                tracing::debug!(endpoint = %endpoint.uid, %error, "an endpoint was not reached");
+                (Met::Unheard, Outcome::Unreachable)
+            }
+            Some(Tried::Refused) if replayable => (Met::Unheard, Outcome::Lost),
+            Some(Tried::Refused | Tried::Lost { .. }) => (Met::Lost, Outcome::Lost),
+            None => (Met::Status(StatusCode::GATEWAY_TIMEOUT), Outcome::Lost),
+        };
+        context.upstream.observe(&endpoint, outcome);
+        let late = whole.is_some_and(|whole| whole <= Instant::now());
+        let verdict = if late { Verdict::Final } else { verdict(met, rule.retry.as_ref(), count, replayable) };
+        let again = match verdict {
+            Verdict::Again { pause, free } if free || context.budgets.retry(&session.parties.served, std::time::Instant::now()) => {
+                Some(pause)
+            }
+            Verdict::Again { .. } | Verdict::Exhausted => {
+                record.flag(Flag::RetriesExceeded);
+                None
+            }
+            Verdict::Final => None,
+        };
+        let Some(pause) = again else { return end(tried, endpoint, upload, deadline) };
+        if let Some(Tried::Answered(mut answered)) = tried
+            && answered.response.body().is_end_stream()
+        {
+            answered.lease.give_back();
+        }
+        wait(pause, whole).await?;
+        avoid.push(endpoint.uid);
+        count += 1;
+        record.retries += 1;
+    }
+}
+
+#[derive(Clone, Copy)]
+struct How {
+    http2: bool,
+    upgrade: bool,
+    fresh: bool,
+    keep: Keep,
+}
+
+/// Whether the head is kept for another try. Only where one may be, for a copy of all headers costs something.
+#[derive(Clone, Copy)]
+enum Keep {
+    Always,
+    /// On a connection that others used before, which may be closed at that very moment.
+    Reused,
+    Never,
+}
+
+/// `head` is gone afterwards if it cannot be sent again.
+async fn once<U: Upstream>(
+    session: &Session<U>,
+    endpoint: &Endpoint<U::Detail>,
+    head: &mut Option<Parts>,
+    upload: Option<&Rc<RefCell<Upload>>>,
+    how: How,
+) -> Tried<U::Io> {
+    let context = &session.context;
+    let ready = match acquire(&context.upstream, &context.pool, endpoint, how.http2, how.fresh).await {
+        Ok(ready) => ready,
+        Err(error) => return Tried::Unreached(error),
+    };
+    let reused = ready.reused;
+    let copy = match how.keep {
+        Keep::Always => head.clone(),
+        Keep::Reused if reused => head.clone(),
+        Keep::Reused | Keep::Never => None,
+    };
+    let Some(request) = head.take() else { return Tried::Lost { reused, parse: false } };
+    *head = copy;
+    let body = upload.map_or(Outgoing::Nothing, Upload::body);
+    match ready.send(Request::from_parts(request, body), how.upgrade).await {
+        Ok(answered) => Tried::Answered(answered),
+        Err(Failure::NotSent(request)) => {
+            *head = Some(request.into_parts().0);
+            if reused && !how.fresh { Tried::Stale } else { Tried::Refused }
+        }
+        Err(Failure::Lost(cause)) if is_refused(&cause) => Tried::Refused,
+        Err(Failure::Lost(cause)) => {
+            tracing::debug!(endpoint = %endpoint.uid, %cause, "a connection was lost before the answer");
+            Tried::Lost { reused, parse: cause.is_parse() }
+        }
+    }
+}
+
+/// HTTP/2's way to say that nobody looked at the request: a stream refused, or one above the last that GOAWAY names.
+fn is_refused(cause: &hyper::Error) -> bool {
+    let source = std::error::Error::source(cause).and_then(|source| source.downcast_ref::<h2::Error>());
+    source.is_some_and(|error| {
+        error.is_remote()
+            && (error.reason() == Some(h2::Reason::REFUSED_STREAM) || (error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR)))
+    })
+}
+
+fn end<U: Upstream>(
+    tried: Option<Tried<U::Io>>,
+    endpoint: Endpoint<U::Detail>,
+    upload: Option<Rc<RefCell<Upload>>>,
+    deadline: Option<Instant>,
+) -> Result<Arrived<U>, Refusal> {
+    match tried {
+        Some(Tried::Answered(answered)) => Ok(Arrived { answered, endpoint, upload, deadline }),
+        Some(Tried::Unreached(_)) => Err(Refusal::unavailable(Flag::ConnectFailure, "the backend cannot be reached")),
+        Some(Tried::Lost { parse: true, .. }) => {
+            Err(Refusal::new(StatusCode::BAD_GATEWAY, Flag::UpstreamProtocolError, "the backend's answer is malformed"))
+        }
+        Some(Tried::Lost { .. } | Tried::Stale | Tried::Refused) => {
+            Err(Refusal::unavailable(Flag::ConnectionTermination, "the backend closed the connection before it answered"))
+        }
+        None => Err(Refusal::timeout("the backend did not answer in time")),
+    }
+}
+
+async fn wait(pause: Duration, whole: Option<Instant>) -> Result<(), Refusal> {
+    if whole.is_some_and(|whole| Instant::now() + pause >= whole) {
+        return Err(Refusal::timeout("the time for the request is over"));
+    }
+    if pause > Duration::ZERO {
+        sleep(pause).await;
+    }
+    Ok(())
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "as map_err wants it")]
+fn no_endpoint(none: NoEndpoint) -> Refusal {
+    Refusal::unavailable(
+        Flag::NoEndpoint,
+        match none {
+            NoEndpoint::Unknown => "the backend's service is not known",
+            NoEndpoint::None => "the backend has no endpoint",
+        },
+    )
+}
+
+fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}

@@ -1,0 +1,6 @@
+//! A waypoint's HTTP half against real TCP servers and clients in this process.
+#![allow(clippy::unwrap_used)] // in tests a failed unwrap is the message
+mod retries;
+mod routing;
+mod support;
+mod versions;
