@@ -280,7 +280,7 @@ export const WelcomeSchema: GenMessage<Welcome> = /*@__PURE__*/
  */
 export type MeshSettings = Message<"trackbed.engine.v1.MeshSettings"> & {
   /**
-   * Name of the node this engine runs on, as workloads name it.
+   * Name of the node this engine runs on, as workloads name it. Empty for a waypoint, which relays to nobody wherever it runs.
    *
    * @generated from field: string node = 1;
    */
@@ -569,6 +569,7 @@ export const AddPodSchema: GenMessage<AddPod> = /*@__PURE__*/
 /**
  * Let a pod go. Listeners stay open and live connections go on until the last captured connection has ended or the deadline has passed;
  * then everything is closed, the namespace's descriptors too, and PodGone is sent. 0 closes at once with RST.
+ * A waypoint does not listen any more from then on, and tells its clients to go.
  *
  * @generated from message trackbed.engine.v1.RemovePod
  */

@@ -95,7 +95,7 @@ pub struct Welcome {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MeshSettings {
-    /// Name of the node this engine runs on, as workloads name it.
+    /// Name of the node this engine runs on, as workloads name it. Empty for a waypoint, which relays to nobody wherever it runs.
     #[prost(string, tag = "1")]
     pub node: ::prost::alloc::string::String,
     /// SPIFFE trust domain, for example "cluster.local".
@@ -205,6 +205,7 @@ pub struct AddPod {
 }
 /// Let a pod go. Listeners stay open and live connections go on until the last captured connection has ended or the deadline has passed;
 /// then everything is closed, the namespace's descriptors too, and PodGone is sent. 0 closes at once with RST.
+/// A waypoint does not listen any more from then on, and tells its clients to go.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RemovePod {
     #[prost(string, tag = "1")]

@@ -28,10 +28,10 @@ impl Control {
             return tracing::error!(target: "pods", uid = spec.uid, "a pod's uid is neither empty nor has a slash");
         }
         let now = Instant::now();
-        match self.pods.get(&uid).map(|entry| entry.spec.netns_cookie) {
-            Some(cookie) if cookie == spec.netns_cookie => return self.change(&uid, spec).await,
+        match self.pods.get(&uid).map(|entry| (entry.spec.netns_cookie, entry.has_stopped())) {
+            Some((cookie, false)) if cookie == spec.netns_cookie => return self.change(&uid, spec).await,
             // Another namespace under the same uid is another pod.
-            Some(cookie) => self.close(&uid, cookie).await,
+            Some((cookie, _)) => self.close(&uid, cookie).await,
             None => {}
         }
         let mut entry = Entry::new(spec, now);

@@ -62,6 +62,11 @@ impl Entry {
         }
     }
 
+    /// A waypoint that leaves does not listen any more, and its clients were told to go: it can only begin anew.
+    pub(super) fn has_stopped(&self) -> bool {
+        self.spec.waypoint && self.leaving.is_some()
+    }
+
     /// The facts as they are now.
     pub(super) fn state(&self, world: Option<&World>, identities: &Identities, now: Instant) -> PodState {
         let mut state = PodState {

@@ -87,6 +87,8 @@ fn a_waypoint_is_ready_once_it_has_everything_and_not_any_more_when_it_is_let_go
     waypoint.director.send(to_engine::Message::RemovePod(RemovePod { uid: gate.uid(), drain_milliseconds: 1000 }));
     assert_eq!(waypoint.director.gone(&gate.uid()), 0);
     waypoint.becomes(503);
+    waypoint.director.add(spec(&gate));
+    waypoint.becomes(200);
 }
 
 #[test]
