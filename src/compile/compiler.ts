@@ -3,6 +3,7 @@ import type { Adoption } from "#mesh/enrolment.ts";
 import { keyOf, type MeshObject, type ObjectKey, type Pod } from "#mesh/objects.ts";
 import { isEmptySelector } from "#mesh/selector.ts";
 import type { Change } from "#source/source.ts";
+import { waypointLabel } from "#waypoint/binding.ts";
 import type { GatewayStatus, RouteStatus } from "#waypoint/status.ts";
 import type { Scope, Waypoint, WaypointKey } from "#waypoint/waypoint.ts";
 import { compileAuthorization } from "./authorization.ts";
@@ -104,7 +105,9 @@ export function createCompiler(settings: CompilerSettings): Compiler {
     const uid = uidOf(namespace, name, settings);
     if (object?.kind !== "Pod" || !isReachable(object)) return absent(addresses, uid);
     // Without an address it is still a workload: its own node must know its policies.
-    const { object: pod, faults } = cluster.claims.settle(object);
+    const settled = cluster.claims.settle(object);
+    const { object: pod } = settled;
+    const faults = [...settled.faults, ...waypointOfItsOwn(object, settings.adopt)];
     const inputs = {
       pod,
       node: cluster.node(pod.nodeName),
@@ -173,8 +176,10 @@ export function createCompiler(settings: CompilerSettings): Compiler {
     const names = new Set(resources.map(({ name }) => name));
     for (const name of (entries.get(namespace)?.names ?? new Set()).difference(names)) set(addresses, name, null);
     for (const one of resources) set(addresses, one.name, one);
-    if (names.size + compiled.faults.length === 0) entries.delete(namespace);
-    else entries.set(namespace, { names, faults: compiled.faults });
+    const labelled = [...cluster.entries.of(namespace)].flatMap((one) => waypointOfItsOwn(one, settings.adopt));
+    const faults = [...compiled.faults, ...labelled];
+    if (names.size + faults.length === 0) entries.delete(namespace);
+    else entries.set(namespace, { names, faults });
   }
 
   function policy(key: ObjectKey): Outcome {
@@ -264,6 +269,14 @@ export function createCompiler(settings: CompilerSettings): Compiler {
     routeStatuses: waypoints.routeStatuses,
     gatewayStatuses: waypoints.gatewayStatuses,
   };
+}
+
+/** What only Services can have. */
+function waypointOfItsOwn(object: MeshObject, adopt: Adoption): ObjectFault[] {
+  const label = waypointLabel(object.metadata, adopt);
+  if (label === null) return [];
+  const reason = `label ${label} is followed on Services and Namespaces: who asks for this ${object.kind} by its own address passes no waypoint`;
+  return [{ key: keyOf(object), code: "E_SOURCE_UNSUPPORTED", field: "metadata.labels", reason }];
 }
 
 /** The names of an object that may be gone. */

@@ -11,7 +11,7 @@ import { keyOf, type Labels, type MeshObject, type Pod } from "#mesh/objects.ts"
 import type { Route } from "#mesh/route.ts";
 import { backendOf, gatewayOf, httpRoute, httpRule, parentOf, streamRoute } from "#mesh/route-specimen.ts";
 import { waypointKey } from "#waypoint/waypoint.ts";
-import { ENABLED, held, meta, namespace, pod, put, remove, service, settings, slice } from "./specimen.ts";
+import { ENABLED, entry, held, meta, namespace, pod, put, remove, service, settings, slice } from "./specimen.ts";
 
 const OF_WEB = "shop/web.shop.svc.cluster.local";
 const USE = { "trackbed.dev/use-waypoint": "gate" };
@@ -111,6 +111,23 @@ test("a Gateway that is not there, or is of another class, is told on who names 
   );
   mesh.apply(put(gate));
   assert.deepEqual([waypointAt(mesh), mesh.compiler.faults()], [GATE, []]);
+});
+
+test("a pod or a ServiceEntry that asks for a waypoint of its own is told that this is for Services", () => {
+  const mesh = held();
+  const alone = pod("shop", "alone", USE);
+  mesh.apply(
+    put(gate, alone, entry("shop", "e", { metadata: meta("shop", "e", USE) }), pod("shop", "out", { "trackbed.dev/use-waypoint": "none" })),
+  );
+  assert.deepEqual(
+    mesh.compiler.faults().map(({ key, code, field }) => [key, code, field]),
+    [
+      ["Pod/shop/alone", "E_SOURCE_UNSUPPORTED", "metadata.labels"],
+      ["ServiceEntry/shop/e", "E_SOURCE_UNSUPPORTED", "metadata.labels"],
+    ],
+  );
+  mesh.apply(put(pod("shop", "alone")));
+  assert.equal(mesh.compiler.faults().length, 1);
 });
 
 test("Istio's labels and class count only where they were adopted", () => {

@@ -127,9 +127,9 @@ export const kubernetes = {
 export const labels = {
   /** enabled | disabled; the pod beats the namespace (Namespace, Pod) */
   mesh: "trackbed.dev/mesh",
-  /** name of the Gateway that its traffic passes, none to opt out; the object beats its namespace (Namespace, Service, ServiceEntry, Pod) */
+  /** name of the Gateway that its traffic passes, none to opt out; the object beats its namespace (Namespace, Service) */
   useWaypoint: "trackbed.dev/use-waypoint",
-  /** namespace of that Gateway, where it is another (Namespace, Service, ServiceEntry, Pod) */
+  /** namespace of that Gateway, where it is another (Namespace, Service) */
   useWaypointNamespace: "trackbed.dev/use-waypoint-namespace",
   /** auto: the namespace gets a waypoint as soon as something needs one (Namespace) */
   waypoint: "trackbed.dev/waypoint",

@@ -31,18 +31,26 @@ export function bindingOf(object: ObjectMeta, namespace: Namespace | undefined, 
   return { kind: "auto", gateway: { namespace: object.namespace, name: kubernetes.waypointAuto } };
 }
 
+/** Ours first: name of the label, and of the one that says where. */
+const labelNames = (adopt: Adoption): readonly (readonly [string, string])[] => [
+  [labels.useWaypoint, labels.useWaypointNamespace],
+  ...(adopt === "istio" ? ([[ISTIO.useWaypoint, ISTIO.useWaypointNamespace]] as const) : []),
+];
+
 function namedBy({ labels: written }: ObjectMeta, namespace: string, adopt: Adoption): Binding | null {
-  const names = [
-    [labels.useWaypoint, labels.useWaypointNamespace],
-    ...(adopt === "istio" ? [[ISTIO.useWaypoint, ISTIO.useWaypointNamespace]] : []),
-  ] as const;
-  for (const [name = "", where = ""] of names) {
+  for (const [name, where] of labelNames(adopt)) {
     const value = written[name];
     if (value === undefined || value === "") continue;
     return value === OPT_OUT ? NONE : { kind: "named", gateway: { namespace: written[where] ?? namespace, name: value } };
   }
   return null;
 }
+
+/** The label by which the object itself asks for a waypoint, null when by none. */
+export const waypointLabel = ({ labels: written }: ObjectMeta, adopt: Adoption): string | null =>
+  labelNames(adopt)
+    .map(([name]) => name)
+    .find((name) => written[name] !== undefined && written[name] !== "" && written[name] !== OPT_OUT) ?? null;
 
 /**
  * Whether what is in `namespace` may use the waypoint: always in its own, elsewhere only where a listener says so, because a waypoint sees, in

@@ -64,7 +64,7 @@ const request: fc.Arbitrary<Request> = fc.record({
 type Place = { readonly route: HTTPRoute; readonly rule: number; readonly match: HttpMatch };
 
 /** The API's words in their order: each step keeps the best of those that are left. */
-function named1stBy(places: readonly Place[], { path = "/", method, headers = [] }: Request): string {
+function namedFirst(places: readonly Place[], { path = "/", method, headers = [] }: Request): string {
   const [plain = "", query = ""] = path.split("?");
   const segments = (text: string): string[] => text.split("/").filter((part) => part !== "");
   const fits = ({ match }: Place): boolean => {
@@ -108,7 +108,7 @@ test("the first match of the table is the one that the API's rules of precedence
         const places = routes.flatMap((one) =>
           one.rules.flatMap(({ matches }, rule) => matches.map((match) => ({ route: one, rule, match }))),
         );
-        for (const one of requests) assert.equal(ruleFor(table.routes, one), named1stBy(places, one));
+        for (const one of requests) assert.equal(ruleFor(table.routes, one), namedFirst(places, one));
       },
     ),
     { numRuns: 500 },
