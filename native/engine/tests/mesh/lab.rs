@@ -163,7 +163,7 @@ impl Pod {
         heard
     }
 
-    fn accept(&self, port: u16, answer: impl Fn(TcpStream) -> std::io::Result<()> + Clone + Send + 'static) {
+    pub(crate) fn accept(&self, port: u16, answer: impl Fn(TcpStream) -> std::io::Result<()> + Clone + Send + 'static) {
         for any in ["0.0.0.0", "::"] {
             let address = SocketAddr::new(any.parse().expect("address"), port);
             let bind = || {
