@@ -8,34 +8,33 @@ use std::time::{Duration, Instant};
 
 use crate::args::Until;
 use crate::cpu::{self, Cpu};
-use crate::exchange::{collect, exchange, open, warm};
+use crate::exchange::{Exchange, collect, echo, open};
 use crate::figures::{Figures, Latencies, Start};
 use crate::socket;
 
-const MESSAGE: usize = 100;
 const FIRST_MESSAGE: usize = 64;
 
 /// One connection alone is kept on two CPUs, one at either end: where the scheduler joins them on one, an exchange takes a third of the time,
 /// and which it does changes from run to run.
-pub(crate) fn round_trips(to: SocketAddr, connections: usize, seconds: f64) -> io::Result<Figures> {
+pub(crate) fn round_trips<E: Exchange>(to: SocketAddr, connections: usize, seconds: f64) -> io::Result<Figures> {
     let gate = Arc::new(Barrier::new(connections + 1));
     let alone = connections == 1;
     let threads: Vec<_> = (0..connections)
         .map(|_| {
             let gate = Arc::clone(&gate);
             thread::spawn(move || -> io::Result<Latencies> {
-                let stream = warm(to, if alone { socket::ECHO_APART } else { socket::ECHO });
+                let connection = E::warm(to, alone);
                 gate.wait();
                 if alone {
                     cpu::pin(Cpu::First)?;
                 }
-                let (mut stream, end, mut times) = (stream?, Instant::now() + Duration::from_secs_f64(seconds), Latencies::new());
+                let (mut connection, end, mut times) = (connection?, Instant::now() + Duration::from_secs_f64(seconds), Latencies::new());
                 loop {
                     let start = Instant::now();
                     if start >= end {
                         return Ok(times);
                     }
-                    exchange::<MESSAGE>(&mut stream)?;
+                    connection.exchange()?;
                     times.record_since(start);
                 }
             })
@@ -44,7 +43,7 @@ pub(crate) fn round_trips(to: SocketAddr, connections: usize, seconds: f64) -> i
     gate.wait();
     let start = Start::now();
     let times = collect(threads)?;
-    Ok(start.figures(times.count() * 2 * MESSAGE as u64, times.count(), &times))
+    Ok(start.figures(times.count() * E::BYTES, times.count(), &times))
 }
 
 pub(crate) fn connects(to: SocketAddr, at_once: usize, until: Until) -> io::Result<Figures> {
@@ -59,7 +58,7 @@ pub(crate) fn connects(to: SocketAddr, at_once: usize, until: Until) -> io::Resu
                 let take = || left.try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
                 while end.is_none_or(|end| Instant::now() < end) && take() {
                     let start = Instant::now();
-                    exchange::<FIRST_MESSAGE>(&mut open(to, socket::ECHO)?)?;
+                    echo::<FIRST_MESSAGE>(&mut open(to, socket::ECHO)?)?;
                     times.record_since(start);
                 }
                 Ok(times)

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::exchange::{exchange, joined};
+use crate::exchange::{echo, joined};
 use crate::figures::{Figures, Latencies, Start};
 use crate::{namespace, server, socket};
 
@@ -113,7 +113,7 @@ fn live(pod: &Pod, say_opened: Sender<Opened>, asked: &Receiver<()>, say_alive: 
     drop(say_opened);
     for () in asked {
         // A dead connection stays dead: what failed once is dropped and never counted again.
-        held.retain_mut(|stream| exchange::<100>(stream).is_ok());
+        held.retain_mut(|stream| echo::<100>(stream).is_ok());
         let _ = say_alive.send(held.len());
     }
     Ok(())
@@ -122,7 +122,7 @@ fn live(pod: &Pod, say_opened: Sender<Opened>, asked: &Receiver<()>, say_alive: 
 fn open(peer: SocketAddr) -> io::Result<TcpStream> {
     let mut stream = crate::exchange::open(peer, socket::ECHO)?;
     stream.set_read_timeout(Some(SILENCE))?;
-    exchange::<100>(&mut stream)?;
+    echo::<100>(&mut stream)?;
     Ok(stream)
 }
 

@@ -3,7 +3,7 @@ use std::io::{self, BufRead};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::exchange::{exchange, warm};
+use crate::exchange::{echo, open};
 use crate::socket;
 
 /// A held connection that does not answer for this long counts as dead.
@@ -14,7 +14,8 @@ const SILENCE: Duration = Duration::from_secs(5);
 pub(crate) fn hold(to: SocketAddr, connections: usize) -> io::Result<()> {
     let mut held = Vec::with_capacity(connections);
     for _ in 0..connections {
-        let stream = warm(to, socket::ECHO)?;
+        let mut stream = open(to, socket::ECHO)?;
+        echo::<100>(&mut stream)?;
         stream.set_read_timeout(Some(SILENCE))?;
         held.push(stream);
     }
@@ -22,7 +23,7 @@ pub(crate) fn hold(to: SocketAddr, connections: usize) -> io::Result<()> {
     for line in io::stdin().lock().lines() {
         line?;
         // A dead connection stays dead: what failed once is dropped and never counted again.
-        held.retain_mut(|stream| exchange::<100>(stream).is_ok());
+        held.retain_mut(|stream| echo::<100>(stream).is_ok());
         println!("{{\"alive\":{}}}", held.len());
     }
     Ok(())

@@ -6,6 +6,7 @@ mod cpu;
 mod crowd;
 mod exchange;
 mod figures;
+mod http;
 mod idle;
 mod namespace;
 mod requests;
@@ -15,6 +16,8 @@ mod socket;
 use std::process::ExitCode;
 
 use args::Command;
+use exchange::Echo;
+use http::Http;
 
 fn main() -> ExitCode {
     match args::parse().map_err(LoadError::from).and_then(run) {
@@ -43,9 +46,13 @@ fn run(command: Command) -> Result<(), LoadError> {
             return idle::hold(to, connections).map_err(LoadError::from);
         }
         Command::Bulk { to, streams, until } => bulk::run(to, streams, until)?,
-        Command::RoundTrips { to, connections, seconds } => closed::round_trips(to, connections, seconds)?,
+        Command::RoundTrips { to, connections, seconds } => closed::round_trips::<Echo<100>>(to, connections, seconds)?,
+        Command::Http { to, rate: None, connections, seconds } => closed::round_trips::<Http>(to, connections as usize, seconds)?,
+        Command::Http { to, rate: Some(rate), connections, seconds } => requests::run::<Http>(to, rate, connections, seconds)?,
         Command::Connects { to, at_once, until } => closed::connects(to, at_once, until)?,
-        Command::Requests { to, rate, connections, seconds, beside_bulk: false } => requests::run(to, rate, connections, seconds)?,
+        Command::Requests { to, rate, connections, seconds, beside_bulk: false } => {
+            requests::run::<Echo<1000>>(to, rate, connections, seconds)?
+        }
         Command::Requests { to, rate, connections, seconds, beside_bulk: true } => {
             let (mut requests, bulk) = requests::beside_bulk(to, rate, connections, seconds)?;
             requests.beside = Some(Box::new(bulk));

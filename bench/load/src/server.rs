@@ -4,6 +4,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 
 use crate::cpu::{self, Cpu};
+use crate::http;
 use crate::socket;
 
 /// 256 KiB per read: the application must not be what limits a bulk run.
@@ -42,6 +43,7 @@ fn answer(mut stream: TcpStream) -> io::Result<()> {
             cpu::pin(Cpu::Last)?;
             echo(stream)
         }
+        socket::HTTP => http::answer(stream, socket::HTTP),
         other => Err(io::Error::other(format!("unknown mode {other}"))),
     }
 }

@@ -10,6 +10,9 @@ pub(crate) const ECHO: u8 = b'e';
 /// The same on the last CPU; the client is on the first.
 pub(crate) const ECHO_APART: u8 = b'a';
 
+/// The first letter of a request, which nobody says beforehand.
+pub(crate) const HTTP: u8 = b'G';
+
 fn socket(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // A fresh namespace inherits the host's algorithm; on hosts with bbr that costs 20-40 % CPU on local hops and hides the differences.
