@@ -141,7 +141,7 @@ test-skew: setup engine cni $(STAMPS)/debian-cluster ## the same with the contro
 .PHONY: bench
 bench: setup engine $(STAMPS)/debian-bench ## direct, five peers and Trackbed in interleaved rounds (some 15 minutes)
 	$(call say,building the load generator and the peers)
-	$(CARGO) build $(WORKSPACE) --release -p trackbed-load -p trackbed-floor -p trackbed-library
+	$(CARGO) build $(WORKSPACE) --release -p trackbed-load -p trackbed-floor -p trackbed-library -p trackbed-bench-l7
 	node bench/run.ts $(BENCH)
 
 .PHONY: bench-gate

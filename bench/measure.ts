@@ -50,7 +50,8 @@ export async function runLoad(variant: Variant, args: readonly string[]): Promis
   return { figures, cpu };
 }
 
-export async function answers({ client, to }: Variant): Promise<boolean> {
-  const { code } = await client.exec([program("load"), "bulk", to, "--bytes", "1000"], { timeoutMs: 2000 });
+export async function answers({ client, to, carries }: Variant): Promise<boolean> {
+  const question = carries === "bytes" ? ["bulk", to, "--bytes", "1000"] : ["http", to, "--connections", "1", "--seconds", "0.01"];
+  const { code } = await client.exec([program("load"), ...question], { timeoutMs: 2000 });
   return code === 0;
 }

@@ -15,9 +15,9 @@ type Hop = { readonly side: "near" | "far"; readonly listen: string; readonly ne
 type Program = { readonly command: readonly string[]; readonly config?: string };
 
 /** The engine's own default: worker threads up to four, one per CPU. */
-const THREADS = Math.min(4, availableParallelism());
+export const THREADS = Math.min(4, availableParallelism());
 /** 9000 connections are 18,000 descriptors, within the usual hard limit of 20,000. */
-const CONNECTIONS = 9000;
+export const CONNECTIONS = 9000;
 export const program = (name: string): string => fileURLToPath(new URL(`../native/target/release/trackbed-${name}`, import.meta.url));
 
 const programs: Record<PeerName, (hop: Hop) => Program> = {
@@ -90,24 +90,27 @@ export async function startPeer(
     const { command, config } = programs[name]({ side, listen: at(pods[side]), next, directory });
     const file = join(directory, `${name}-${side}.conf`);
     if (config !== undefined) writeFileSync(file, config);
-    // Only into the pod's network: in its own /run the directory is not in sight.
-    const enter = ["nsenter", `--net=${pods[side].netns}`, "--"];
-    const child = lab.underlay.spawn([...enter, ...command, ...(config === undefined ? [] : [file])]);
-    child.stdout?.resume();
-    child.stderr?.on("data", (text) => process.stderr.write(String(text).replace(/^\[NOTICE\].*\n/gm, "")));
-    if (child.pid === undefined) throw new Error(`${name} did not start`);
-    return child.pid;
+    return inPod(lab, pods[side], name, [...command, ...(config === undefined ? [] : [file])]);
   };
   const pids = [start("far", server), start("near", at(pods.far))];
   return { to: at(pods.near), pids: () => pids.flatMap(withChildren) };
+}
+
+/** Starts a program only in the pod's network: in its own /run the bench's directory is not in sight. */
+export function inPod(lab: Lab, pod: PodPlace, name: string, command: readonly string[]): number {
+  const child = lab.underlay.spawn(["nsenter", `--net=${pod.netns}`, "--", ...command]);
+  child.stdout?.resume();
+  child.stderr?.on("data", (text) => process.stderr.write(String(text).replace(/^\[NOTICE\].*\n/gm, "")));
+  if (child.pid === undefined) throw new Error(`${name} did not start`);
+  return child.pid;
 }
 
 /**
  * Cubic for every socket of a pod whose program cannot choose: by its route, as a namespace may not set a default that the host does not
  * allow to everybody. On a host with bbr the peers would lose a third of their speed to it.
  */
-async function useCubic(lab: Lab, pod: PodPlace): Promise<void> {
-  const inPod = ["nsenter", `--net=${pod.netns}`, "--", "ip", "-4", "route"];
-  const route = (await lab.underlay.run([...inPod, "show", "default"])).trim().split(/\s+/);
-  await lab.underlay.run([...inPod, "change", ...route, "congctl", "cubic"]);
+export async function useCubic(lab: Lab, pod: PodPlace): Promise<void> {
+  const routes = ["nsenter", `--net=${pod.netns}`, "--", "ip", "-4", "route"];
+  const route = (await lab.underlay.run([...routes, "show", "default"])).trim().split(/\s+/);
+  await lab.underlay.run([...routes, "change", ...route, "congctl", "cubic"]);
 }

@@ -31,9 +31,7 @@ function plan({ rounds, scenarios: wanted }: Flags, variants: readonly Variant[]
   const chosen = scenarios.filter(({ id }) => wanted.has(id));
   const runs = (round: number, scenario: Scenario, order: readonly Variant[]): Run[] =>
     order
-      .filter(
-        ({ name, placement }) => (scenario.variants ?? [name]).includes(name) && (scenario.placements ?? [placement]).includes(placement),
-      )
+      .filter(({ name, placement }) => scenario.variants.includes(name) && (scenario.placements ?? [placement]).includes(placement))
       .map((variant) => ({ round, scenario, variant }));
   return [
     ...chosen.filter(({ once }) => once).flatMap((scenario) => runs(1, scenario, variants)),

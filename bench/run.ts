@@ -22,7 +22,7 @@ const progress = stderr.isTTY ? (line: string): void => void stderr.write(`\r\x1
 async function main(): Promise<number> {
   const flags = parse();
   if (typeof flags === "number") return flags;
-  for (const name of ["load", "floor", "library", "engine"])
+  for (const name of ["load", "floor", "library", "l7", "engine"])
     if (!existsSync(program(name))) throw new Error(`${program(name)} is missing: run make engine`);
   await enterSandbox();
   const lab = await startLab({ mesh: fileURLToPath(new URL("mesh", import.meta.url)), progress: say });

@@ -2,13 +2,13 @@
 import { measureIdle } from "./idle.ts";
 import { type Cpu, type Figures, type Measured, type Outcome, runLoad, type Size } from "./measure.ts";
 import { measureTimeWait } from "./timewait.ts";
-import type { Placement, Variant, VariantName } from "./variant.ts";
+import { carriers, type Placement, routers, type Variant, type VariantName } from "./variant.ts";
 
 export type Scenario = {
   readonly id: string;
   readonly name: string;
-  /** Which variants say something here; null = all. */
-  readonly variants: readonly VariantName[] | null;
+  /** Which variants say something here. */
+  readonly variants: readonly VariantName[];
   readonly placements: readonly Placement[] | null;
   /** Once, before the rounds, while every process is fresh; otherwise in each round. */
   readonly once: boolean;
@@ -41,16 +41,26 @@ const besideCores: Metric = { metric: "CPU of the daemons", unit: "cores", of: (
 const bulkBeside: Metric = { metric: "bulk throughput", unit: "Gbit/s", of: ({ beside }) => (beside ? throughput.of(beside, noCpu) : 0) };
 const noCpu: Cpu = { client: 0, server: 0, proxies: 0, beside: 0 };
 
+/** A waypoint stands where its service's pods are. */
+const HTTP = { variants: routers, placements: ["across"] } as const;
+
 const plural = (count: number, noun: string): string => `${count} ${noun}${count === 1 ? "" : "s"}`;
 
-function load(id: string, name: string, args: readonly string[], full: number, metrics: readonly Metric[]): Scenario {
+function load(
+  id: string,
+  name: string,
+  args: readonly string[],
+  full: number,
+  metrics: readonly Metric[],
+  among: Pick<Scenario, "variants" | "placements"> = { variants: carriers, placements: null },
+): Scenario {
   const measure: Scenario["measure"] = async (variant, size) => {
     const seconds = size === "full" ? full : SECONDS.quick;
     const { figures, cpu } = await runLoad(variant, [...args, "--seconds", String(seconds)]);
     const measured: Measured[] = metrics.map(({ metric, unit, of }) => ({ metric, unit, value: of(figures, cpu) }));
     return { measured, histogram: figures.histogram };
   };
-  return { id, name, variants: null, placements: null, once: false, measure };
+  return { id, name, ...among, once: false, measure };
 }
 
 const bulk = (streams: number): Scenario =>
@@ -116,4 +126,13 @@ export const scenarios: readonly Scenario[] = [
     once: false,
     measure: measureTimeWait,
   },
+  load(
+    "http-32",
+    "GETs of 100 B over HTTP/1.1, 32 connections",
+    ["http", "--connections", "32"],
+    SECONDS.short,
+    [rate, p50, p99, ...perRequest],
+    HTTP,
+  ),
+  load("http-rate", "1000 GETs/s of 100 B, open loop", ["http", "--rate", "1000"], SECONDS.open, [p50, p99, p999, proxyCores], HTTP),
 ];

@@ -41,6 +41,23 @@ test("a ratio compares with direct of the same round, not with direct's median",
   assert.equal(table.find(({ variant }) => variant === "direct")?.ratio, null);
 });
 
+test("the better of several is that of the same round, and rounds that lack one of them do not count", () => {
+  const others = [sample(1, "nginx-http", 4), sample(1, "haproxy-http", 8), sample(2, "nginx-http", 40), sample(2, "haproxy-http", 20)];
+  const own = [sample(1, "l7", 5), sample(2, "l7", 25), sample(3, "l7", 1)];
+  const wish = (most: number): Wanted => ({
+    scenario: "bulk-1",
+    placement: "across",
+    metric: "CPU",
+    variant: "l7",
+    compare: "best",
+    with: ["nginx-http", "haproxy-http"],
+    most,
+  });
+  const [met, missed] = judge([wish(1.25), wish(1.24)], [...others, sample(3, "nginx-http", 100), ...own]);
+  assert.deepEqual([met?.found, met?.met, missed?.met], [{ median: 1.25, min: 1.25, max: 1.25 }, true, false]);
+  assert.match(renderVerdicts(met === undefined ? [] : [met]), /l7: CPU of the better of nginx-http and haproxy-http/);
+});
+
 test("a wish is met by its median, missed on the other side of it, and neither when it was not measured", () => {
   const wish = (most: number, scenario = "bulk-1"): Wanted => ({
     scenario,

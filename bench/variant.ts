@@ -1,9 +1,13 @@
 // What is compared: where the client runs, what it dials, and whose CPU and memory count as the proxies'.
 import type { Lab, PodPlace } from "../src/lab/api.ts";
 import { makeCertificates } from "./certificate.ts";
+import { gatewayNames, startGateway } from "./gateway.ts";
 import { type PeerName, peerNames, program, startPeer } from "./peer.ts";
 
-export const variantNames = ["direct", ...peerNames, "trackbed"] as const;
+/** Those between which bytes go, and those between which requests do. */
+export const carriers = ["direct", ...peerNames, "trackbed"] as const;
+export const routers = ["direct", ...gatewayNames] as const;
+export const variantNames = [...carriers, ...gatewayNames] as const;
 export type VariantName = (typeof variantNames)[number];
 export const placements = { across: "across nodes", local: "on one node" } as const;
 export type Placement = keyof typeof placements;
@@ -14,6 +18,8 @@ export type Variant = {
   readonly placement: Placement;
   readonly client: PodPlace;
   readonly to: string;
+  /** What its proxies understand: any bytes, or HTTP alone. */
+  readonly carries: "bytes" | "http";
   /** Every pod where a socket of its connections may stay in TIME_WAIT. */
   readonly pods: readonly PodPlace[];
   readonly server: () => readonly number[];
@@ -40,7 +46,9 @@ const DIALLING_SYSCTLS = ["net.ipv4.ip_local_port_range=10240 65000", "net.ipv4.
 export async function startVariants(lab: Lab, wanted: ReadonlySet<VariantName>): Promise<readonly Variant[]> {
   const load = program("load");
   const peers = peerNames.filter((name) => wanted.has(name));
-  const dialling = ["plain/client", "mesh/client", ...peers.flatMap((name) => [`plain/${name}-a`, `plain/${name}-b`])];
+  const gateways = gatewayNames.filter((name) => wanted.has(name));
+  const between = [...peers.flatMap((name) => [`plain/${name}-a`, `plain/${name}-b`]), ...gateways.map((name) => `plain/${name}`)];
+  const dialling = ["plain/client", "mesh/client", ...between];
   await Promise.all(dialling.map((pod) => lab.pod(pod).run(["sysctl", "-qw", ...DIALLING_SYSCTLS])));
   makeCertificates(lab.directory);
   const serve = (pod: PodPlace): (() => readonly number[]) => {
@@ -65,17 +73,22 @@ export async function startVariants(lab: Lab, wanted: ReadonlySet<VariantName>):
     const plain = ends("plain");
     const server = serve(plain.server);
     const pods = [plain.client, plain.server];
-    const direct = { placement, client: plain.client, server, beside: none };
+    const direct = { placement, client: plain.client, server, carries: "bytes", beside: none } as const;
     if (wanted.has("direct")) variants.push({ ...direct, name: "direct", to: at(plain.server), pods, proxies: none });
-    if (placement === "across")
+    if (placement === "across") {
       for (const name of peers) {
         const { to, pids } = await startPeer(lab, name, PORT, at(plain.server), lab.directory);
         variants.push({ ...direct, name, to, pods: [...pods, ...podsOf(lab, name)], proxies: pids });
       }
+      for (const name of gateways) {
+        const { to, pids } = await startGateway(lab, name, PORT, at(plain.server), lab.directory);
+        variants.push({ ...direct, name, to, carries: "http", pods: [...pods, lab.pod(`plain/${name}`)], proxies: pids });
+      }
+    }
     if (wanted.has("trackbed")) {
       const mesh = ends("mesh");
       const own = { placement, client: mesh.client, to: at(mesh.server), pods: [mesh.client, mesh.server] };
-      variants.push({ ...own, name: "trackbed", server: serve(mesh.server), proxies: engines, beside: daemons });
+      variants.push({ ...own, name: "trackbed", carries: "bytes", server: serve(mesh.server), proxies: engines, beside: daemons });
     }
   }
   return variants;

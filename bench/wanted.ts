@@ -5,12 +5,20 @@ import { byRound, differences, median, ratios, type Sample } from "./sample.ts";
 import { columns, digits } from "./table.ts";
 import { variantNames } from "./variant.ts";
 
-const place = { scenario: z.string(), placement: z.enum(["across", "local"]), metric: z.string() };
+const place = {
+  scenario: z.string(),
+  placement: z.enum(["across", "local"]),
+  metric: z.string(),
+  /** Of the mesh's HTTP half, not of the mesh. */
+  variant: z.literal("l7").optional(),
+};
 const bound = z.union([z.object({ most: z.number() }), z.object({ least: z.number() })]);
 const comparison = z.discriminatedUnion("compare", [
   /** With the same figure of another variant in the same round. */
   z.object({ ...place, compare: z.literal("ratio"), with: z.enum(variantNames) }),
   z.object({ ...place, compare: z.literal("difference"), with: z.enum(variantNames) }),
+  /** With the least that any of these has in the same round. */
+  z.object({ ...place, compare: z.literal("best"), with: z.array(z.enum(variantNames)) }),
   /** With Trackbed's own figure in another scenario of the same round. */
   z.object({ ...place, compare: z.literal("scenario"), with: z.string() }),
   z.object({ ...place, compare: z.literal("value"), with: z.null() }),
@@ -39,7 +47,7 @@ export function judge(wanted: readonly Wanted[], samples: readonly Sample[]): Ve
 
 function found(wanted: Wanted, samples: readonly Sample[]): number[] {
   const { scenario, placement, metric } = wanted;
-  const own = { scenario, placement, metric, variant: "trackbed" } as const;
+  const own = { scenario, placement, metric, variant: wanted.variant ?? ("trackbed" as const) };
   const values = byRound(samples, own);
   switch (wanted.compare) {
     case "value":
@@ -48,13 +56,29 @@ function found(wanted: Wanted, samples: readonly Sample[]): number[] {
       return ratios(values, byRound(samples, { ...own, scenario: wanted.with }));
     case "ratio":
       return ratios(values, byRound(samples, { ...own, variant: wanted.with }));
+    case "best": {
+      const others = wanted.with.map((variant) => byRound(samples, { ...own, variant }));
+      return ratios(values, least(others));
+    }
     case "difference":
       return differences(values, byRound(samples, { ...own, variant: wanted.with }));
   }
 }
 
+/** Of rounds that all of them have. */
+function least(all: readonly ReadonlyMap<number, number>[]): ReadonlyMap<number, number> {
+  const [first = new Map<number, number>(), ...rest] = all;
+  return new Map(
+    [...first].flatMap(([round, value]) => {
+      const values = rest.map((other) => other.get(round));
+      return values.some((one) => one === undefined) ? [] : [[round, Math.min(value, ...values.filter((one) => one !== undefined))]];
+    }),
+  );
+}
+
 const comparedWith = (wanted: Wanted): string => {
   if (wanted.compare === "value") return "";
+  if (wanted.compare === "best") return `of the better of ${wanted.with.join(" and ")}`;
   return wanted.compare === "difference" ? `over ${wanted.with}` : `of ${wanted.with}`;
 };
 
@@ -64,7 +88,7 @@ export function renderVerdicts(verdicts: readonly Verdict[]): string {
   const lines = measured.map(({ wanted, found, met }) => [
     wanted.scenario,
     wanted.placement,
-    `${wanted.metric} ${comparedWith(wanted)}`.trim(),
+    `${wanted.variant === undefined ? "" : `${wanted.variant}: `}${wanted.metric} ${comparedWith(wanted)}`.trim(),
     "most" in wanted ? `≤ ${wanted.most}` : `≥ ${wanted.least}`,
     found === null ? "" : digits(found.median),
     found === null ? "" : `${digits(found.min)} to ${digits(found.max)}`,

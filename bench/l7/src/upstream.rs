@@ -1,0 +1,29 @@
+//! The one backend of the bench, over plain TCP.
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::{TcpSocket, TcpStream};
+use trackbed_contract::tables::errors;
+use trackbed_l7::{BackendKey, ConnectError, Endpoint, NoEndpoint, Outcome, Upstream};
+
+use crate::sockets;
+
+#[derive(Debug)]
+pub(crate) struct Next(pub(crate) SocketAddr, pub(crate) Arc<str>);
+
+impl Upstream for Next {
+    type Io = TcpStream;
+    type Detail = ();
+
+    fn choose(&self, _: &BackendKey, _: &[Arc<str>]) -> Result<Endpoint<()>, NoEndpoint> {
+        Ok(Endpoint { uid: Arc::clone(&self.1), address: self.0, detail: () })
+    }
+
+    async fn connect(&self, endpoint: &Endpoint<()>) -> Result<TcpStream, ConnectError> {
+        let failed = |error: std::io::Error| ConnectError { code: errors::UPSTREAM_REFUSED, reason: error.to_string() };
+        let socket = sockets::new(endpoint.address).map_err(failed)?;
+        TcpSocket::from_std_stream(socket.into()).connect(endpoint.address).await.map_err(failed)
+    }
+
+    fn observe(&self, _: &Endpoint<()>, _: Outcome) {}
+}
