@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use trackbed_contract::route;
 
 /// As proto/route.proto says.
-const PATTERN_BYTES: usize = 1024;
+const PATTERN_BYTES: usize = 2048;
 /// Of a compiled pattern. A hundred times what usual ones take, and little enough for a thousand of them.
 const PATTERN_MEMORY_BYTES: usize = 256 * 1024;
 
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn what_is_no_pattern_is_refused() {
-        for bad in ["(", "a)|(b", "(?=look)", r"(a)\1", &"a".repeat(1025), "(?:a{1000}){1000}"] {
+        for bad in ["(", "a)|(b", "(?=look)", r"(a)\1", &"a".repeat(2049), "(?:a{1000}){1000}"] {
             let from = route::HttpMatch { path: Some(text(Kind::Regex(bad.into()))), ..Default::default() };
             assert!(Match::parse(&from).is_err(), "{bad}");
         }

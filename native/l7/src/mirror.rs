@@ -17,6 +17,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use tokio::select;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
@@ -48,7 +49,15 @@ pub(crate) fn mirror<U: Upstream>(
     let session = Rc::clone(session);
     spawn_local(async move {
         let context = &session.context;
-        let sent = timeout(MIRROR_WAIT, send(context, &backend.key, Request::from_parts(request, body), http2)).await;
+        let given_up = body.given_up();
+        let sent = timeout(MIRROR_WAIT, async {
+            select! {
+                biased;
+                sent = send(context, &backend.key, Request::from_parts(request, body), http2) => sent,
+                () = given_up => None,
+            }
+        })
+        .await;
         context.mirrors.set(context.mirrors.get() - 1);
         let how = sent.ok().flatten().map_or(Copied::Failed, Copied::Answered);
         session.parties.report.copied(&session.parties.served, &backend.key, how);

@@ -43,6 +43,8 @@ where
     let Some(port) = session.port() else { return refused(&session) };
     let begun = Begun { io, read: BytesMut::new(), session };
     match (port.rules(begun.session.parties.client.namespace()), port.protocol) {
+        // What turns out to be HTTP obeys the rules, and the rest goes to the service itself.
+        (Some(Rules::Http(_)) | None, Protocol::Unspecified) => begun.undeclared(&port).await,
         (Some(Rules::Http(_)), _) | (None, Protocol::Http | Protocol::Http2 | Protocol::Grpc) => begun.http().await,
         (Some(Rules::Tls(rules)), _) => begun.tls(|server_name| rules.find(server_name)).await,
         (Some(Rules::Tcp(rules)), _) => match rules.find(None) {
@@ -50,7 +52,6 @@ where
             None => refused(&begun.session),
         },
         (None, Protocol::Tcp | Protocol::Tls) => begun.stream(&port.own.stream, None).await,
-        (None, Protocol::Unspecified) => begun.undeclared(&port).await,
     }
 }
 
@@ -152,11 +153,14 @@ where
             return self.stream(&port.own.stream, None).await;
         }
         let first = match learnt {
-            Some(_) => Ok(self.first().await),
+            Some(_) => match self.first().await {
+                Ok(0) => return End::Closed,
+                first => Ok(first),
+            },
             None => timeout(CLIENT_FIRST, self.more()).await,
         };
         match first {
-            Ok(Ok(0)) => End::Closed,
+            // Also one that ends without a word: its server may have something to say.
             Ok(Ok(_)) => self.client_first(port, None).await,
             Ok(Err(_)) => End::Client,
             Err(_) => self.nobody_yet(port).await,

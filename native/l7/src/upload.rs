@@ -6,6 +6,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
@@ -52,6 +53,9 @@ pub(crate) struct Copied {
     bytes: usize,
     end: Option<Result<(), UploadError>>,
     reader: Option<Waker>,
+    /// Who waits for it to be given up.
+    watcher: Option<Waker>,
+    given_up: bool,
     total: SizeHint,
 }
 
@@ -163,6 +167,21 @@ impl Drop for Upload {
     }
 }
 
+impl Outgoing {
+    /// Resolves when a copy is given up: a connection that is stuck does not ask for more of it, and would not hear.
+    pub(crate) fn given_up(&self) -> impl Future<Output = ()> + 'static {
+        let copied = if let Self::Copy(copied) = self { Some(Rc::clone(copied)) } else { None };
+        poll_fn(move |cx| match &copied {
+            Some(copied) if copied.borrow().given_up => Poll::Ready(()),
+            Some(copied) => {
+                copied.borrow_mut().watcher = Some(cx.waker().clone());
+                Poll::Pending
+            }
+            None => Poll::Pending,
+        })
+    }
+}
+
 impl Copied {
     fn push(&mut self, piece: Piece) {
         self.bytes += piece.len();
@@ -177,6 +196,12 @@ impl Copied {
     }
 
     fn finish(&mut self, end: Result<(), UploadError>) {
+        self.given_up |= end.is_err();
+        if self.given_up
+            && let Some(watcher) = self.watcher.take()
+        {
+            watcher.wake();
+        }
         self.end.get_or_insert(end);
         self.wake();
     }

@@ -1,6 +1,9 @@
 //! A waypoint's HTTP half against real TCP servers and clients in this process.
 #![allow(clippy::unwrap_used)] // in tests a failed unwrap is the message
+mod mirrors;
 mod retries;
 mod routing;
+mod shaping;
+mod streams;
 mod support;
 mod versions;
