@@ -63,3 +63,158 @@ fn parse(name: &str, body: &[u8]) -> Result<Service, String> {
     }
     Service::parse(&routes).map_err(|invalid| invalid.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)] // in tests a failed unwrap is the message
+
+    use super::*;
+    use crate::service::Rules;
+    use crate::{RouteName, path};
+    use route::{Backend, HttpEntry, HttpMatch, HttpRule, HttpRules, Port, RuleId, RuleSet, rule_set};
+    use serde::Deserialize;
+
+    /// Shared with the compiler, src/waypoint/vectors.test.ts.
+    const VECTORS: &str = include_str!("../../../proto/vectors/routes.json");
+
+    #[derive(Deserialize)]
+    struct Vectors {
+        cases: Vec<Case>,
+    }
+
+    #[derive(Deserialize)]
+    struct Case {
+        name: String,
+        table: String,
+        requests: Vec<Request>,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
+    struct Request {
+        from: String,
+        port: u16,
+        path: Option<String>,
+        method: Option<String>,
+        #[serde(default)]
+        headers: Vec<(String, String)>,
+        server_name: Option<String>,
+        expected: String,
+    }
+
+    fn found(service: &Service, request: &Request) -> String {
+        let name = |name: Option<&RouteName>| {
+            name.map_or("unnamed".to_owned(), |name| format!("{} {}/{} {}", name.kind, name.namespace, name.name, name.index))
+        };
+        let found = match service.port(request.port).rules(Some(&request.from)) {
+            None => return "own".into(),
+            Some(Rules::Tls(rules) | Rules::Tcp(rules)) => rules.find(request.server_name.as_deref()).map(|rule| name(rule.name.as_ref())),
+            Some(Rules::Http(rules)) => {
+                let builder =
+                    http::Request::builder().method(request.method.as_deref().unwrap_or("GET")).uri(request.path.as_deref().unwrap_or("/"));
+                let headers = request.headers.iter();
+                let parts = headers.fold(builder, |builder, (name, value)| builder.header(name, value)).body(()).unwrap().into_parts().0;
+                let normal = path::normal(parts.uri.path()).unwrap();
+                rules.find(&parts, &normal.merged).map(|(rule, _)| name(rule.name.as_ref()))
+            }
+        };
+        found.unwrap_or("refused".into())
+    }
+
+    #[test]
+    fn every_request_of_the_vectors_meets_its_rule() {
+        let vectors: Vectors = serde_json::from_str(VECTORS).unwrap();
+        assert!(vectors.cases.len() > 20);
+        for case in vectors.cases {
+            let digits: Vec<u8> = case.table.bytes().collect();
+            let bytes: Vec<u8> = digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect();
+            let name = route::Routes::decode(bytes.as_slice()).unwrap().service;
+            let (table, rejected) = Table::default().apply([(name.as_str(), bytes.as_slice())], []);
+            assert_eq!(rejected, [], "{}", case.name);
+            for request in &case.requests {
+                let path = request.path.as_deref().unwrap_or_default();
+                assert_eq!(
+                    found(table.service(&name).unwrap(), request),
+                    request.expected,
+                    "{}: {} {}{path}",
+                    case.name,
+                    request.from,
+                    request.port
+                );
+            }
+        }
+    }
+
+    fn rule(rule: HttpRule) -> HttpRules {
+        let id = Some(RuleId { kind: "HTTPRoute".into(), ..RuleId::default() });
+        HttpRules { entries: vec![HttpEntry { r#match: Some(HttpMatch::default()), rule: 0 }], rules: vec![HttpRule { id, ..rule }] }
+    }
+
+    fn routes(rules: HttpRules) -> route::Routes {
+        let producer = Some(RuleSet { kind: Some(rule_set::Kind::Http(rules)) });
+        route::Routes { service: "shop/cart".into(), ports: vec![Port { port: 80, producer, ..Port::default() }] }
+    }
+
+    fn reason(routes: &route::Routes) -> String {
+        let (table, rejected) = Table::default().apply([("shop/cart", routes.encode_to_vec().as_slice())], []);
+        assert!(table.is_empty());
+        rejected.into_iter().map(|rejected| rejected.reason).collect()
+    }
+
+    #[test]
+    fn what_is_not_as_the_contract_says_is_rejected_with_its_place() {
+        let backend = |backend: Backend| {
+            routes(rule(HttpRule { backends: vec![Backend { service: "shop/v1".into(), port: 80, ..backend }], ..HttpRule::default() }))
+        };
+        let mut without_rule = rule(HttpRule::default());
+        without_rule.entries[0].rule = 1;
+        let mut without_match = rule(HttpRule::default());
+        without_match.entries[0].r#match = None;
+        let port = |port: Port| route::Routes { service: "shop/cart".into(), ports: vec![port] };
+        let retry = Some(route::Retry { codes: vec![503, 200], ..route::Retry::default() });
+        for (routes, expected) in [
+            (route::Routes { service: "shop/other".into(), ports: vec![] }, "the resource is named shop/cart and speaks of \"shop/other\""),
+            (port(Port { port: 0, ..Port::default() }), "ports[0].port: 0 is not a port"),
+            (port(Port { port: 65536, ..Port::default() }), "ports[0].port: 65536 is not a port"),
+            (port(Port { port: 80, protocol: 99, ..Port::default() }), "ports[0].protocol: is not known"),
+            (port(Port { port: 80, producer: Some(RuleSet { kind: None }), ..Port::default() }), "ports[0].producer.kind: is not set"),
+            (
+                route::Routes { service: "shop/cart".into(), ports: vec![Port { port: 80, ..Port::default() }; 2] },
+                "ports: port 80 is there twice",
+            ),
+            (routes(without_rule), "ports[0].producer.http.entries[0].rule: there is no rule 1"),
+            (routes(without_match), "ports[0].producer.http.entries[0].match: is not set"),
+            (routes(HttpRules { rules: vec![HttpRule::default()], entries: vec![] }), "ports[0].producer.http.rules[0].id: is not set"),
+            (
+                backend(Backend { refuse_status: 200, ..Backend::default() }),
+                "ports[0].producer.http.rules[0].backends[0].refuse_status: is not an error",
+            ),
+            (backend(Backend { protocol: 99, ..Backend::default() }), "ports[0].producer.http.rules[0].backends[0].protocol: is not known"),
+            (
+                backend(Backend { filters: vec![route::Filter { kind: None }], ..Backend::default() }),
+                "ports[0].producer.http.rules[0].backends[0].filters[0].kind: is not set",
+            ),
+            (
+                routes(rule(HttpRule { retry, ..HttpRule::default() })),
+                "ports[0].producer.http.rules[0].retry.codes[1]: 200 is not the status of an error",
+            ),
+            (
+                routes(rule(HttpRule { backends: vec![Backend { port: 80, ..Backend::default() }], ..HttpRule::default() })),
+                "ports[0].producer.http.rules[0].backends[0].service: \"\" is not namespace/hostname",
+            ),
+        ] {
+            assert_eq!(reason(&routes), expected);
+        }
+    }
+
+    #[test]
+    fn a_rejected_resource_leaves_what_was_in_force_and_the_others() {
+        let good = |name: &str| route::Routes { service: name.into(), ports: vec![] }.encode_to_vec();
+        let (first, _) = Table::default().apply([("shop/cart", good("shop/cart").as_slice()), ("shop/till", &good("shop/till"))], []);
+        let (second, rejected) = first.apply([("shop/cart", &b"\xff"[..]), ("shop/new", &good("shop/new"))], ["shop/till"]);
+        assert_eq!(rejected.len(), 1);
+        assert!(Arc::ptr_eq(first.service("shop/cart").unwrap(), second.service("shop/cart").unwrap()));
+        assert!(second.service("shop/new").is_some() && second.service("shop/till").is_none());
+        assert_eq!((first.len(), second.len()), (2, 2), "the table before is what it was");
+    }
+}
