@@ -4,6 +4,7 @@ import { isDeepStrictEqual } from "node:util";
 import { kubernetes } from "#contract/tables.ts";
 import { type MeshObject, type ObjectKey, keyOf as objectKeyOf, type Pod, type Service } from "#mesh/objects.ts";
 import type { ParentRef, Route } from "#mesh/route.ts";
+import { gatewayOf } from "#mesh/waypoint-pod.ts";
 import { gatewayStatus } from "#waypoint/gateway-status.ts";
 import { type ParentFacts, routeStatus } from "#waypoint/route-status.ts";
 import { hasWaypoint, type Standing } from "#waypoint/standing.ts";
@@ -34,6 +35,8 @@ export type Waypoints = {
   faults(): readonly ObjectFault[];
 };
 
+type View = { readonly waypoint: Waypoint; readonly status: GatewayStatus | null };
+
 /** Names of the resources that an EndpointSlice became. */
 type SlicesOf = (namespace: string, service: string) => Iterable<string>;
 
@@ -44,6 +47,8 @@ export function createWaypoints(cluster: Cluster, settings: CompilerSettings, sl
   const standings = new Map<ServiceKey, Standing>();
   const resources = new Map<string, Resource>();
   const statuses = new Map<ObjectKey, RouteStatus>();
+  /** Of waypoints about which nothing changed since somebody asked. */
+  const views = new Map<WaypointKey, View>();
   const scopes = new Map<WaypointKey, Scope>();
   /** Scopes that may be others than they were. */
   const stale = new Set<WaypointKey>();
@@ -72,17 +77,21 @@ export function createWaypoints(cluster: Cluster, settings: CompilerSettings, sl
       for (const key of cluster.routes.sendingTo(`${namespace}/${name}`)) dirty.add(key);
       for (const route of cluster.routes.attachedTo(`${namespace}/${name}`)) dirtyRoutes.add(objectKeyOf(route));
       outdate(`${namespace}/${name}`);
+      views.delete(`${namespace}/${name}`);
     } else if ("parents" in object) {
       dirtyRoutes.add(objectKeyOf(object));
       for (const key of parentsOf(object)) dirty.add(key);
     } else if (object.kind === "Pod") notePod(object);
     else if (object.kind === "EndpointSlice") outdate(`${namespace}/${object.service}`);
+    else if (object.kind === "Gateway") views.delete(waypointKey(object.metadata));
   }
 
   /** Most clusters have no waypoint, and most pods are behind none. */
   function notePod(pod: Pod): void {
-    if (scoped.size === 0) return;
     const { namespace, labels } = pod.metadata;
+    const gateway = gatewayOf(pod, settings.adopt);
+    if (gateway !== null) views.delete(waypointKey({ namespace, name: gateway }));
+    if (scoped.size === 0) return;
     for (const { metadata } of cluster.services.matching(namespace, labels)) outdate(`${namespace}/${metadata.name}`);
   }
 
@@ -96,7 +105,11 @@ export function createWaypoints(cluster: Cluster, settings: CompilerSettings, sl
     for (const key of dirty) {
       const before = standings.get(key);
       const now = bindings.standing(key);
-      for (const one of [before, now]) if (one !== undefined && hasWaypoint(one)) stale.add(waypointKey(one.gateway));
+      for (const one of [before, now]) {
+        if (one === undefined || !hasWaypoint(one)) continue;
+        stale.add(waypointKey(one.gateway));
+        views.delete(waypointKey(one.gateway));
+      }
       if (now.kind === "none") standings.delete(key);
       else standings.set(key, now);
       const service = byKey(key);
@@ -173,27 +186,39 @@ export function createWaypoints(cluster: Cluster, settings: CompilerSettings, sl
     const now = settled(before, scopeOf({ own: resourceName(key), tables: found, endpointsOf }));
     scopes.set(key, now);
     stale.delete(key);
-    for (const waypoints of scoped.values()) waypoints.delete(key);
-    for (const name of now.addresses) {
-      const service = serviceKeyOf(name);
-      if (service !== null) scoped.set(service, (scoped.get(service) ?? new Set()).add(key));
+    if (before === now) return now;
+    for (const service of servicesIn(before)) {
+      scoped.get(service)?.delete(key);
+      if (scoped.get(service)?.size === 0) scoped.delete(service);
     }
-    for (const [service, waypoints] of scoped) if (waypoints.size === 0) scoped.delete(service);
+    for (const service of servicesIn(now)) scoped.set(service, (scoped.get(service) ?? new Set()).add(key));
     return now;
   }
 
-  /** Null for names of workloads. */
-  function serviceKeyOf(name: string): ServiceKey | null {
-    const [namespace = "", hostname = "", more] = name.split("/");
-    return more === undefined && namespace !== "" ? `${namespace}/${hostname.split(".")[0] ?? ""}` : null;
-  }
+  /** Names of workloads are paths, and those of services two parts. */
+  const servicesIn = (scope: Scope | undefined): ServiceKey[] =>
+    [...(scope?.addresses ?? [])].flatMap((name) => {
+      const [namespace = "", hostname = "", more] = name.split("/");
+      return more === undefined ? [`${namespace}/${hostname.split(".")[0] ?? ""}`] : [];
+    });
 
-  const waypointOf = (key: WaypointKey): Waypoint => {
+  function viewOf(key: WaypointKey): View {
+    const known = views.get(key);
+    if (known !== undefined) return known;
     const [namespace = "", name = ""] = key.split("/");
     const gateway = bindings.gateway(key);
-    const services = bindings.served(key).map(resourceName).sort();
-    return { namespace, name, gateway, className: gateway?.className ?? kubernetes.waypointClass, ready: bindings.isReady(key), services };
-  };
+    const served = bindings.served(key);
+    const ready = bindings.isReady(key);
+    const routes = new Set(served.flatMap((one) => [...(tables.get(one)?.verdicts.keys() ?? [])]));
+    const addresses = serviceOf(namespace, name)?.clusterIPs ?? [];
+    const className = gateway?.className ?? kubernetes.waypointClass;
+    const view: View = {
+      waypoint: { namespace, name, gateway, className, ready, services: served.map(resourceName).sort() },
+      status: gateway === null ? null : gatewayStatus(gateway, { ready, addresses, attachedRoutes: routes.size }),
+    };
+    views.set(key, view);
+    return view;
+  }
 
   return {
     note,
@@ -202,18 +227,11 @@ export function createWaypoints(cluster: Cluster, settings: CompilerSettings, sl
     routes: () => resources,
     waypoints: () => {
       const declared = [...bindings.gateways()].map(({ metadata }) => waypointKey(metadata));
-      return [...new Set([...declared, ...bindings.implied()])].sort().map(waypointOf);
+      return [...new Set([...declared, ...bindings.implied()])].sort().map((key) => viewOf(key).waypoint);
     },
     scopeOf: scope,
     routeStatuses: () => [...statuses.values()],
-    gatewayStatuses: () =>
-      [...bindings.gateways()].map((gateway) => {
-        const key = waypointKey(gateway.metadata);
-        const routes = new Set(bindings.served(key).flatMap((one) => [...(tables.get(one)?.verdicts.keys() ?? [])]));
-        const { namespace, name } = gateway.metadata;
-        const addresses = serviceOf(namespace, name)?.clusterIPs ?? [];
-        return gatewayStatus(gateway, { ready: bindings.isReady(key), addresses, attachedRoutes: routes.size });
-      }),
+    gatewayStatuses: () => [...bindings.gateways()].flatMap(({ metadata }) => viewOf(waypointKey(metadata)).status ?? []),
     faults: () =>
       [...standings].flatMap(([key, standing]): ObjectFault[] => {
         if (standing.kind !== "absent") return [];

@@ -59,7 +59,8 @@ export type Port = Message<"trackbed.route.v1.Port"> & {
   port: number;
 
   /**
-   * How clients speak.
+   * How clients speak. Where rules apply, their kind says how the client's bytes are read, whatever this says; with rules of HTTP and this
+   * unspecified, what turns out not to be HTTP is carried to the service itself.
    *
    * @generated from field: trackbed.route.v1.Protocol protocol = 2;
    */

@@ -13,7 +13,8 @@ pub struct Port {
     /// Of the service.
     #[prost(uint32, tag = "1")]
     pub port: u32,
-    /// How clients speak.
+    /// How clients speak. Where rules apply, their kind says how the client's bytes are read, whatever this says; with rules of HTTP and this
+    /// unspecified, what turns out not to be HTTP is carried to the service itself.
     #[prost(enumeration = "Protocol", tag = "2")]
     pub protocol: i32,
     /// Of the routes in the service's own namespace, for every client. Unset: none is attached, everything goes to the service itself.
