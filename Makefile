@@ -128,6 +128,10 @@ test-cluster: images $(STAMPS)/debian-cluster ## the drills in a Kubernetes of t
 	$(call say,testing in a real cluster)
 	node test/cluster/run.ts $(FILES)
 
+.PHONY: conformance
+conformance: ## the Gateway API's conformance suite in the mesh, in a Kubernetes of its own; its report is .cache/conformance/report.yaml
+	$(MAKE) test-cluster FILES="test/cluster/drills/2-install.test.ts test/cluster/drills/3-conformance.test.ts"
+
 .PHONY: test-churn
 test-churn: setup engine cni $(STAMPS)/debian-cluster ## 300 pods come and go on 16 addresses, without containers (3 minutes)
 	$(call say,pods come and go)

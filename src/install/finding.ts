@@ -65,7 +65,7 @@ export const checks = {
   CRD_FOREIGN: { level: "note", next: "nothing: it is used as it is, and stays when Trackbed goes" },
   GATEWAY_API_ABSENT: {
     level: "note",
-    next: "nothing without waypoints; for them install the standard channel of the Gateway API, and control makes its class within a minute",
+    next: "nothing without waypoints; for them install the standard channel of the Gateway API, and control makes its class within half a minute",
   },
   WAYPOINT_NOT_READY: { level: "warning", next: "trackbed waypoint status NAME -n NAMESPACE; correct what the condition names" },
   INSTALL_ABSENT: { level: "note", next: "trackbed install" },

@@ -14,6 +14,7 @@ const PARTS: Readonly<Record<string, readonly Part[]>> = {
   "1-conformance": [suite],
   "1-manifests": [helm],
   "3-conformance": [suite],
+  "4-waypoint": [suite],
   release: [helm],
 };
 

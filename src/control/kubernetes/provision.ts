@@ -48,8 +48,10 @@ export type Provision = {
 
 /** What somebody changed by hand is put back within this time, and at once when it was the Service or the Gateway. */
 const SWEEP_MILLISECONDS = 60_000;
+/** Whoever installs the Gateway API wants to make a waypoint soon after. */
+const CLASS_MILLISECONDS = 15_000;
 /** A namespace that is redeployed needs no waypoint for a moment: its waypoint is not taken away and made again for that. */
-const IDLE_MILLISECONDS = 120_000;
+const IDLE_MILLISECONDS = 30_000;
 /** A waypoint costs a dozen calls; this is ten waypoints a second. */
 const TIMES: WriterTimes = { perSecond: 10, retryMilliseconds: { first: 1_000, most: 60_000 } };
 
@@ -90,14 +92,15 @@ export function createProvision(options: ProvisionOptions, stop: AbortSignal): P
     { write: (key) => write(key as WaypointKey), onError: (key, error) => trouble(key as WaypointKey, error), times },
     stop,
   );
-  const sweep = setInterval(() => ask(waypoints.keys()), sweepMilliseconds);
-  sweep.unref();
-  stop.addEventListener("abort", () => clearInterval(sweep));
+  const timers = [
+    setInterval(() => ask(waypoints.keys()), sweepMilliseconds),
+    setInterval(() => ask([CLASS]), Math.min(CLASS_MILLISECONDS, sweepMilliseconds)),
+  ];
+  for (const timer of timers) timer.unref();
+  stop.addEventListener("abort", () => timers.forEach(clearInterval));
 
   function ask(keys: Iterable<WaypointKey>): void {
-    if (!isLeader()) return;
-    writer.ask(CLASS);
-    for (const key of keys) writer.ask(key);
+    if (isLeader()) for (const key of keys) writer.ask(key);
   }
 
   function changed(now: readonly Waypoint[]): void {
@@ -110,7 +113,7 @@ export function createProvision(options: ProvisionOptions, stop: AbortSignal): P
         idleSince.delete(key);
         troubled.delete(key);
       }
-    if (before.size === 0 && waypoints.size > 0) ask([]); // the class
+    if (before.size === 0 && waypoints.size > 0) ask([CLASS]);
     for (const [key, waypoint] of waypoints) {
       const text = JSON.stringify([waypoint.gateway, waypoint.ready, waypoint.services.length > 0]);
       if (asked.get(key) === text) continue;
@@ -219,7 +222,7 @@ export function createProvision(options: ProvisionOptions, stop: AbortSignal): P
     onMade(key, "Gateway removed: nothing needs it");
   }
 
-  return { changed, elected: () => ask(waypoints.keys()), pending: writer.pending, idle: writer.idle };
+  return { changed, elected: () => ask([CLASS, ...waypoints.keys()]), pending: writer.pending, idle: writer.idle };
 }
 
 function pathOf({ kind, metadata }: Manifest): string {

@@ -1,0 +1,163 @@
+// A waypoint in a cluster: made for a Gateway, used by a service, upgraded under load, and gone with its Gateway; and what control may not do with
+// its rights to make one.
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { after, before, describe, test } from "node:test";
+import { ensure } from "../build.ts";
+import { type Cluster, type Condition, cluster, type Document, waitFor } from "../cluster.ts";
+import { execute, type Output } from "../command.ts";
+import { removeConformance } from "../conformance.ts";
+import { suite } from "../conformance-suite.ts";
+import { MARKER, openShop, type Shop } from "../shop.ts";
+import { trackbed } from "../trackbed.ts";
+import { witness } from "../witness.ts";
+
+const NAMESPACE = "routed";
+const APP = 8080;
+const COMMAND_MS = 120_000;
+const CONTROL = "system:serviceaccount:trackbed-system:trackbed-control";
+const KINDS = ["deployment", "service", "serviceaccount", "poddisruptionbudget"] as const;
+/** Control looks once a minute whether the cluster has the Gateway API by now. */
+const CLASS_MS = 90_000;
+/** The old pod ends its requests, the new one is there first: seconds on a busy machine. */
+const ROLLOUT_MS = 60_000;
+
+describe("a waypoint", { concurrency: false }, () => {
+  let c: Cluster;
+  let shop: Shop;
+  before(async () => {
+    c = await cluster();
+    await c.kubectl("apply", "--server-side", "-f", join(await ensure(c.settings, suite, () => undefined), "crds.yaml"));
+    await waitFor(
+      "control makes the class",
+      async () => (await c.tryKubectl("get", "gatewayclass", "trackbed-waypoint")).code === 0,
+      CLASS_MS,
+    );
+    shop = await openShop(c, NAMESPACE, { labels: { "trackbed.dev/mesh": "enabled" } });
+    await shop.captured();
+  });
+  after(async () => {
+    await shop?.remove();
+    await removeConformance(c.settings, () => undefined);
+  });
+
+  const ask = (...args: readonly string[]): Promise<Output> =>
+    execute(trackbed.argv(...args), { env: trackbed.env(c.settings), deadlineMs: COMMAND_MS });
+  const route = (rules: readonly object[]): Promise<void> =>
+    c.apply(
+      JSON.stringify({
+        apiVersion: "gateway.networking.k8s.io/v1",
+        kind: "HTTPRoute",
+        metadata: { name: "web", namespace: NAMESPACE },
+        spec: { parentRefs: [{ group: "", kind: "Service", name: "web" }], rules },
+      }),
+    );
+  const backendRefs = [{ name: "web", port: 80 }];
+  /** What httpd would answer with 404: whoever gets an answer came by the waypoint. */
+  const REWRITTEN = {
+    matches: [{ path: { type: "Exact", value: "/old" } }],
+    filters: [{ type: "URLRewrite", urlRewrite: { path: { type: "ReplaceFullPath", replaceFullPath: "/index.html" } } }],
+    backendRefs,
+  };
+
+  test("is made for a Gateway, and the command waits until it serves", async () => {
+    const made = await ask("waypoint", "apply", "-n", NAMESPACE);
+    assert.equal(made.code, 0, `${made.stdout}${made.stderr}\n${await c.kubectl("-n", NAMESPACE, "get", "gateway,pods", "-o", "yaml")}`);
+    for (const kind of KINDS) await c.kubectl("-n", NAMESPACE, "get", kind, "waypoint");
+    const { items } = await c.get<{ items: Document[] }>("pods", "-n", NAMESPACE, "-l", "gateway.networking.k8s.io/gateway-name=waypoint");
+    assert.ok(
+      items.length > 0 && items.every(({ status }) => status?.conditions?.every(({ type }) => type !== "trackbed.dev/Captured") === true),
+      "a waypoint's pod is never captured",
+    );
+    const { status } = await c.get<Document>("gatewayclass", "trackbed-waypoint");
+    assert.ok(status?.conditions?.some(({ type, status: is }) => type === "Accepted" && is === "True"));
+  });
+
+  test("carries what its service is asked for, by its route, and nothing of it in clear", async () => {
+    await c.kubectl("-n", NAMESPACE, "label", "service", "web", "trackbed.dev/use-waypoint=waypoint");
+    await route([REWRITTEN, { matches: [{ path: { type: "PathPrefix", value: "/" } }], backendRefs }]);
+    for (const node of c.nodes) await waitFor(`the route holds on ${node}`, () => shop.get(node, `http://web.${NAMESPACE}/old`));
+    const seen = await witness(c, "node1", async () => {
+      for (const node of c.nodes)
+        for (let i = 0; i < 4; i++) assert.match(await shop.get(node, `http://web.${NAMESPACE}/old`), new RegExp(MARKER));
+    });
+    assert.equal(seen.readable(MARKER), 0, "the marker was seen in clear");
+    assert.deepEqual(seen.syns(APP), []);
+    const parents = async (): Promise<Condition[]> => {
+      const { status } = await c.get<{ status?: { parents?: { conditions: Condition[] }[] } }>("-n", NAMESPACE, "httproute/web");
+      return status?.parents?.flatMap(({ conditions }) => conditions) ?? [];
+    };
+    await waitFor("the route's status", async () => {
+      const conditions = await parents();
+      return conditions.length >= 2 && conditions.every(({ status }) => status === "True");
+    });
+  });
+
+  test("is upgraded without losing a request", async () => {
+    const running = await c.podExec(NAMESPACE, (await shop.podOn("client", "node1")).metadata.name, "echo there");
+    assert.match(running, /there/);
+    let stopped = false;
+    const answers = { fine: 0, lost: [] as string[] };
+    const asking = (async () => {
+      while (!stopped)
+        await shop.get("node1", `http://web.${NAMESPACE}/old`).then(
+          () => answers.fine++,
+          (error: unknown) => answers.lost.push(String(error)),
+        );
+    })();
+    await c.kubectl("-n", NAMESPACE, "rollout", "restart", "deployment/waypoint");
+    await c.kubectl("-n", NAMESPACE, "rollout", "status", "deployment/waypoint", `--timeout=${ROLLOUT_MS / 1000}s`);
+    const { items: old } = await c.get<{ items: Document[] }>(
+      "pods",
+      "-n",
+      NAMESPACE,
+      "-l",
+      "gateway.networking.k8s.io/gateway-name=waypoint",
+    );
+    await waitFor("the old one is gone", async () => {
+      const { items } = await c.get<{ items: Document[] }>(
+        "pods",
+        "-n",
+        NAMESPACE,
+        "-l",
+        "gateway.networking.k8s.io/gateway-name=waypoint",
+      );
+      return items.length === 1 ? old : null;
+    });
+    stopped = true;
+    await asking;
+    assert.deepEqual(answers.lost, []);
+    assert.ok(answers.fine > 0);
+  });
+
+  test("cannot be used by control for anything else: what is no waypoint is refused", async () => {
+    const as = (...args: readonly string[]) => c.tryKubectl("-n", NAMESPACE, ...args, `--as=${CONTROL}`);
+    const refused: [string, Promise<Output>, RegExp][] = [
+      ["a Deployment", as("create", "deployment", "other", "--image=x"), /control labels what it makes/],
+      ["somebody's Service", as("patch", "service", "web", "-p", '{"spec":{"selector":{"a":"b"}}}'), /control labels|only what it made/],
+      [
+        "a waypoint on the host's network",
+        as("patch", "deployment", "waypoint", "--type=merge", "-p", '{"spec":{"template":{"spec":{"hostNetwork":true}}}}'),
+        /a waypoint has no rights/,
+      ],
+      [
+        "kube-system",
+        c.tryKubectl("-n", "kube-system", "create", "serviceaccount", "other", `--as=${CONTROL}`),
+        /must start without waypoints/,
+      ],
+    ];
+    for (const [what, tried, reason] of refused) {
+      const { code, stderr } = await tried;
+      assert.notEqual(code, 0, what);
+      assert.match(stderr, reason, what);
+    }
+  });
+
+  test("goes with its Gateway, and its service is reached directly again once nobody names it", async () => {
+    await c.kubectl("-n", NAMESPACE, "delete", "httproute", "web");
+    await c.kubectl("-n", NAMESPACE, "label", "service", "web", "trackbed.dev/use-waypoint-");
+    await c.kubectl("-n", NAMESPACE, "delete", "gateway", "waypoint");
+    for (const kind of KINDS) await c.kubectl("-n", NAMESPACE, "wait", "--for=delete", `${kind}/waypoint`, "--timeout=60s");
+    await waitFor("the service is reached", () => shop.reaches("node1", `http://web.${NAMESPACE}/`));
+  });
+});

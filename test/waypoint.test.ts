@@ -1,0 +1,190 @@
+// HTTP through a waypoint between two nodes: routed as its routes say, encrypted on both ways, and refused where no rule matches.
+import assert from "node:assert/strict";
+import { randomUUID } from "node:crypto";
+import { readFileSync } from "node:fs";
+import { after, before, test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { ports } from "#contract/tables.ts";
+import { canCapture } from "../src/lab/capture.ts";
+import { holds, notTls, tcpStreams } from "../src/lab/pcap.ts";
+import { until } from "../src/lab/until.ts";
+import { startTestMesh, type TestMesh } from "./mesh.ts";
+import { podDocument, untilReady } from "./pods.ts";
+import type { Answer } from "./programs/ask.ts";
+
+const program = (name: string): string => fileURLToPath(new URL(`programs/${name}.ts`, import.meta.url));
+const PORT = 8080;
+/** ClusterIP of the service whose routes the waypoint executes. */
+const WEB = "10.96.99.20";
+
+/** Behind the service: one on the client's node, one on the other. */
+const SERVERS = [
+  { name: "web-v1", node: "node-a", ips: ["10.99.1.31", "fd99:1::31"] },
+  { name: "web-v2", node: "node-b", ips: ["10.99.2.31", "fd99:2::31"] },
+] as const;
+
+let mesh: TestMesh;
+
+const json = (...documents: object[]): string => documents.map((document) => JSON.stringify(document)).join("\n---\n");
+
+function service(name: string, clusterIPs: readonly string[], selector: Record<string, string>, port: number, labels = {}): object {
+  const ports_ = [{ name: port === ports.hbone ? "hbone" : "http", port: port === PORT ? 80 : port, targetPort: port }];
+  return { apiVersion: "v1", kind: "Service", metadata: { name, namespace: "app", labels }, spec: { clusterIPs, selector, ports: ports_ } };
+}
+
+const waypoint = (): string =>
+  json(
+    {
+      apiVersion: "gateway.networking.k8s.io/v1",
+      kind: "Gateway",
+      metadata: { name: "waypoint", namespace: "app" },
+      spec: { gatewayClassName: "trackbed-waypoint", listeners: [{ name: "mesh", port: ports.hbone, protocol: "HBONE" }] },
+    },
+    service("waypoint", ["10.96.99.29", "fd96:99::29"], { "gateway.networking.k8s.io/gateway-name": "waypoint" }, ports.hbone),
+    {
+      apiVersion: "v1",
+      kind: "Pod",
+      metadata: {
+        name: "waypoint-0",
+        namespace: "app",
+        labels: {
+          "gateway.networking.k8s.io/gateway-name": "waypoint",
+          "gateway.networking.k8s.io/gateway-class-name": "trackbed-waypoint",
+        },
+        annotations: { "trackbed.dev/netns": "/run/netns/app-waypoint-0" },
+      },
+      spec: { nodeName: "node-b", serviceAccountName: "waypoint", containers: [] },
+      status: { phase: "Running", podIPs: [{ ip: "10.99.2.39" }, { ip: "fd99:2::39" }], conditions: [{ type: "Ready", status: "True" }] },
+    },
+  );
+
+const route = (rules: readonly object[]): string =>
+  json({
+    apiVersion: "gateway.networking.k8s.io/v1",
+    kind: "HTTPRoute",
+    metadata: { name: "web", namespace: "app" },
+    spec: { parentRefs: [{ group: "", kind: "Service", name: "web" }], rules },
+  });
+
+const to = (...backends: readonly (readonly [name: string, weight: number])[]) => ({
+  backendRefs: backends.map(([name, weight]) => ({ name, port: 80, weight })),
+});
+
+const TO_V2_BY_HEADER = [
+  { matches: [{ headers: [{ name: "version", value: "two" }] }], ...to(["web-v2", 1]) },
+  { matches: [{ path: { type: "PathPrefix", value: "/v1" } }], ...to(["web-v1", 1]) },
+];
+
+before(async () => {
+  mesh = await startTestMesh();
+  const web = { "trackbed.dev/use-waypoint": "waypoint" };
+  mesh.document(
+    "web.yaml",
+    json(
+      service("web", [WEB, "fd96:99::20"], { "trackbed.dev/test": "web" }, PORT, web),
+      service("web-v1", ["10.96.99.21", "fd96:99::21"], { app: "web-v1" }, PORT),
+      service("web-v2", ["10.96.99.22", "fd96:99::22"], { app: "web-v2" }, PORT),
+    ),
+  );
+  for (const { name, node, ips } of SERVERS) mesh.document(`${name}.yaml`, podDocument({ name, node, ips, namespace: "app" }));
+  mesh.document("waypoint.yaml", waypoint());
+  mesh.document("route.yaml", route(TO_V2_BY_HEADER));
+  await mesh.lab.reconcile();
+  for (const { name } of SERVERS) {
+    const pod = mesh.lab.pod(`app/${name}`);
+    await untilReady(mesh.lab, pod);
+    const server = pod.spawn([process.execPath, program("web"), name, String(PORT)]);
+    let listening = false;
+    server.stdout?.once("data", () => {
+      listening = true;
+    });
+    await until(`${name} listens`, () => listening);
+  }
+  await mesh.lab.startWaypoint("app/waypoint-0");
+});
+after(() => mesh?.stop());
+
+async function ask(path: string, headers: readonly string[] = [], count = 1, from = "app/client"): Promise<Answer[]> {
+  const pod = mesh.lab.pod(from);
+  const argv = [process.execPath, program("ask"), `http://${WEB}${path}`, String(count), ...headers];
+  const text = await pod.run(argv, { timeoutMs: 60_000 });
+  return text
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line) as Answer);
+}
+
+/** The first answers of a mesh that still learns of its documents may be others. */
+const untilAnswer = (what: string, path: string, headers: readonly string[], is: (answer: Answer) => boolean): Promise<Answer> => {
+  let last: Answer | undefined;
+  return until(
+    what,
+    async () => {
+      [last] = await ask(path, headers);
+      return last !== undefined && is(last) ? last : null;
+    },
+    20_000,
+    () => `${JSON.stringify(last)}\n${mesh.lab.tailLogs()}`,
+  );
+};
+
+test("a request goes where the rule that matches it says, request by request on one connection", async () => {
+  await untilAnswer("the header's rule", "/", ["version:two"], ({ by }) => by === "web-v2");
+  const by = (answers: readonly Answer[]): string[] => [...new Set(answers.map(({ status, by: name }) => `${status} ${name}`))];
+  assert.deepEqual(by(await ask("/", ["version:two"], 20)), ["200 web-v2"]);
+  assert.deepEqual(by(await ask("/v1/x", [], 20)), ["200 web-v1"]);
+});
+
+test("a request that no rule matches is refused and reaches no server", async () => {
+  const [answer] = await ask("/elsewhere");
+  assert.deepEqual([answer?.status, answer?.by], [404, ""]);
+});
+
+test("between the nodes nothing of a request or its answer is readable, on neither side of the waypoint", {
+  skip: canCapture() ? false : "tcpdump needs root",
+}, async () => {
+  const marker = `trackbed-${randomUUID()}`;
+  // A tunnel that was there before could not be read from its beginning.
+  await mesh.lab.stopWaypoint("app/waypoint-0");
+  await mesh.lab.startWaypoint("app/waypoint-0");
+  const wires = await Promise.all(["node-a", "node-b"].map((node) => mesh.lab.captureWire(node)));
+  const inside = await mesh.lab.capturePod("app/web-v1");
+  await untilAnswer("an answer", `/v1/${marker}`, [], ({ status }) => status === 200);
+  await Promise.all([...wires, inside].map((capture) => capture.stop()));
+  assert.ok(holds(readFileSync(inside.file), marker), "the search itself: inside the server's pod the marker is seen");
+  const waypoints = mesh.lab.pod("app/waypoint-0").ips;
+  const pods = new Set(mesh.lab.pods.flatMap(({ ips }) => ips));
+  for (const wire of wires) {
+    const capture = readFileSync(wire.file);
+    assert.ok(!holds(capture, marker), "the marker was on the wire");
+    const streams = tcpStreams(capture).filter(({ source, destination }) => pods.has(source) && pods.has(destination));
+    const directions = new Set<string>();
+    for (const stream of streams) {
+      const what = `${stream.source} ${stream.sourcePort} to ${stream.destination} ${stream.destinationPort}`;
+      assert.ok([stream.sourcePort, stream.destinationPort].includes(ports.hbone), what);
+      assert.equal(notTls(stream), null, what);
+      if (stream.destinationPort === ports.hbone) directions.add(waypoints.includes(stream.destination) ? "to the waypoint" : "from it");
+    }
+    assert.deepEqual([...directions].sort(), ["from it", "to the waypoint"]);
+  }
+});
+
+test("a canary gets its share by weight, and a change of it holds from the next request on", async () => {
+  mesh.document("route.yaml", route([to(["web-v1", 9], ["web-v2", 1])]));
+  await untilAnswer("the new route", "/any", [], ({ status }) => status === 200);
+  const share = (await ask("/any", [], 400)).filter(({ by }) => by === "web-v2").length / 400;
+  assert.ok(share > 0.03 && share < 0.2, `${share} of the requests went to a canary of one tenth`);
+  mesh.document("route.yaml", route([to(["web-v1", 0], ["web-v2", 1])]));
+  await untilAnswer("the shift", "/any", [], ({ by }) => by === "web-v2");
+  await until("no request goes to the old version", async () => (await ask("/any", [], 20)).every(({ by }) => by === "web-v2"), 20_000);
+  mesh.document("route.yaml", route(TO_V2_BY_HEADER));
+});
+
+test("without its waypoint a service refuses: nothing goes past it", async () => {
+  await untilAnswer("the header's rule", "/", ["version:two"], ({ by }) => by === "web-v2");
+  await mesh.lab.stopWaypoint("app/waypoint-0", "SIGKILL");
+  const [answer] = await ask("/", ["version:two"]);
+  assert.equal(answer?.status, 0, JSON.stringify(answer));
+  await mesh.lab.startWaypoint("app/waypoint-0");
+  await untilAnswer("it is back", "/", ["version:two"], ({ by }) => by === "web-v2");
+});
