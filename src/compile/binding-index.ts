@@ -127,8 +127,7 @@ export function bindingIndex(cluster: Cluster, adopt: Adoption): BindingIndex {
     if (binding.kind === "none") return { kind: "none", reason: "neither it nor its namespace is labelled with one" };
     if ((serviceOf(key)?.clusterIPs.length ?? 0) === 0) return { kind: "none", reason: "it has no address of its own" };
     // Its own Service must not lead to it once more.
-    if (gateways.has(key as WaypointKey) || waypointKey(binding.gateway) === key)
-      return { kind: "none", reason: "it is a waypoint itself" };
+    if (gateways.has(key) || waypointKey(binding.gateway) === key) return { kind: "none", reason: "it is a waypoint itself" };
     if (binding.kind === "auto" && cluster.routes.attachedTo(key).length === 0) return { kind: "none", reason: "nothing of it needs one" };
     const { gateway: named } = binding;
     const waypoint = waypointKey(named);

@@ -3,7 +3,7 @@ import type { Filter, ObjectRef, Route } from "#mesh/route.ts";
 import { isOfService } from "#waypoint/attach.ts";
 
 /** "namespace/name" of a Service, there or not. */
-export type ServiceKey = string;
+export type ServiceKey = `${string}/${string}`;
 
 export type RouteIndex = {
   add(route: Route): void;

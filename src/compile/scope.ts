@@ -1,32 +1,31 @@
 // What the engine of a waypoint needs of everything that is compiled.
-import type { RuleSet } from "#contract/gen/route_pb.ts";
-import type { Table } from "#waypoint/table.ts";
+import type { Routes, RuleSet } from "#contract/gen/route_pb.ts";
 import type { Scope } from "#waypoint/waypoint.ts";
 
 export type ScopeInputs = {
   /** "namespace/hostname" of the waypoint's own Service. */
   readonly own: string;
-  /** What is known of the services that it serves. */
-  readonly tables: readonly Table[];
+  /** Services that it serves, and where their routes send. */
+  readonly served: readonly { readonly service: string; readonly backends: readonly string[] }[];
   /** Names of the workloads that are endpoints of a service, by the service's name. */
   readonly endpointsOf: (service: string) => Iterable<string>;
 };
 
-export function scopeOf({ own, tables, endpointsOf }: ScopeInputs): Scope {
-  const routes = new Set(tables.map(({ routes }) => routes.service));
-  const services = new Set([own, ...routes, ...tables.flatMap(backendsOf)]);
+export function scopeOf({ own, served, endpointsOf }: ScopeInputs): Scope {
+  const routes = new Set(served.map(({ service }) => service));
+  const services = new Set([own, ...routes, ...served.flatMap(({ backends }) => backends)]);
   const addresses = new Set(services);
   for (const service of services) if (service !== own) for (const name of endpointsOf(service)) addresses.add(name);
   return { addresses, routes };
 }
 
 /** Backends and mirrors, of everybody's rules. */
-function backendsOf({ routes }: Table): string[] {
+export function backendsOf(routes: Routes): string[] {
   const sets = routes.ports.flatMap(({ producer, consumers }) => [
     ...(producer === undefined ? [] : [producer]),
     ...Object.values(consumers),
   ]);
-  return sets.flatMap(servicesIn).filter((service) => service !== "");
+  return [...new Set(sets.flatMap(servicesIn).filter((service) => service !== ""))];
 }
 
 function servicesIn({ kind }: RuleSet): string[] {

@@ -9,7 +9,7 @@ import { RoutesSchema } from "#contract/gen/route_pb.ts";
 import { kubernetes } from "#contract/tables.ts";
 import { keyOf, type Labels, type MeshObject, type Pod } from "#mesh/objects.ts";
 import type { Route } from "#mesh/route.ts";
-import { backendOf, gatewayOf, httpRoute, httpRule, parentOf, streamRoute } from "#mesh/route-specimen.ts";
+import { backendOf, gatewayOf, httpRoute, httpRule, matchOf, parentOf, streamRoute } from "#mesh/route-specimen.ts";
 import { waypointKey } from "#waypoint/waypoint.ts";
 import { ENABLED, entry, held, meta, namespace, pod, put, remove, service, settings, slice } from "./specimen.ts";
 
@@ -219,6 +219,22 @@ test("routes are told of a service that waits for its waypoint already, and of o
   );
   mesh.apply(remove(gate));
   assert.equal(mesh.compiler.routes().size, 0);
+});
+
+test("routes that would not fit into a message refuse what they are about, and the service says so", () => {
+  const value = "v".repeat(4096);
+  const matches = Array.from({ length: 600 }, (_, i) => matchOf({ headers: [{ type: "Exact", name: `h${i}`, value }] }));
+  const large = httpRoute("shop", "r", [httpRule({ matches, backends: [backendOf("shop", "web")] })]);
+  const mesh = held();
+  mesh.apply(put(web, gate, large));
+  const table = () => fromBinary(RoutesSchema, mesh.compiler.routes().get(OF_WEB)?.body ?? new Uint8Array());
+  const http = () => {
+    const kind = table().ports[0]?.producer?.kind;
+    return kind?.case === "http" ? kind.value.entries.length : null;
+  };
+  assert.deepEqual([http(), mesh.compiler.faults().map(({ key }) => key)], [0, ["Service/shop/web"]]);
+  mesh.apply(put(toWeb));
+  assert.deepEqual([http(), mesh.compiler.faults()], [1, []]);
 });
 
 test("the status of a Gateway says what is wrong with it, whether it is ready, and how many routes it has", () => {

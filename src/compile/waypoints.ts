@@ -1,6 +1,7 @@
 // The part of the compiler that is about waypoints: tables of routes for services that have one, what became of routes and Gateways, and what
 // each waypoint needs to know. Incremental as the rest: a change costs what depends on it.
 import { isDeepStrictEqual } from "node:util";
+import type { Routes } from "#contract/gen/route_pb.ts";
 import { kubernetes } from "#contract/tables.ts";
 import { type MeshObject, type ObjectKey, keyOf as objectKeyOf, type Pod, type Service } from "#mesh/objects.ts";
 import type { ParentRef, Route } from "#mesh/route.ts";
@@ -9,15 +10,16 @@ import { gatewayStatus } from "#waypoint/gateway-status.ts";
 import { type ParentFacts, routeStatus } from "#waypoint/route-status.ts";
 import { hasWaypoint, type Standing } from "#waypoint/standing.ts";
 import type { GatewayStatus, RouteStatus } from "#waypoint/status.ts";
-import { compileTable, type Table } from "#waypoint/table.ts";
+import { closedTable, compileTable, type Table } from "#waypoint/table.ts";
 import { type Scope, type Waypoint, type WaypointKey, waypointKey } from "#waypoint/waypoint.ts";
 import { bindingIndex } from "./binding-index.ts";
+import { isTooLarge, tooLarge } from "./bound.ts";
 import type { Cluster } from "./cluster.ts";
 import type { CompilerSettings } from "./compiler.ts";
 import { encodeRoutes } from "./encode.ts";
 import type { ObjectFault, Resource } from "./resource.ts";
 import { parentsOf, type ServiceKey } from "./route-index.ts";
-import { scopeOf, settled } from "./scope.ts";
+import { backendsOf, scopeOf, settled } from "./scope.ts";
 import { hostnameOf } from "./service.ts";
 import { uidOf } from "./workload.ts";
 
@@ -35,6 +37,9 @@ export type Waypoints = {
   faults(): readonly ObjectFault[];
 };
 
+/** What stays of a table beside its bytes. */
+type Kept = Omit<Table, "routes"> & { readonly service: string; readonly backends: readonly string[] };
+
 type View = { readonly waypoint: Waypoint; readonly status: GatewayStatus | null };
 
 /** Names of the resources that an EndpointSlice became. */
@@ -43,9 +48,11 @@ type SlicesOf = (namespace: string, service: string) => Iterable<string>;
 export function createWaypoints(cluster: Cluster, settings: CompilerSettings, slicesOf: SlicesOf): Waypoints {
   const bindings = bindingIndex(cluster, settings.adopt);
   /** Of services that have a waypoint, or routes. */
-  const tables = new Map<ServiceKey, Table>();
+  const tables = new Map<ServiceKey, Kept>();
   const standings = new Map<ServiceKey, Standing>();
   const resources = new Map<string, Resource>();
+  /** Services whose tables are too large to be sent. */
+  const large = new Map<ObjectKey, ObjectFault>();
   const statuses = new Map<ObjectKey, RouteStatus>();
   /** Of waypoints about which nothing changed since somebody asked. */
   const views = new Map<WaypointKey, View>();
@@ -128,17 +135,25 @@ export function createWaypoints(cluster: Cluster, settings: CompilerSettings, sl
     const attached = cluster.routes.attachedTo(key);
     for (const route of attached) dirtyRoutes.add(objectKeyOf(route));
     const name = resourceName(key);
+    large.delete(`Service/${key}`);
     if (service === undefined || (attached.length === 0 && !hasWaypoint(standing))) {
       tables.delete(key);
       resources.delete(name);
       return;
     }
-    const table = compileTable(service, attached, { clusterDomain: settings.clusterDomain, service: serviceOf });
-    tables.set(key, table);
-    const held = resources.get(name);
-    const resource = encodeRoutes(table.routes);
+    const known = { clusterDomain: settings.clusterDomain, service: serviceOf };
+    const { routes, verdicts, faults } = compileTable(service, attached, known);
+    tables.set(key, { verdicts, faults, service: routes.service, backends: backendsOf(routes) });
     if (!hasWaypoint(standing)) resources.delete(name);
-    else if (held?.version !== resource.version) resources.set(name, resource);
+    else publish(objectKeyOf(service), name, routes);
+  }
+
+  function publish(key: ObjectKey, name: string, routes: Routes): void {
+    const whole = encodeRoutes(routes);
+    const resource = isTooLarge(whole) ? encodeRoutes(closedTable(routes)) : whole;
+    if (resource !== whole)
+      large.set(key, tooLarge(key, "E_SOURCE_INVALID", whole, "what the routes of the service are about is refused; make them fewer"));
+    if (resources.get(name)?.version !== resource.version) resources.set(name, resource);
   }
 
   function refresh(key: ObjectKey): void {
@@ -152,7 +167,7 @@ export function createWaypoints(cluster: Cluster, settings: CompilerSettings, sl
   }
 
   function factsOf(route: Route, { namespace, name }: ParentRef, index: number): ParentFacts | null {
-    const key = `${namespace}/${name}`;
+    const key: ServiceKey = `${namespace}/${name}`;
     const service = serviceOf(namespace, name);
     if (service === undefined) return null;
     const table = tables.get(key);
@@ -183,7 +198,7 @@ export function createWaypoints(cluster: Cluster, settings: CompilerSettings, sl
     const before = scopes.get(key);
     if (before !== undefined && !stale.delete(key)) return before;
     const found = bindings.served(key).flatMap((one) => tables.get(one) ?? []);
-    const now = settled(before, scopeOf({ own: resourceName(key), tables: found, endpointsOf }));
+    const now = settled(before, scopeOf({ own: resourceName(key), served: found, endpointsOf }));
     scopes.set(key, now);
     stale.delete(key);
     if (before === now) return now;
@@ -197,7 +212,7 @@ export function createWaypoints(cluster: Cluster, settings: CompilerSettings, sl
 
   /** Names of workloads are paths, and those of services two parts. */
   const servicesIn = (scope: Scope | undefined): ServiceKey[] =>
-    [...(scope?.addresses ?? [])].flatMap((name) => {
+    [...(scope?.addresses ?? [])].flatMap((name): ServiceKey[] => {
       const [namespace = "", hostname = "", more] = name.split("/");
       return more === undefined ? [`${namespace}/${hostname.split(".")[0] ?? ""}`] : [];
     });
@@ -232,13 +247,15 @@ export function createWaypoints(cluster: Cluster, settings: CompilerSettings, sl
     scopeOf: scope,
     routeStatuses: () => [...statuses.values()],
     gatewayStatuses: () => [...bindings.gateways()].flatMap(({ metadata }) => viewOf(waypointKey(metadata)).status ?? []),
-    faults: () =>
-      [...standings].flatMap(([key, standing]): ObjectFault[] => {
+    faults: () => [
+      ...large.values(),
+      ...[...standings].flatMap(([key, standing]): ObjectFault[] => {
         if (standing.kind !== "absent") return [];
         const [namespace = "", name = ""] = key.split("/");
         const reason = `${standing.reason}: the service is reached without a waypoint`;
         return [{ key: `Service/${namespace}/${name}`, code: "E_WAYPOINT_ABSENT", field: "metadata.labels", reason }];
       }),
+    ],
   };
 }
 

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { isIP } from "node:net";
 import { test } from "node:test";
 import fc from "fast-check";
-import { annotations, labels } from "#contract/tables.ts";
+import { annotations, kubernetes, labels } from "#contract/tables.ts";
 import { cidrContains, formatAddress, formatCidr, parseAddress, parseCidr, spellAddress } from "./address.ts";
 import { captureSpec, parsePort } from "./capture.ts";
 import { enrolment, ISTIO_MODE } from "./enrolment.ts";
@@ -76,6 +76,18 @@ test("a selector picks what carries every pair of it", () => {
   assert.ok(selects({ a: "b" }, { a: "b", c: "d" }));
   assert.ok(!selects({ a: "b" }, { a: "c" }));
   assert.ok(!selects({ toString: "b" }, {}));
+});
+
+test("a waypoint's pod is never captured, whatever labels say; another Gateway's is as any pod", () => {
+  const on = { [labels.mesh]: "enabled" };
+  const enrolled = (className: string, adopt: "none" | "istio" = "none"): boolean => {
+    const one = pod({ ...on, [kubernetes.gatewayNameLabel]: "g", [kubernetes.gatewayClassLabel]: className });
+    return enrolment(namespace(on), one, { adopt }).enrolled;
+  };
+  assert.deepEqual(
+    [enrolled("trackbed-waypoint"), enrolled("istio-waypoint"), enrolled("istio-waypoint", "istio"), enrolled("nginx")],
+    [false, true, false, true],
+  );
 });
 
 test("the namespace's label enrols unless the pod says otherwise, and what cannot be in the mesh says why", () => {

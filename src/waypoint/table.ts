@@ -57,6 +57,17 @@ export function compileTable(service: Service, attached: readonly Route[], known
   };
 }
 
+/** The same service with every route of it refused: for a table that is larger than its reader would take. */
+export function closedTable(routes: Routes): Routes {
+  const closed = { kind: { case: "http" as const, value: { entries: [], rules: [] } } };
+  const ports = routes.ports.map(({ port, protocol, producer, consumers }) => ({
+    port,
+    protocol,
+    ...(producer === undefined && Object.keys(consumers).length === 0 ? {} : { producer: closed }),
+  }));
+  return create(RoutesSchema, { service: routes.service, ports });
+}
+
 function portOf(
   port: ServicePort,
   attachments: readonly Attachment[],

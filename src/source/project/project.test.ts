@@ -189,12 +189,26 @@ test("unknown kinds and versions are named; kinds beside the mesh are ignored", 
 test("no document makes the projection throw", () => {
   fc.assert(
     fc.property(
-      fc.constantFrom("Pod", "Service", "Node", "Namespace", "AuthorizationPolicy", "PeerAuthentication"),
+      fc.constantFrom(
+        "Pod",
+        "Service",
+        "Node",
+        "Namespace",
+        "AuthorizationPolicy",
+        "PeerAuthentication",
+        "Gateway",
+        "HTTPRoute",
+        "TLSRoute",
+      ),
       fc.object({ maxDepth: 4 }),
       fc.jsonValue(),
       (kind, fields, spec) => {
         projectDocument({
-          apiVersion: kind.endsWith("y") || kind.startsWith("Peer") ? "security.istio.io/v1" : "v1",
+          apiVersion: /^(?:Gateway|.*Route)$/.test(kind)
+            ? "gateway.networking.k8s.io/v1"
+            : kind.endsWith("y") || kind.startsWith("Peer")
+              ? "security.istio.io/v1"
+              : "v1",
           kind,
           metadata: { name: "a" },
           spec,
