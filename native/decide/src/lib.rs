@@ -25,5 +25,5 @@ pub use outbound::{Chooser, Outbound, Plain, Relay, Standing, Tunnel, outbound, 
 pub use refusal::{Refusal, Status};
 pub use resource::{Protocol, Service, Waypoint, WaypointTarget, Workload};
 pub use settings::{Settings, SettingsError, is_own_port};
-pub use waypoint::{Served, backend, inbound_waypoint};
+pub use waypoint::{Served, backend, inbound_waypoint, recheck_waypoint};
 pub use world::World;

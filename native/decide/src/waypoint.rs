@@ -5,13 +5,14 @@ use std::sync::Arc;
 use trackbed_balance::Mode;
 use trackbed_contract::Identity;
 use trackbed_contract::tables::errors;
+use trackbed_policy::{Connection, Intermediary, keeps_out};
 
 use crate::authority::{Authority, Host};
 use crate::endpoint::Wanted;
 use crate::local::LocalPod;
-use crate::outbound::{Chooser, Outbound, Route, Standing, stands_for};
+use crate::outbound::{Chooser, Outbound, Route, Standing, recheck_outbound, stands_for};
 use crate::refusal::Refusal;
-use crate::resource::{Service, Workload};
+use crate::resource::{Protocol, Service, Workload};
 use crate::settings::is_own_port;
 use crate::world::World;
 
@@ -22,13 +23,8 @@ pub struct Served {
     pub waypoint: Arc<Workload>,
     pub service: Arc<Service>,
     pub port: u16,
-}
-
-impl Served {
-    /// A live connection stands on the waypoint alone: what becomes of its requests is decided for each of them.
-    pub fn standing(&self) -> Standing {
-        Standing::of_source(&self.waypoint)
-    }
+    client: Identity,
+    client_ip: IpAddr,
 }
 
 /// A CONNECT that a peer with a proven identity sent to a waypoint: it asks for a service that has this waypoint, or for which there are routes
@@ -37,6 +33,7 @@ pub fn inbound_waypoint(
     world: &World,
     pod: &LocalPod,
     peer: &Identity,
+    peer_ip: IpAddr,
     authority: &str,
     has_routes: impl Fn(&str) -> bool,
 ) -> Result<Served, Refusal> {
@@ -65,7 +62,36 @@ pub fn inbound_waypoint(
     if !routed {
         return Err(Refusal::unavailable(errors::ROUTES_UNKNOWN, format!("the routes of {} are not known here yet", service.key)));
     }
-    Ok(Served { service: Arc::clone(service), port: asked.port, waypoint })
+    let (client, client_ip) = (peer.clone(), peer_ip.to_canonical());
+    let served = Served { service: Arc::clone(service), port: asked.port, waypoint, client, client_ip };
+    served.admitted(world).map(|()| served)
+}
+
+/// Whether a live connection may go on in a new world: while its waypoint is what it was, and nothing keeps its client out. What becomes of
+/// its requests is decided for each of them.
+pub fn recheck_waypoint(world: &World, pod: &LocalPod, live: &Served) -> Result<(), Refusal> {
+    recheck_outbound(world, pod, &Standing::of_source(&live.waypoint))?;
+    live.admitted(world)
+}
+
+impl Served {
+    /// The service's pods see the waypoint as the source of what it sends. Whom a DENY of theirs keeps out by name is therefore refused here;
+    /// of one that denies it for some of them, for all.
+    fn admitted(&self, world: &World) -> Result<(), Refusal> {
+        let ip = self.waypoint.addresses.first().copied().unwrap_or(self.client_ip);
+        let through = Intermediary { identity: &self.waypoint.identity, ip };
+        for endpoint in world.endpoints(&self.service.key).iter().filter(|endpoint| endpoint.protocol == Protocol::Hbone) {
+            let Some(destination_port) = endpoint.target_port(&self.service, self.port) else { continue };
+            for destination_ip in &endpoint.addresses {
+                let client =
+                    Connection { source: Some(&self.client), source_ip: self.client_ip, destination_ip: *destination_ip, destination_port };
+                if let Some(refused) = keeps_out(world.candidates(endpoint), &client, &through) {
+                    return Err(refused.into());
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The endpoint for one request to a backend, which stands behind its service: a waypoint of the backend's own has no part in it, for only

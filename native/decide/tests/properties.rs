@@ -17,7 +17,7 @@ use trackbed_contract::istio::security::{Action, Authorization, Rule};
 use trackbed_contract::istio::workload as wire;
 use trackbed_decide::{
     Chooser, LocalPod, Outbound, Protocol, World, backend, inbound_plain, inbound_waypoint, recheck_inbound, recheck_outbound,
-    relay_inbound,
+    recheck_waypoint, relay_inbound,
 };
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
@@ -177,12 +177,13 @@ fn a_waypoint_serves_what_it_has_routes_for_and_keeps_every_promise_behind_it() 
         for pod in pods().iter().filter(|pod| world.local(pod).is_ok()) {
             for target in TARGETS {
                 for port in [80, 82] {
-                    match inbound_waypoint(world, pod, &identity("a"), &format!("{target}:{port}"), |name| name != keys[3]) {
+                    match inbound_waypoint(world, pod, &identity("a"), ip("10.0.0.1"), &format!("{target}:{port}"), |name| name != keys[3])
+                    {
                         Ok(served) => {
                             count(0);
                             prop_assert!(*served.service.key != *keys[3] && served.service.ports.contains_key(&port));
                             prop_assert_eq!(served.service.addresses.is_empty(), false);
-                            let again = recheck_outbound(world, pod, &served.standing());
+                            let again = recheck_waypoint(world, pod, &served);
                             prop_assert!(again.is_ok(), "{again:?}");
                         }
                         Err(refusal) => {

@@ -6,11 +6,14 @@ mod mesh;
 use std::sync::Arc;
 use std::time::Instant;
 
-use mesh::{code, identity, local, of_service, of_workload, plain, pod, service, serving, vip, with, without};
+use mesh::{
+    WEB, code, identity, ip, local, of_policy, of_service, of_workload, plain, pod, policy, principal, service, serving, vip, with, without,
+};
 use trackbed_balance::Load;
+use trackbed_contract::istio::security::{Action, Authorization, Clause, Match, Rule, Scope, StringMatch, string_match::MatchType};
 use trackbed_contract::istio::workload as wire;
 use trackbed_contract::{Identity, engine};
-use trackbed_decide::{Chooser, LocalPod, Outbound, Refusal, Served, Settings, World, backend, inbound_waypoint, recheck_outbound};
+use trackbed_decide::{Chooser, LocalPod, Outbound, Refusal, Served, Settings, World, backend, inbound_waypoint, recheck_waypoint};
 
 const GATE: &str = "10.0.0.9";
 const CART: &str = "shop/cart.shop.svc.cluster.local";
@@ -58,7 +61,7 @@ fn gate() -> LocalPod {
 }
 
 fn ask(world: &World, authority: &str) -> Result<Served, Refusal> {
-    inbound_waypoint(world, &gate(), &identity("web"), authority, |name| name == CART)
+    inbound_waypoint(world, &gate(), &identity("web"), ip(WEB), authority, |name| name == CART)
 }
 
 fn request(world: &World, service: &str, port: u16, exclude: &[Arc<str>]) -> Outbound {
@@ -71,7 +74,7 @@ fn a_service_is_served_by_its_address_and_by_its_name() {
     for authority in ["10.96.0.1:80", "cart.shop.svc.cluster.local:80"] {
         let served = ask(&shop(), authority).unwrap();
         assert_eq!((&*served.service.key, served.port, &*served.waypoint.name), (CART, 80, "gate"), "{authority}");
-        assert_eq!(recheck_outbound(&shop(), &gate(), &served.standing()), Ok(()));
+        assert_eq!(recheck_waypoint(&shop(), &gate(), &served), Ok(()));
     }
 }
 
@@ -100,15 +103,15 @@ fn everything_else_is_refused_with_the_status_that_says_why() {
 #[test]
 fn a_peer_of_another_trust_domain_is_refused_whatever_it_asks_for() {
     let stranger = Identity::parse("spiffe://elsewhere/ns/shop/sa/web").unwrap();
-    let refusal = inbound_waypoint(&shop(), &gate(), &stranger, "10.96.0.1:80", |_| true).unwrap_err();
+    let refusal = inbound_waypoint(&shop(), &gate(), &stranger, ip(WEB), "10.96.0.1:80", |_| true).unwrap_err();
     assert_eq!((refusal.status.code(), refusal.code), (401, "E_IDENTITY_MISMATCH"));
 }
 
 #[test]
 fn a_service_that_names_this_waypoint_waits_for_its_routes() {
-    let refusal = inbound_waypoint(&shop(), &gate(), &identity("web"), "10.96.0.1:80", |_| false).unwrap_err();
+    let refusal = inbound_waypoint(&shop(), &gate(), &identity("web"), ip(WEB), "10.96.0.1:80", |_| false).unwrap_err();
     assert_eq!((refusal.status.code(), refusal.code, refusal.may_pass()), (503, "E_ROUTES_UNKNOWN", true));
-    let unnamed = inbound_waypoint(&shop(), &gate(), &identity("web"), "10.96.0.5:80", |name| name.starts_with("shop/legacy."));
+    let unnamed = inbound_waypoint(&shop(), &gate(), &identity("web"), ip(WEB), "10.96.0.5:80", |name| name.starts_with("shop/legacy."));
     assert_eq!(&*unnamed.unwrap().service.name, "legacy", "routes are enough: they come from nobody but the director");
 }
 
@@ -117,7 +120,7 @@ fn of_one_name_in_several_namespaces_each_client_means_its_own() {
     let theirs = wire::Service { namespace: "news".into(), ..service("cart", &["10.96.0.7"], &[(80, 0)]) };
     let world = with(&shop(), vec![of_service(&theirs)]);
     let client = Identity::parse("spiffe://cluster.local/ns/news/sa/web").unwrap();
-    let ask = |client: &Identity| inbound_waypoint(&world, &gate(), client, "cart.shop.svc.cluster.local:80", |_| true).unwrap();
+    let ask = |client: &Identity| inbound_waypoint(&world, &gate(), client, ip(WEB), "cart.shop.svc.cluster.local:80", |_| true).unwrap();
     assert_eq!(&*ask(&client).service.key, "news/cart.shop.svc.cluster.local");
     assert_eq!(&*ask(&identity("web")).service.key, CART);
 }
@@ -184,4 +187,57 @@ fn what_cannot_be_a_backend_is_refused() {
     ] {
         assert_eq!(code(&request(&world, service, port, &[])), expected, "{service}:{port}");
     }
+}
+
+/// Of all pods in namespace shop.
+fn deny(rules: Vec<Rule>) -> Authorization {
+    policy("keep-out", Action::Deny, rules)
+}
+
+fn not_principal(principal: &str) -> Rule {
+    let text = StringMatch { match_type: Some(MatchType::Exact(principal.to_owned())) };
+    Rule { clauses: vec![Clause { matches: vec![Match { not_principals: vec![text], ..Match::default() }] }] }
+}
+
+const WEB_PRINCIPAL: &str = "cluster.local/ns/shop/sa/web";
+const GATE_PRINCIPAL: &str = "cluster.local/ns/shop/sa/gate";
+
+#[test]
+fn a_deny_keeps_a_client_out_behind_the_waypoint_too_and_cuts_it() {
+    let live = ask(&shop(), "10.96.0.1:80").unwrap();
+    let world = with(&shop(), vec![of_policy(&deny(vec![principal(WEB_PRINCIPAL)]))]);
+    for refusal in [ask(&world, "10.96.0.1:80").unwrap_err(), recheck_waypoint(&world, &gate(), &live).unwrap_err()] {
+        assert_eq!((refusal.status.code(), refusal.code), (401, "E_POLICY_DENIED"));
+        assert_eq!(refusal.policy.map(|policy| policy.name.to_string()).as_deref(), Some("shop/keep-out"));
+    }
+    let other = inbound_waypoint(&world, &gate(), &identity("batch"), ip("10.0.0.8"), "10.96.0.1:80", |_| true);
+    assert!(other.is_ok(), "{other:?}");
+    // Of a service whose pods are in no mesh nobody enforces anything.
+    assert!(inbound_waypoint(&world, &gate(), &identity("web"), ip(WEB), "10.96.0.5:80", |_| true).is_ok());
+}
+
+#[test]
+fn a_deny_for_some_of_the_endpoints_keeps_the_client_out_of_the_service() {
+    let selected = Authorization { scope: Scope::WorkloadSelector.into(), ..deny(vec![principal(WEB_PRINCIPAL)]) };
+    let named = wire::Workload {
+        authorization_policies: vec!["shop/keep-out".into()],
+        ..serving(pod("cart-2", "n7", &["10.0.0.2"]), "cart", &[(80, 8080), (81, 15001)])
+    };
+    let world = with(&shop(), vec![of_policy(&selected), of_workload(&named)]);
+    assert_eq!(ask(&world, "10.96.0.1:80").unwrap_err().code, "E_POLICY_DENIED");
+}
+
+#[test]
+fn what_denies_all_but_the_waypoint_or_admits_it_alone_lets_its_clients_through() {
+    let only_gate = policy("only-gate", Action::Allow, vec![principal(GATE_PRINCIPAL)]);
+    for policies in [
+        vec![deny(vec![not_principal(GATE_PRINCIPAL)])],
+        vec![only_gate],
+        vec![Authorization { dry_run: true, ..deny(vec![principal(WEB_PRINCIPAL)]) }],
+    ] {
+        let world = with(&shop(), policies.iter().map(of_policy).collect());
+        assert!(ask(&world, "10.96.0.1:80").is_ok(), "{policies:?}");
+    }
+    let world = with(&shop(), vec![of_policy(&deny(vec![not_principal("cluster.local/ns/shop/sa/batch")]))]);
+    assert_eq!(ask(&world, "10.96.0.1:80").unwrap_err().code, "E_POLICY_DENIED", "it denies the waypoint as well");
 }

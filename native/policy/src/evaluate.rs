@@ -4,7 +4,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use trackbed_contract::tables::errors;
 
-use crate::policy::{Action, Connection, Policy, Rejected};
+use crate::policy::{Action, Connection, Intermediary, Policy, Rejected};
 
 /// A policy that applies to the destination, or the hole where one should be.
 #[derive(Debug, Clone, Copy)]
@@ -96,6 +96,20 @@ pub fn evaluate<'a>(candidates: impl IntoIterator<Item = Candidate<'a>>, connect
         Some((effect, candidate, rule)) => Decision::Denied(candidate.refuse(effect, rule, connection)),
     };
     Evaluation { decision, dry_run }
+}
+
+/// The DENY that keeps a client out also behind an intermediary. Of the rest the destination decides, for which the intermediary is the source.
+pub fn keeps_out<'a>(
+    candidates: impl IntoIterator<Item = Candidate<'a>>,
+    client: &Connection<'_>,
+    through: &Intermediary<'_>,
+) -> Option<Refused> {
+    candidates.into_iter().find_map(|candidate| {
+        let Candidate::Known(policy) = candidate else { return None };
+        let enforced = policy.action() == Action::Deny && !policy.dry_run();
+        let rule = enforced.then(|| policy.matches_through(client, through))??;
+        Some(candidate.refuse(Effect::Denies, Some(rule), client))
+    })
 }
 
 /// Every candidate and what it says, in the given order, and the evaluation that follows.

@@ -5,6 +5,6 @@ mod evaluate;
 mod parse;
 mod policy;
 
-pub use evaluate::{Candidate, Considered, Decision, Effect, Evaluation, PolicyRef, Refused, evaluate, explain};
+pub use evaluate::{Candidate, Considered, Decision, Effect, Evaluation, PolicyRef, Refused, evaluate, explain, keeps_out};
 pub use parse::{PolicyError, Problem};
-pub use policy::{Action, Connection, Policy, Rejected, Scope};
+pub use policy::{Action, Connection, Intermediary, Policy, Rejected, Scope};

@@ -119,7 +119,34 @@ impl Policy {
     }
 }
 
+/// Who passes a connection on in a client's stead: what a rule says of everybody but it, it does not say of its clients.
+#[derive(Debug, Clone, Copy)]
+pub struct Intermediary<'a> {
+    pub identity: &'a Identity,
+    pub ip: IpAddr,
+}
+
+impl Policy {
+    /// As `matches` for the client's own connection to the destination, without the rules that leave the intermediary out by name.
+    pub(crate) fn matches_through(&self, client: &Connection<'_>, through: &Intermediary<'_>) -> Option<usize> {
+        let matches = |m: &Match| m.matches(client) && !m.leaves_out(through);
+        self.rules.iter().position(|clauses| clauses.iter().all(|clause| clause.is_empty() || clause.iter().any(matches)))
+    }
+}
+
 impl Match {
+    /// One of the sources that it is not about.
+    fn leaves_out(&self, source: &Intermediary<'_>) -> bool {
+        let (identity, ip) = (source.identity, source.ip.to_canonical());
+        self.namespaces.none.iter().any(|text| text.matches(identity.namespace()))
+            || self.principals.none.iter().any(|text| text.matches(identity.principal()))
+            || self.source_ips.none.iter().any(|net| net.contains(&ip))
+            || self.service_accounts.none.iter().any(|account| account.matches(identity))
+    }
+
+    // With two callers it is inlined into neither, and every decision takes 40 % more instructions.
+    #[allow(clippy::inline_always)]
+    #[inline(always)]
     fn matches(&self, connection: &Connection<'_>) -> bool {
         // A plaintext peer has the empty namespace and principal: `not_principals: presence` is "has no identity".
         let namespace = connection.source.map_or("", Identity::namespace);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use trackbed_contract::tables::errors;
-use trackbed_decide::{Admitted, Refusal, Standing, World, recheck_inbound, recheck_outbound};
+use trackbed_decide::{Admitted, Refusal, Served, Standing, World, recheck_inbound, recheck_outbound, recheck_waypoint};
 use trackbed_hbone::{Meter, Outcome};
 
 use super::Thread;
@@ -39,6 +39,8 @@ pub(crate) enum Facts {
     Outbound(Standing),
     Inbound(Box<Admitted>),
     Relay(Box<Relayed>),
+    /// Of a client of this waypoint.
+    Waypoint(Box<Served>),
 }
 
 /// Both halves, and the pod that the second one leads to.
@@ -155,6 +157,7 @@ impl Connection {
                 **admitted = recheck_inbound(world, &pod.local, admitted)?;
                 Ok(())
             }
+            Facts::Waypoint(served) => recheck_waypoint(world, &pod.local, served),
             Facts::Relay(relayed) => {
                 recheck_outbound(world, &pod.local, &relayed.standing)?;
                 let destination = current(&relayed.destination).unwrap_or_else(|| Arc::clone(&relayed.destination));

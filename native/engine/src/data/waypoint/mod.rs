@@ -46,10 +46,10 @@ impl Thread {
             let world = ready.world().ok_or_else(no_world)?;
             let routes = self.shared.routes.load();
             let pod = self.published(&station);
-            let served = inbound_waypoint(world, &pod.local, &identity, &request.authority, |service| routes.has(service))?;
+            let served = inbound_waypoint(world, &pod.local, &identity, from.ip(), &request.authority, |service| routes.has(service))?;
             account.service(Some(&served.service));
             // No await between the decision and this.
-            let registered = self.register(&pod, Facts::Outbound(served.standing()));
+            let registered = self.register(&pod, Facts::Waypoint(Box::new(served.clone())));
             Ok((served, registered))
         });
         let (served, registered) = match decided {

@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use tokio::net::TcpStream;
 use trackbed_contract::engine::{RemovePod, ResourceType, from_engine, to_engine};
+use trackbed_contract::istio::workload::TunnelProtocol;
 use trackbed_contract::route::Protocol;
 use trackbed_hbone::limits::Limits;
 use trackbed_hbone::{ConnectRequest, Tunnel, TunnelError};
@@ -10,8 +11,8 @@ use trackbed_tls::Certified;
 
 use super::lab::{self, TOKEN, Waypoint, of_waypoint, routes, spec, through_gate};
 use crate::director::Authority;
-use crate::lab::{Fabric, Pod};
-use crate::mesh::Mesh;
+use crate::lab::{Fabric, Pod, of_workload};
+use crate::mesh::{Mesh, deny};
 
 fn shop(gate: &Pod) -> Vec<trackbed_contract::engine::Resource> {
     vec![
@@ -143,6 +144,22 @@ fn only_services_that_the_waypoint_has_routes_for_are_open_to_members_of_its_tru
     let without: Vec<_> = shop(&gate).into_iter().filter(|one| one.r#type != i32::from(ResourceType::Routes)).collect();
     assert_eq!(waypoint.director.state(without), []);
     assert_eq!(ask("10.96.0.1:80"), Err(TunnelError::Refused { status: 503 }));
+}
+
+#[test]
+fn a_client_that_a_policy_of_the_pods_keeps_out_is_refused_by_the_waypoint() {
+    let Some(fabric) = Fabric::new() else { return };
+    let (gate, web, cart) = (fabric.pod("gate"), fabric.pod("web"), fabric.pod("cart"));
+    let mut resources = shop(&gate);
+    resources.push(of_workload(&lab::behind(cart.workload("two", TunnelProtocol::Hbone), "cart", 80)));
+    let waypoint = Waypoint::start(&fabric, &gate, &resources);
+    let member = fabric.authority.certify(&web.identity());
+    assert_eq!(connect(&web, &member, &gate, "10.96.0.1:80"), Ok(()));
+    resources.push(deny("keep-web-out", &web.identity()));
+    assert_eq!(waypoint.director.state(resources), []);
+    assert_eq!(connect(&web, &member, &gate, "10.96.0.1:80"), Err(TunnelError::Refused { status: 401 }));
+    let flow = waypoint.director.flow("the refusal", |flow| flow.code == "E_POLICY_DENIED");
+    assert_eq!(flow.policy, "shop/keep-web-out");
 }
 
 #[test]
