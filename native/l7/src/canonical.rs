@@ -1,7 +1,7 @@
 //! One form for every request, whichever version of HTTP it came in: what is ambiguous is refused, what belongs to a connection is taken off.
 use crate::path;
 use crate::refusal::Refusal;
-use crate::{Client, Flag, Served};
+use crate::{Client, Served};
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
@@ -45,8 +45,8 @@ impl Canonical {
 /// Leaves in `request` what goes on.
 pub(crate) fn canonical(request: &mut Parts, client: &Client, served: &Served) -> Result<Canonical, Refusal> {
     if request.method == Method::CONNECT {
-        let reason = "CONNECT is not for waypoints";
-        return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, Flag::ProtocolError, reason));
+        let refusal = Refusal::malformed("CONNECT is not for waypoints");
+        return Err(Refusal { status: StatusCode::METHOD_NOT_ALLOWED, ..refusal });
     }
     framing(request)?;
     let host = host(request, served)?;
@@ -73,10 +73,11 @@ fn framing(request: &Parts) -> Result<(), Refusal> {
     let mut encodings = request.headers.get_all(TRANSFER_ENCODING).iter();
     let Some(encoding) = encodings.next() else { return Ok(()) };
     if request.headers.contains_key(CONTENT_LENGTH) {
-        return Err(Refusal::bad_request("Content-Length and Transfer-Encoding exclude each other"));
+        return Err(Refusal::malformed("Content-Length and Transfer-Encoding exclude each other"));
     }
     if encodings.next().is_some() || !encoding.as_bytes().eq_ignore_ascii_case(b"chunked") {
-        return Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, Flag::ProtocolError, "no transfer coding but chunked is known"));
+        let refusal = Refusal::malformed("no transfer coding but chunked is known");
+        return Err(Refusal { status: StatusCode::NOT_IMPLEMENTED, ..refusal });
     }
     Ok(())
 }
@@ -86,25 +87,28 @@ fn host(request: &Parts, served: &Served) -> Result<HeaderValue, Refusal> {
     let mut hosts = request.headers.get_all(HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
-        return Err(Refusal::bad_request("there is more than one Host"));
+        return Err(Refusal::malformed("there is more than one Host"));
     }
     let authority = request.uri.authority();
+    if authority.is_some() && request.uri.scheme().is_none() {
+        return Err(Refusal::malformed("the target is neither a path nor a URI"));
+    }
     let fine = |text: &str| !text.is_empty() && !text.contains('@') && Authority::try_from(text).is_ok();
     match (authority, host) {
         (Some(authority), Some(host)) if request.version == Version::HTTP_2 && host != authority.as_str() => {
-            Err(Refusal::bad_request("Host and :authority differ"))
+            Err(Refusal::malformed("Host and :authority differ"))
         }
         // The absolute form of HTTP/1.1 wins over Host, as the standard says.
         (Some(authority), _) if fine(authority.as_str()) => {
-            HeaderValue::from_str(authority.as_str()).map_err(|_| Refusal::bad_request("the authority is none"))
+            HeaderValue::from_str(authority.as_str()).map_err(|_| Refusal::malformed("the authority is none"))
         }
         (None, Some(host)) if host.to_str().is_ok_and(fine) => Ok(host.clone()),
         (None, None) if request.version < Version::HTTP_11 => {
             let hostname = served.service.split_once('/').map_or("", |(_, hostname)| hostname);
-            HeaderValue::from_str(hostname).map_err(|_| Refusal::bad_request("there is no Host"))
+            HeaderValue::from_str(hostname).map_err(|_| Refusal::malformed("there is no Host"))
         }
-        (None, None) => Err(Refusal::bad_request("there is no Host")),
-        _ => Err(Refusal::bad_request("the Host is none")),
+        (None, None) => Err(Refusal::malformed("there is no Host")),
+        _ => Err(Refusal::malformed("the Host is none")),
     }
 }
 
@@ -119,7 +123,7 @@ pub(crate) fn take_off(headers: &mut HeaderMap) -> Result<(), Refusal> {
     if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = names(headers).filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok()).collect();
         if named.iter().any(|name| [HOST, CONTENT_LENGTH, TRANSFER_ENCODING].contains(name)) {
-            return Err(Refusal::bad_request("Connection names what belongs to the message"));
+            return Err(Refusal::malformed("Connection names what belongs to the message"));
         }
         for name in &named {
             headers.remove(name);

@@ -34,8 +34,13 @@ enum Passed<U: Upstream> {
 pub(crate) async fn exchange<U: Upstream>(session: Rc<Session<U>>, request: Request<Incoming>) -> Response<Answer<U>> {
     let (request, incoming) = request.into_parts();
     let version = request.version;
+    let asks = version != Version::HTTP_2 && request.headers.contains_key(UPGRADE);
     let mut record = Record::begin(Rc::clone(&session.parties), &request);
-    match pass(&session, request, incoming, &mut record).await {
+    let passed = pass(&session, request, incoming, &mut record).await;
+    if asks {
+        session.upgrading.answered(session.upgraded.borrow().is_some());
+    }
+    match passed {
         Ok(Passed::Backend(response)) => {
             record.status = Some(response.status());
             record.grpc_status = grpc_status(response.headers());
@@ -56,7 +61,10 @@ pub(crate) async fn exchange<U: Upstream>(session: Rc<Session<U>>, request: Requ
         }
         Err(refusal) => {
             record.flag(refusal.flag);
-            let (response, code) = refusal.response(record.grpc);
+            let (mut response, code) = refusal.response(record.grpc);
+            if refusal.close && version != Version::HTTP_2 {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
             record.status = Some(response.status());
             record.grpc_status = code;
             let text = if code.is_some() { "" } else { refusal.reason };

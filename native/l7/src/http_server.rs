@@ -1,11 +1,12 @@
 //! HTTP on a client's connection, either version, until the client has enough of it or the worker drains.
 use crate::carry::Carried;
 use crate::exchange::exchange;
+use crate::guard::Guard;
 use crate::limits::{CONNECTION_WINDOW, HEAD_BYTES, HEADERS, STREAM_WINDOW, STREAMS};
 use crate::link::Local;
 use crate::rewound::Rewound;
 use crate::session::Session;
-use crate::{End, Upstream};
+use crate::{End, Flag, Upstream};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -28,8 +29,10 @@ where
         let session = Rc::clone(&requests);
         Box::pin(async move { Ok::<_, Infallible>(exchange(session, request).await) })
     });
-    let mut connection =
-        http1::Builder::new().max_headers(HEADERS).max_header_size(HEAD_BYTES as usize).serve_connection(TokioIo::new(io), service);
+    let mut connection = http1::Builder::new()
+        .max_headers(HEADERS)
+        .max_header_size(HEAD_BYTES as usize)
+        .serve_connection(TokioIo::new(Guard::new(io, Rc::clone(&session.upgrading))), service);
     let mut told = false;
     let served = loop {
         select! {
@@ -43,6 +46,10 @@ where
     };
     if let Err(cause) = served {
         tracing::debug!(client = %session.parties.client.address, %cause, "an HTTP/1.1 connection of a client broke off");
+        if cause.is_parse() {
+            // No request came of it that could be told of.
+            Carried::begin(&session.parties, None).flag = Some(Flag::ProtocolError);
+        }
         return End::Client;
     }
     let parts = connection.into_parts();

@@ -15,6 +15,8 @@ mod context;
 mod cors;
 mod exchange;
 mod filter;
+mod framing;
+mod guard;
 mod hello;
 mod http_server;
 mod invalid;

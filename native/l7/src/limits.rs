@@ -5,7 +5,8 @@ use std::time::Duration;
 pub(crate) const HEAD_BYTES: u32 = 60 * 1024;
 /// Of headers in one head: as Envoy and hyper have it.
 pub(crate) const HEADERS: usize = 100;
-/// For a head to arrive once its first byte was read, or its connection was opened. Slow readers of attackers hold a task, not more.
+/// For a head to end once it has begun, the first of a connection or any later one. Between two requests a connection may be idle for as long as
+/// its tunnel lets it.
 pub(crate) const HEAD_WAIT: Duration = Duration::from_secs(30);
 /// HTTP/2 streams that one client may have open: what Envoy gives, and enough for any gRPC client, which opens a second connection then.
 pub(crate) const STREAMS: u32 = 100;

@@ -9,6 +9,8 @@ pub(crate) struct Refusal {
     pub(crate) flag: Flag,
     /// For the client's operator: no words that the client sent.
     pub(crate) reason: &'static str,
+    /// Whoever wrote that request may mean something else by what follows it: the connection ends with the answer.
+    pub(crate) close: bool,
 }
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -16,11 +18,15 @@ const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 impl Refusal {
     pub(crate) fn new(status: StatusCode, flag: Flag, reason: &'static str) -> Self {
-        Self { status, flag, reason }
+        Self { status, flag, reason, close: false }
     }
 
     pub(crate) fn bad_request(reason: &'static str) -> Self {
         Self::new(StatusCode::BAD_REQUEST, Flag::ProtocolError, reason)
+    }
+
+    pub(crate) fn malformed(reason: &'static str) -> Self {
+        Self { close: true, ..Self::bad_request(reason) }
     }
 
     pub(crate) fn unavailable(flag: Flag, reason: &'static str) -> Self {

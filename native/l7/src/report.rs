@@ -8,7 +8,7 @@ use std::time::Duration;
 pub trait Report: 'static {
     /// Once for each request, after the last byte of its response, or when it was given up.
     fn request(&self, record: &RequestRecord<'_>);
-    /// Once for each connection that is not carried as HTTP, upgraded ones included, when it is over.
+    /// Once for each connection that is not carried as HTTP, upgraded ones included, when it is over; and for one that was to be HTTP and is not.
     fn connection(&self, record: &StreamRecord<'_>);
     /// Once for each copy of a request for a mirror.
     fn copied(&self, _served: &Served, _mirror: &crate::BackendKey, _how: Copied) {}

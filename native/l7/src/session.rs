@@ -1,5 +1,6 @@
 //! What the requests of one client's connection have in common, and the rules that are in force for it right now.
 use crate::backend::Backend;
+use crate::guard::Upgrading;
 use crate::record::Parties;
 use crate::rewound::Rewound;
 use crate::rule::HttpRule;
@@ -20,6 +21,8 @@ pub(crate) struct Session<U: Upstream> {
     port: RefCell<Option<Looked>>,
     /// Set by a request whose answer was 101.
     pub(crate) upgraded: RefCell<Option<Upgraded<U>>>,
+    /// Of HTTP/1.1: who must be told what became of a wish to upgrade.
+    pub(crate) upgrading: Rc<Upgrading>,
 }
 
 /// What goes on without HTTP.
@@ -38,7 +41,7 @@ pub(crate) struct Held<U: Upstream> {
 impl<U: Upstream> Session<U> {
     pub(crate) fn new(context: Rc<Context<U>>, client: Client, served: Served) -> Rc<Self> {
         let parties = Rc::new(Parties { client, served, report: Rc::clone(&context.report) });
-        Rc::new(Self { context, parties, port: RefCell::default(), upgraded: RefCell::default() })
+        Rc::new(Self { context, parties, port: RefCell::default(), upgraded: RefCell::default(), upgrading: Rc::default() })
     }
 
     /// None: nothing is known of the service any more.

@@ -5,5 +5,6 @@ mod retries;
 mod routing;
 mod shaping;
 mod streams;
+mod strict;
 mod support;
 mod versions;

@@ -263,7 +263,8 @@ impl Waypoint {
         // It may be refused before all is written.
         let _ = io.write_all(bytes).await;
         let mut all = Vec::new();
-        let _ = io.read_to_end(&mut all).await;
+        let whole = tokio::time::timeout(PATIENCE / 3, io.read_to_end(&mut all)).await;
+        assert!(whole.is_ok(), "{:?} leaves the connection open", String::from_utf8_lossy(bytes));
         String::from_utf8_lossy(&all).into_owned()
     }
 }
