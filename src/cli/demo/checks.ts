@@ -12,6 +12,7 @@ import { until } from "../../lab/until.ts";
 import type { FlowLog } from "./flowLog.ts";
 import { denyTicker, peerAuthentication } from "./policies.ts";
 import type { Probe } from "./probe.ts";
+import { canaryShifts, retryHides } from "./routes.ts";
 import { openTicks } from "./ticks.ts";
 import type { WorkingCopy } from "./workingCopy.ts";
 
@@ -117,6 +118,8 @@ export const checks: readonly Check[] = [
       return `${greeting.trim()} after ${ms(took)}`;
     },
   },
+  { claim: "a weight in the YAML shifts requests from one version to the other, and none is lost", run: canaryShifts },
+  { claim: "a retry hides a pod that fails", run: retryHides },
   { claim: "names of the mesh are answered with the DNS server away, other names by that server", run: dnsAnswers },
   { claim: "rules deleted by somebody else are back within a second", run: rulesComeBack },
   { claim: "an engine's worker is killed: no new connection is refused", run: workerDies },

@@ -113,8 +113,9 @@ The mesh stays up until Ctrl-C. Try in another terminal:
   ${trackbed} explain pod/shopper
   ${trackbed} exec pod/shopper -- curl -s http://web/order?note=hello
   ${trackbed} exec pod/outsider -- curl -s http://web.shop/order
+  ${trackbed} exec pod/shopper -- curl -s http://stock/
 
 and edit the documents in ${mesh}: what you save is in force at once.
-For example, take the rule out of 30-policy.yaml, or label a pod trackbed.dev/mesh: disabled.`);
+For example, take the rule out of 30-policy.yaml, label a pod trackbed.dev/mesh: disabled, or change a weight in 41-stock-route.yaml.`);
   await new Promise<never>(() => setInterval(() => undefined, A_MINUTE_MS)); // a promise alone does not keep a process alive
 }

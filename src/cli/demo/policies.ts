@@ -28,3 +28,22 @@ spec:
   mtls:
     mode: ${mode}
 `;
+
+export type StockRoute = {
+  readonly backends: readonly (readonly [service: string, weight: number])[];
+  /** 503 is tried again. */
+  readonly retry?: boolean;
+};
+
+export const stockRoute = ({ backends, retry = false }: StockRoute): string => `# Written by the demo: where requests for stock go.
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata:
+  name: stock
+  namespace: shop
+spec:
+  parentRefs:
+    - { group: "", kind: Service, name: stock }
+  rules:
+    - backendRefs:
+${backends.map(([name, weight]) => `        - { name: ${name}, port: 80, weight: ${weight} }\n`).join("")}${retry ? "      retry: { codes: [503], attempts: 3, backoff: 10ms }\n" : ""}`;
