@@ -1,6 +1,9 @@
 // Envoy's configuration in both roles of HBONE: as others' meshes configure it, with our certificates.
 import type { Credentials } from "../hbone/peer.ts";
 
+/** The most that Envoy answers by itself. */
+export const WEB_BODY_BYTES = 4096;
+
 const EXTENSION = "type.googleapis.com/envoy.extensions";
 
 const address = (host: string, port: number): object => ({
@@ -31,7 +34,9 @@ function cluster(host: string, port: number, rest: object = {}): object {
   };
 }
 
-const bootstrap = (listener: object, destination: object): object => ({
+type Bootstrap = { readonly static_resources: { readonly listeners: readonly object[]; readonly clusters: readonly object[] } };
+
+const bootstrap = (listener: object, destination: object): Bootstrap => ({
   static_resources: { listeners: [{ name: "listener", ...listener }], clusters: [destination] },
 });
 
@@ -66,7 +71,7 @@ export function client(
 }
 
 /** Tunnels to `port` here end here; what is in them goes to the application at `target`. */
-export function server(credentials: Credentials, port: number, identity: string, target: { host: string; port: number }): object {
+export function server(credentials: Credentials, port: number, identity: string, target: { host: string; port: number }): Bootstrap {
   const manager = {
     "@type": `${EXTENSION}.filters.network.http_connection_manager.v3.HttpConnectionManager`,
     stat_prefix: "hbone",
@@ -101,4 +106,32 @@ export function server(credentials: Credentials, port: number, identity: string,
     },
     cluster(target.host, target.port),
   );
+}
+
+/** An HTTP server on `port` that answers everything itself, and says which version it was asked in: alone, or beside what is configured already. */
+export function web(port: number, beside?: Bootstrap): Bootstrap {
+  const manager = {
+    "@type": `${EXTENSION}.filters.network.http_connection_manager.v3.HttpConnectionManager`,
+    stat_prefix: "web",
+    codec_type: "AUTO",
+    http_filters: [{ name: "router", typed_config: { "@type": `${EXTENSION}.filters.http.router.v3.Router` } }],
+    route_config: {
+      virtual_hosts: [
+        {
+          name: "all",
+          domains: ["*"],
+          routes: [
+            {
+              match: { prefix: "/" },
+              direct_response: { status: 200, body: { inline_string: "x".repeat(WEB_BODY_BYTES) } },
+              response_headers_to_add: [{ header: { key: "x-served-by", value: "envoy %PROTOCOL%" } }],
+            },
+          ],
+        },
+      ],
+    },
+  };
+  const listener = { name: "web", address: address("::", port), filter_chains: [{ filters: [{ name: "http", typed_config: manager }] }] };
+  const { listeners, clusters } = beside?.static_resources ?? { listeners: [], clusters: [] };
+  return { static_resources: { listeners: [...listeners, listener], clusters } };
 }
