@@ -1,6 +1,7 @@
 // What is measured: each scenario is a run of the load generator and the figures taken from it, or a measurement of its own.
 import { measureIdle } from "./idle.ts";
 import { type Cpu, type Figures, type Measured, type Outcome, runLoad, type Size } from "./measure.ts";
+import { largestResident } from "./process.ts";
 import { measureTimeWait } from "./timewait.ts";
 import { carriers, type Placement, routers, type Variant, type VariantName } from "./variant.ts";
 
@@ -43,6 +44,12 @@ const noCpu: Cpu = { client: 0, server: 0, proxies: 0, beside: 0 };
 
 /** A waypoint stands where its service's pods are. */
 const HTTP = { variants: routers, placements: ["across"] } as const;
+
+/** Of the proxies, with the pages of their programs: what a pod of it takes. */
+const resident = (variant: Variant): Measured[] => {
+  const bytes = largestResident(variant.proxies());
+  return bytes === 0 ? [] : [{ metric: "resident", unit: "MiB", value: bytes / 2 ** 20 }];
+};
 
 const plural = (count: number, noun: string): string => `${count} ${noun}${count === 1 ? "" : "s"}`;
 
@@ -126,6 +133,13 @@ export const scenarios: readonly Scenario[] = [
     once: false,
     measure: measureTimeWait,
   },
+  {
+    id: "http-idle",
+    name: "reverse proxies before the first request",
+    ...HTTP,
+    once: true,
+    measure: async (variant) => ({ measured: resident(variant), histogram: [] }),
+  },
   load(
     "http-32",
     "GETs of 100 B over HTTP/1.1, 32 connections",
@@ -134,5 +148,15 @@ export const scenarios: readonly Scenario[] = [
     [rate, p50, p99, ...perRequest],
     HTTP,
   ),
-  load("http-rate", "1000 GETs/s of 100 B, open loop", ["http", "--rate", "1000"], SECONDS.open, [p50, p99, p999, proxyCores], HTTP),
+  withResident(
+    load("http-rate", "1000 GETs/s of 100 B, open loop", ["http", "--rate", "1000"], SECONDS.open, [p50, p99, p999, proxyCores], HTTP),
+  ),
 ];
+
+function withResident(scenario: Scenario): Scenario {
+  const measure: Scenario["measure"] = async (variant, size) => {
+    const { measured, histogram } = await scenario.measure(variant, size);
+    return { measured: [...measured, ...resident(variant)], histogram };
+  };
+  return { ...scenario, measure };
+}

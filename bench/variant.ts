@@ -6,8 +6,8 @@ import { type PeerName, peerNames, program, startPeer } from "./peer.ts";
 
 /** Those between which bytes go, and those between which requests do. */
 export const carriers = ["direct", ...peerNames, "trackbed"] as const;
-export const routers = ["direct", ...gatewayNames] as const;
-export const variantNames = [...carriers, ...gatewayNames] as const;
+export const routers = ["direct", ...gatewayNames, "waypoint"] as const;
+export const variantNames = [...carriers, ...gatewayNames, "waypoint"] as const;
 export type VariantName = (typeof variantNames)[number];
 export const placements = { across: "across nodes", local: "on one node" } as const;
 export type Placement = keyof typeof placements;
@@ -29,6 +29,9 @@ export type Variant = {
 };
 
 export const PORT = 9000;
+/** The service in front of the mesh's server, whose requests pass the waypoint. */
+const SERVICE = "10.96.88.1";
+const WAYPOINT = "mesh/waypoint";
 
 const firstIp = (pod: PodPlace): string => {
   const [ip] = pod.ips;
@@ -85,10 +88,21 @@ export async function startVariants(lab: Lab, wanted: ReadonlySet<VariantName>):
         variants.push({ ...direct, name, to, carries: "http", pods: [...pods, lab.pod(`plain/${name}`)], proxies: pids });
       }
     }
-    if (wanted.has("trackbed")) {
+    if (wanted.has("trackbed") || wanted.has("waypoint")) {
       const mesh = ends("mesh");
-      const own = { placement, client: mesh.client, to: at(mesh.server), pods: [mesh.client, mesh.server] };
-      variants.push({ ...own, name: "trackbed", carries: "bytes", server: serve(mesh.server), proxies: engines, beside: daemons });
+      const own = { placement, client: mesh.client, server: serve(mesh.server), pods: [mesh.client, mesh.server] };
+      if (wanted.has("trackbed"))
+        variants.push({ ...own, name: "trackbed", to: at(mesh.server), carries: "bytes", proxies: engines, beside: daemons });
+      // Of its way only the waypoint counts as the proxy: what the tunnels to it and from it cost is beside.
+      if (wanted.has("waypoint") && placement === "across")
+        variants.push({
+          ...own,
+          name: "waypoint",
+          to: `${SERVICE}:${PORT}`,
+          carries: "http",
+          proxies: () => lab.waypointPids(WAYPOINT),
+          beside: engines,
+        });
     }
   }
   return variants;

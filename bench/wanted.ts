@@ -9,8 +9,8 @@ const place = {
   scenario: z.string(),
   placement: z.enum(["across", "local"]),
   metric: z.string(),
-  /** Of the mesh's HTTP half, not of the mesh. */
-  variant: z.literal("l7").optional(),
+  /** Of requests, not of the mesh's bytes: the HTTP half alone, or a waypoint with tunnels on both sides. */
+  variant: z.enum(["l7", "waypoint"]).optional(),
 };
 const bound = z.union([z.object({ most: z.number() }), z.object({ least: z.number() })]);
 const comparison = z.discriminatedUnion("compare", [

@@ -95,6 +95,8 @@ export type Lab = {
   stopNode(name: string): Promise<void>;
   /** Starts the engine of a waypoint in its pod and waits until it says that it is ready. */
   startWaypoint(pod: string): Promise<void>;
+  /** The process of a waypoint; none while it does not run. */
+  waypointPids(pod: string): readonly number[];
   /** SIGTERM by default, which lets its requests end; resolves when the process is gone. */
   stopWaypoint(pod: string, signal?: NodeJS.Signals): Promise<void>;
   /** Everything: control, then every node and every waypoint; resolves when each pod that its labels enrol is ready. */

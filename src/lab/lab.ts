@@ -122,6 +122,11 @@ function assemble(build: Build, ips: readonly string[]): Lab {
       const ready = (): Promise<string> => get({ host, port: ports.daemonHealth }, "/healthz/ready");
       await alive(`waypoint ${place.name} is ready`, child, ready, () => tail(log));
     },
+    waypointPids(name) {
+      // nsenter became the engine
+      const { pid, exitCode = null, signalCode = null } = waypoints.get(pod(name).name) ?? {};
+      return pid === undefined || exitCode !== null || signalCode !== null ? [] : [pid];
+    },
     async stopWaypoint(name, signal = "SIGTERM") {
       const { name: full } = pod(name);
       const child = waypoints.get(full);
