@@ -9,8 +9,8 @@ use trackbed_contract::tables::bounds;
 use super::flow::Record;
 
 const CAPACITY: usize = bounds::FLOW_QUEUE as usize;
-/// Records of one batch: a whole full queue in a few batches, about 0.5 MiB on the wire, below the message limit.
-const BATCH_RECORDS: usize = 1024;
+/// Records of one batch: some 64 KiB on the wire. The stream keeps a buffer of the largest one that it ever sent, for its life.
+const BATCH_RECORDS: usize = 128;
 
 #[derive(Debug)]
 enum Report {
