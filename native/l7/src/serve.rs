@@ -8,7 +8,7 @@ use crate::rewound::Rewound;
 use crate::service::{Port, Rules};
 use crate::session::Session;
 use crate::stream_rules::StreamRule;
-use crate::telling::{PREFACE, Spoken, spoken};
+use crate::telling::{Spoken, spoken};
 use crate::{Client, Context, Endpoint, Flag, Outcome, Served, Upstream};
 use bytes::{Bytes, BytesMut};
 use std::io;
@@ -45,7 +45,7 @@ where
     match (port.rules(begun.session.parties.client.namespace()), port.protocol) {
         // What turns out to be HTTP obeys the rules, and the rest goes to the service itself.
         (Some(Rules::Http(_)) | None, Protocol::Unspecified) => begun.undeclared(&port).await,
-        (Some(Rules::Http(_)), _) | (None, Protocol::Http | Protocol::Http2 | Protocol::Grpc) => begun.http().await,
+        (Some(Rules::Http(_)), _) | (None, Protocol::Http | Protocol::Http2 | Protocol::Grpc) => begun.http(port.protocol).await,
         (Some(Rules::Tls(rules)), _) => begun.tls(|server_name| rules.find(server_name)).await,
         (Some(Rules::Tcp(rules)), _) => match rules.find(None) {
             Some(rule) => begun.stream(rule, None).await,
@@ -73,23 +73,26 @@ where
     Io: AsyncRead + AsyncWrite + Unpin + 'static,
     U: Upstream,
 {
-    /// The version is told by the first bytes; whatever is not HTTP/2 is for HTTP/1.1's parser to refuse.
-    async fn http(mut self) -> End {
-        while self.read.len() < PREFACE.len() && PREFACE.starts_with(&self.read) {
-            let limit = if self.read.is_empty() { None } else { Some(HEAD_WAIT) };
-            let read = match limit {
-                None => self.first().await,
-                Some(limit) => timeout(limit, self.more()).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
+    /// The version is told by the first bytes. What is neither is refused by the parser of the one that the port is declared for.
+    async fn http(mut self, declared: Protocol) -> End {
+        let told = loop {
+            if let Some(told) = spoken(&self.read) {
+                break told;
+            }
+            let read = if self.read.is_empty() {
+                self.first().await
+            } else {
+                timeout(HEAD_WAIT, self.more()).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             };
             match read {
                 Ok(0) if self.read.is_empty() => return End::Closed,
-                Ok(0) => break,
+                Ok(0) => break Spoken::Other,
                 Ok(_) => {}
                 Err(_) => return End::Client,
             }
-        }
-        let http2 = self.read.starts_with(PREFACE);
-        self.http_as(http2).await
+        };
+        let http2 = matches!(declared, Protocol::Http2 | Protocol::Grpc);
+        self.http_as(told == Spoken::Http2 || (told == Spoken::Other && http2)).await
     }
 
     async fn http_as(self, http2: bool) -> End {

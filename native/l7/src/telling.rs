@@ -1,7 +1,7 @@
 //! Which protocol a client speaks, from its first bytes.
 
 /// HTTP/2 with prior knowledge begins with it (RFC 9113, section 3.4).
-pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Longest word that is taken for a method: "UPDATEREDIRECTREF" has 17.
 const METHOD_BYTES: usize = 20;
 
