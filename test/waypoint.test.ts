@@ -1,7 +1,9 @@
 // HTTP through a waypoint between two nodes: routed as its routes say, encrypted on both ways, and refused where no rule matches.
 import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
+import { once } from "node:events";
 import { readFileSync } from "node:fs";
+import { createInterface } from "node:readline";
 import { after, before, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { ports } from "#contract/tables.ts";
@@ -32,6 +34,33 @@ function service(name: string, clusterIPs: readonly string[], selector: Record<s
   return { apiVersion: "v1", kind: "Service", metadata: { name, namespace: "app", labels }, spec: { clusterIPs, selector, ports: ports_ } };
 }
 
+/** One on each node; the second begins only where a claim needs it. */
+const WAYPOINTS = [
+  { name: "waypoint-0", node: "node-b", ips: ["10.99.2.39", "fd99:2::39"] },
+  { name: "waypoint-1", node: "node-a", ips: ["10.99.1.39", "fd99:1::39"] },
+] as const;
+
+const waypointPod = ({ name, node, ips }: (typeof WAYPOINTS)[number], ready: boolean): string =>
+  json({
+    apiVersion: "v1",
+    kind: "Pod",
+    metadata: {
+      name,
+      namespace: "app",
+      labels: {
+        "gateway.networking.k8s.io/gateway-name": "waypoint",
+        "gateway.networking.k8s.io/gateway-class-name": "trackbed-waypoint",
+      },
+      annotations: { "trackbed.dev/netns": `/run/netns/app-${name}` },
+    },
+    spec: { nodeName: node, serviceAccountName: "waypoint", containers: [] },
+    status: {
+      phase: "Running",
+      podIPs: ips.map((ip) => ({ ip })),
+      conditions: [{ type: "Ready", status: ready ? "True" : "False" }],
+    },
+  });
+
 const waypoint = (): string =>
   json(
     {
@@ -41,21 +70,6 @@ const waypoint = (): string =>
       spec: { gatewayClassName: "trackbed-waypoint", listeners: [{ name: "mesh", port: ports.hbone, protocol: "HBONE" }] },
     },
     service("waypoint", ["10.96.99.29", "fd96:99::29"], { "gateway.networking.k8s.io/gateway-name": "waypoint" }, ports.hbone),
-    {
-      apiVersion: "v1",
-      kind: "Pod",
-      metadata: {
-        name: "waypoint-0",
-        namespace: "app",
-        labels: {
-          "gateway.networking.k8s.io/gateway-name": "waypoint",
-          "gateway.networking.k8s.io/gateway-class-name": "trackbed-waypoint",
-        },
-        annotations: { "trackbed.dev/netns": "/run/netns/app-waypoint-0" },
-      },
-      spec: { nodeName: "node-b", serviceAccountName: "waypoint", containers: [] },
-      status: { phase: "Running", podIPs: [{ ip: "10.99.2.39" }, { ip: "fd99:2::39" }], conditions: [{ type: "Ready", status: "True" }] },
-    },
   );
 
 const route = (rules: readonly object[]): string =>
@@ -88,6 +102,9 @@ before(async () => {
   );
   for (const { name, node, ips } of SERVERS) mesh.document(`${name}.yaml`, podDocument({ name, node, ips, namespace: "app" }));
   mesh.document("waypoint.yaml", waypoint());
+  const [first, second] = WAYPOINTS;
+  mesh.document("waypoint-0.yaml", waypointPod(first, true));
+  mesh.document("waypoint-1.yaml", waypointPod(second, false));
   mesh.document("route.yaml", route(TO_V2_BY_HEADER));
   await mesh.lab.reconcile();
   for (const { name } of SERVERS) {
@@ -112,6 +129,15 @@ async function ask(path: string, headers: readonly string[] = [], count = 1, fro
     .trim()
     .split("\n")
     .map((line) => JSON.parse(line) as Answer);
+}
+
+/** The same while it goes on. */
+function begin(path: string, headers: readonly string[], count: number, from: string) {
+  const child = mesh.lab.pod(from).spawn([process.execPath, program("ask"), `http://${WEB}${path}`, String(count), ...headers]);
+  const lines: string[] = [];
+  if (child.stdout === null) throw new Error("the program has no output");
+  createInterface(child.stdout).on("line", (line) => lines.push(line));
+  return { lines, ended: once(child, "close") };
 }
 
 /** The first answers of a mesh that still learns of its documents may be others. */
@@ -178,6 +204,33 @@ test("a canary gets its share by weight, and a change of it holds from the next 
   await untilAnswer("the shift", "/any", [], ({ by }) => by === "web-v2");
   await until("no request goes to the old version", async () => (await ask("/any", [], 20)).every(({ by }) => by === "web-v2"), 20_000);
   mesh.document("route.yaml", route(TO_V2_BY_HEADER));
+});
+
+test("a waypoint that ends gives its clients to the other one, and no request is lost", async () => {
+  const [first, second] = WAYPOINTS;
+  await mesh.lab.startWaypoint("app/waypoint-1");
+  await untilAnswer("the header's rule", "/", ["version:two"], ({ by }) => by === "web-v2");
+  const asking = ["app/client", "app/neighbour"].map((from) => begin("/", ["version:two", "x-slow:20"], 300, from));
+  await until("requests are under way", () => asking.every(({ lines }) => lines.length >= 10));
+  // As the kubelet would say it, and then end it.
+  mesh.document("waypoint-1.yaml", waypointPod(second, true));
+  mesh.document("waypoint-0.yaml", waypointPod(first, false));
+  await mesh.lab.stopWaypoint("app/waypoint-0");
+  const under = asking.map(({ lines }) => lines.length);
+  assert.ok(
+    under.every((count) => count < 300),
+    "the requests were over before the waypoint was",
+  );
+  await Promise.all(asking.map(({ ended }) => ended));
+  const answers = asking.flatMap(({ lines }) => lines.map((line) => JSON.parse(line) as Answer));
+  assert.equal(answers.length, 600);
+  const lost = answers.filter(({ status, by }) => status !== 200 || by !== "web-v2");
+  assert.deepEqual(lost.slice(0, 3), [], `${lost.length} of ${answers.length}`);
+  await mesh.lab.startWaypoint("app/waypoint-0");
+  mesh.document("waypoint-0.yaml", waypointPod(first, true));
+  mesh.document("waypoint-1.yaml", waypointPod(second, false));
+  await mesh.lab.stopWaypoint("app/waypoint-1");
+  await untilAnswer("the first one again", "/", ["version:two"], ({ by }) => by === "web-v2");
 });
 
 test("without its waypoint a service refuses: nothing goes past it", async () => {

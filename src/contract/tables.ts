@@ -621,6 +621,7 @@ export const metrics = {
   trackbed_leader: { type: "gauge", help: "1 while this replica writes the status of policies" },
   trackbed_compile_seconds: { type: "histogram", help: "time from a change to its xDS resources" },
   trackbed_xds_streams: { type: "gauge", help: "connected daemons" },
+  trackbed_waypoint_streams: { type: "gauge", help: "engines of waypoints that are attached to control" },
   trackbed_xds_pushes_total: { type: "counter", help: "xDS responses sent, by type" },
   trackbed_xds_nacks_total: { type: "counter", help: "xDS responses that a daemon refused, by type" },
   trackbed_state_generation: { type: "gauge", help: "generation the engine acknowledged" },

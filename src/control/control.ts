@@ -276,6 +276,7 @@ async function start(
 
   observe = () => {
     metrics.streams.set(xds.streams().length);
+    metrics.waypointStreams.set(served.status().length);
     const { root, issuer } = authority.expiry();
     metrics.expirySeconds.set({ kind: "root" }, secondsUntil(root));
     metrics.expirySeconds.set({ kind: "issuer" }, secondsUntil(issuer));

@@ -171,6 +171,7 @@ export async function kubernetesPlatform(parts: KubernetesParts, stop: AbortSign
         elsewhere.changed(change);
         podStatus.changed(change);
         policyStatus.changed(change, faults);
+        provision.noticed(change);
       },
       waypoints: ({ waypoints, routes, gateways }) => {
         provision.changed(waypoints);
@@ -186,7 +187,7 @@ export async function kubernetesPlatform(parts: KubernetesParts, stop: AbortSign
     observe: () => {
       const now = performance.now();
       for (const [resource, at] of alive) metrics.apiAge.set({ resource }, (now - at) / 1000);
-      metrics.statusPending.set(podStatus.pending() + policyStatus.pending() + gatewayStatus.pending());
+      metrics.statusPending.set(podStatus.pending() + policyStatus.pending() + gatewayStatus.pending() + provision.pending());
       metrics.leader.set(lease.held() ? 1 : 0);
     },
     close: async () => {

@@ -16,6 +16,7 @@ export function createMetrics() {
     documents: new Gauge({ ...of("trackbed_documents"), labelNames: ["kind", "result"] }),
     compileSeconds: new Histogram({ ...of("trackbed_compile_seconds"), buckets: COMPILE_BUCKETS }),
     streams: new Gauge(of("trackbed_xds_streams")),
+    waypointStreams: new Gauge(of("trackbed_waypoint_streams")),
     pushes: new Counter({ ...of("trackbed_xds_pushes_total"), labelNames: ["type"] }),
     nacks: new Counter({ ...of("trackbed_xds_nacks_total"), labelNames: ["type"] }),
     issued: new Counter(of("trackbed_certificates_issued_total")),

@@ -1,4 +1,4 @@
-// Builds the Gateway API's conformance suite as one program, with the CRDs of its version and the images of its workload.
+// Makes of the Gateway API's modules: its kinds, and its conformance suite as one program with the images of its workload.
 import { globSync, readFileSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { pack } from "../../daemonset/image/archive.ts";
@@ -7,7 +7,18 @@ import { go, type Part, SMALL, sources } from "./build.ts";
 
 const MODULE = "conformance";
 
-/** The suite as one program, the CRDs of its version, and its two workload images under the names that its manifests use. */
+/** The kinds of the Gateway API, of the suite's version: all that drills of waypoints need. */
+export const gatewayApi: Part = {
+  name: "gateway-api",
+  inputs: () => [...sources(MODULE), readFileSync(import.meta.filename)],
+  async build(out) {
+    const api = (await go(MODULE, ["list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/gateway-api"])).trim();
+    const crds = globSync("config/crd/standard/gateway*.yaml", { cwd: api }).sort();
+    writeFileSync(join(out, "crds.yaml"), crds.map((file) => `---\n${readFileSync(join(api, file), "utf8")}`).join(""));
+  },
+};
+
+/** The suite as one program, and its two workload images under the names that its manifests use. */
 export const suite: Part = {
   name: MODULE,
   inputs: () => [...sources(MODULE), readFileSync(import.meta.filename)],
@@ -15,15 +26,6 @@ export const suite: Part = {
     await go(MODULE, ["build", "-ldflags", SMALL, "-o", `${out}/`, "./echoadvanced", "sigs.k8s.io/gateway-api/conformance/echo-basic"]);
     await go(MODULE, ["test", "-c", "-ldflags", SMALL, "-o", join(out, "gateway-conformance"), "."]);
     const directory = async (module: string): Promise<string> => (await go(MODULE, ["list", "-m", "-f", "{{.Dir}}", module])).trim();
-    const crds = globSync("config/crd/standard/gateway*.yaml", { cwd: await directory("sigs.k8s.io/gateway-api") });
-    const api = await directory("sigs.k8s.io/gateway-api");
-    writeFileSync(
-      join(out, "crds.yaml"),
-      crds
-        .sort()
-        .map((file) => `---\n${readFileSync(join(api, file), "utf8")}`)
-        .join(""),
-    );
     for (const image of await images(await directory("sigs.k8s.io/gateway-api/conformance"))) packEcho(image, out);
   },
 };

@@ -6,7 +6,7 @@ import { version } from "../../daemonset/image/trackbed.ts";
 import { ensure } from "./build.ts";
 import { type Cluster, cluster, waitFor } from "./cluster.ts";
 import { execute } from "./command.ts";
-import { suite } from "./conformance-suite.ts";
+import { gatewayApi, suite } from "./conformance-suite.ts";
 import { load } from "./load.ts";
 import { enter } from "./machine/power.ts";
 import { CONTROL_PLANE, ROOT, type Settings } from "./settings.ts";
@@ -73,7 +73,7 @@ export async function conformance(
     settings,
     globSync("echo-*.tar", { cwd: place }).map((file) => join(place, file)),
   );
-  await running.kubectl("apply", "--server-side", "-f", join(place, "crds.yaml"));
+  await installGatewayApi(running);
   if (scope === "claimed") await waypoints(running, say);
   const report = scope === "claimed" ? REPORT : null;
   mkdirSync(dirname(REPORT), { recursive: true });
@@ -107,7 +107,9 @@ async function waypoints(running: Cluster, say: (text: string) => void): Promise
   const hasClass = async (): Promise<boolean> => (await running.tryKubectl("get", "gatewayclass", kubernetes.waypointClass)).code === 0;
   if ((await running.tryKubectl("-n", product.controlPlaneNamespace, "get", "deployment", kubernetes.control)).code !== 0) return;
   await waitFor("control makes the class of waypoints", hasClass, CLASS_MS);
-  for (const namespace of NAMESPACES)
+  for (const namespace of NAMESPACES) {
+    const { stdout: phase } = await running.tryKubectl("get", "namespace", namespace, "-o", "jsonpath={.status.phase}");
+    if (phase === "Terminating") await running.kubectl("wait", "--for=delete", `namespace/${namespace}`, "--timeout=60s"); // of a run before
     await running.apply(
       [
         { apiVersion: "v1", kind: "Namespace", metadata: { name: namespace } },
@@ -121,6 +123,7 @@ async function waypoints(running: Cluster, say: (text: string) => void): Promise
         .map((document) => JSON.stringify(document))
         .join("\n---\n"),
     );
+  }
   for (const namespace of NAMESPACES)
     await running.kubectl("-n", namespace, "wait", `gateway/${kubernetes.waypointAuto}`, "--for=condition=Programmed", "--timeout=90s");
   say(`waypoints are there: ${NAMESPACES.join(", ")}`);
@@ -135,12 +138,17 @@ const claimed = (report: string): string[] => [
   `--version=${version()}`,
 ];
 
-/** The suite's namespaces, and the kinds that came with it: who looks for what a mesh left finds a cluster without them. */
-export async function removeConformance(settings: Settings, say: (text: string) => void): Promise<void> {
+/** Its kinds, as a cluster that is to have waypoints has them. They stay. */
+export async function installGatewayApi(running: Cluster): Promise<void> {
+  const place = await ensure(running.settings, gatewayApi, () => undefined);
+  await running.kubectl("apply", "--server-side", "-f", join(place, "crds.yaml"));
+}
+
+/** The suite's namespaces; without waiting they end while the next drill begins. */
+export async function removeConformance(settings: Settings, wait: boolean): Promise<void> {
   const running = await cluster(settings);
   const namespaces = (await running.kubectl("get", "namespaces", "-o", "name"))
     .split("\n")
     .filter((name) => name.includes("/gateway-conformance-"));
-  if (namespaces.length > 0) await running.kubectl("delete", ...namespaces);
-  await running.kubectl("delete", "--ignore-not-found", "-f", join(await ensure(settings, suite, say), "crds.yaml"));
+  if (namespaces.length > 0) await running.kubectl("delete", `--wait=${wait}`, ...namespaces);
 }

@@ -2,7 +2,7 @@
 import { globSync } from "node:fs";
 import { basename, join } from "node:path";
 import { helm, type Part } from "./build.ts";
-import { suite } from "./conformance-suite.ts";
+import { gatewayApi, suite } from "./conformance-suite.ts";
 import { runTier } from "./tier.ts";
 import { up } from "./up.ts";
 
@@ -11,10 +11,11 @@ const DRILLS = join(import.meta.dirname, "drills");
 
 /** What drills need beside the cluster. */
 const PARTS: Readonly<Record<string, readonly Part[]>> = {
-  "1-conformance": [suite],
+  "1-conformance": [gatewayApi, suite],
   "1-manifests": [helm],
-  "3-conformance": [suite],
-  "4-waypoint": [suite],
+  "2-install": [gatewayApi],
+  "3-conformance": [gatewayApi, suite],
+  "4-waypoint": [gatewayApi],
   release: [helm],
 };
 

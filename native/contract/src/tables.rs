@@ -465,6 +465,8 @@ pub mod metrics {
     pub const TRACKBED_COMPILE_SECONDS: &str = "trackbed_compile_seconds";
     /// connected daemons
     pub const TRACKBED_XDS_STREAMS: &str = "trackbed_xds_streams";
+    /// engines of waypoints that are attached to control
+    pub const TRACKBED_WAYPOINT_STREAMS: &str = "trackbed_waypoint_streams";
     /// xDS responses sent, by type
     pub const TRACKBED_XDS_PUSHES_TOTAL: &str = "trackbed_xds_pushes_total";
     /// xDS responses that a daemon refused, by type

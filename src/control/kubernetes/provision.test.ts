@@ -162,6 +162,22 @@ test("what somebody changes or deletes is put back", async (t) => {
   await until("the budget is back", () => made(BUDGETS) !== undefined);
 });
 
+test("a Service that is changed or deleted, and pods that go, are seen to at once", async (t) => {
+  const { server, provision, made } = await cluster(t);
+  provision.changed([waypointOf(gatewayOf("way"))]);
+  await provision.idle();
+  server.delete(`${CORE}/services`, "shop", "way");
+  provision.noticed({ put: [], remove: ["Service/shop/way"] });
+  await until("the Service is back", () => made(`${CORE}/services`) !== undefined);
+  await provision.idle();
+  server.delete(DEPLOYMENTS, "shop", "way");
+  provision.noticed({ put: [], remove: ["Pod/shop/other-5d4f-x2x"] });
+  await provision.idle();
+  assert.equal(made(DEPLOYMENTS), undefined, "somebody else's pod");
+  provision.noticed({ put: [], remove: ["Pod/shop/way-5d4f-x2x"] });
+  await until("the Deployment is back", () => made(DEPLOYMENTS) !== undefined);
+});
+
 test("an object of that name that somebody else made is not touched, and the problem is told until it is gone", async (t) => {
   const { server, provision, problems, made } = await cluster(t);
   server.put(`${CORE}/services`, { metadata: { name: "way", namespace: "shop" }, spec: { selector: { app: "mine" } } });
@@ -172,6 +188,23 @@ test("an object of that name that somebody else made is not touched, and the pro
   server.delete(`${CORE}/services`, "shop", "way");
   await until("it is made", () => problems.get("shop/way") === null);
   assert.ok(made(DEPLOYMENTS) !== undefined);
+});
+
+test("two Gateways of a namespace share the roots; somebody else's ConfigMap of that name is not touched", async (t) => {
+  const { server, provision, problems } = await cluster(t);
+  server.put(`${CORE}/configmaps`, { metadata: { name: "trackbed-root", namespace: "shop" }, data: { "root-cert.pem": "MINE" } });
+  provision.changed([waypointOf(gatewayOf("way"))]);
+  await until("the problem", () => problems.get("shop/way")?.includes("ConfigMap shop/trackbed-root is there already") === true);
+  assert.deepEqual(server.get(`${CORE}/configmaps`, "shop", "trackbed-root")?.["data"], { "root-cert.pem": "MINE" });
+  server.delete(`${CORE}/configmaps`, "shop", "trackbed-root");
+  await until("it is made", () => problems.get("shop/way") === null);
+  provision.changed([waypointOf(gatewayOf("way")), waypointOf(gatewayOf("other"))]);
+  await provision.idle();
+  const roots = there(server.get(`${CORE}/configmaps`, "shop", "trackbed-root"));
+  assert.deepEqual(
+    (roots.metadata["ownerReferences"] as { uid: string }[]).map(({ uid }) => uid),
+    ["uid-way", "uid-other"],
+  );
 });
 
 test("replicas and resources come from the ConfigMap that the Gateway names; what cannot be used is told and changes nothing", async (t) => {

@@ -3,9 +3,11 @@ import { z } from "zod";
 import { kubernetes, product } from "#contract/tables.ts";
 import { meshError } from "#mesh/error.ts";
 import type { Gateway } from "#mesh/gateway.ts";
+import { keyOf, type ObjectKey } from "#mesh/objects.ts";
 import type { Api } from "#source/kubernetes/api.ts";
 import { isStatus } from "#source/kubernetes/failure.ts";
 import { objectPath } from "#source/kubernetes/resources.ts";
+import type { Change } from "#source/source.ts";
 import {
   autoGateway,
   gatewayClass,
@@ -41,12 +43,14 @@ export type ProvisionOptions = {
 export type Provision = {
   /** What waypoints there should be. */
   changed(waypoints: readonly Waypoint[]): void;
+  /** A batch of the source: whose Service or pod it touches is looked at now and not only at the next sweep. */
+  noticed(change: Pick<Change, "put" | "remove">): void;
   elected(): void;
   pending(): number;
   idle(): Promise<void>;
 };
 
-/** What somebody changed by hand is put back within this time, and at once when it was the Service or the Gateway. */
+/** What somebody changed by hand is put back within this time, and at once when it was the Service or took the pods away. */
 const SWEEP_MILLISECONDS = 60_000;
 /** Whoever installs the Gateway API wants to make a waypoint soon after. */
 const CLASS_MILLISECONDS = 15_000;
@@ -77,6 +81,7 @@ const owned = z.object({
     ownerReferences: z.array(z.object({ uid: z.string() })).default([]),
   }),
 });
+type Owned = z.infer<typeof owned>["metadata"];
 const configMap = z.object({ data: z.record(z.string(), z.string()).default({}) });
 
 export function createProvision(options: ProvisionOptions, stop: AbortSignal): Provision {
@@ -122,6 +127,19 @@ export function createProvision(options: ProvisionOptions, stop: AbortSignal): P
     }
   }
 
+  function noticed({ put, remove }: Pick<Change, "put" | "remove">): void {
+    const keys = [...put.filter(({ kind }) => kind === "Service").map(keyOf), ...remove];
+    ask(new Set(keys.map(waypointBehind).filter((key) => key !== null)));
+  }
+
+  /** Whose Service it is, or whose pod: those are called after their Deployment. */
+  function waypointBehind(key: ObjectKey): WaypointKey | null {
+    const [kind, namespace = "", name = ""] = key.split("/");
+    const made = kind === "Service" ? name : kind === "Pod" ? name.split("-").slice(0, -2).join("-") : "";
+    const found: WaypointKey = `${namespace}/${made}`;
+    return waypoints.has(found) ? found : null;
+  }
+
   function trouble(key: WaypointKey, error: unknown): void {
     if (key !== CLASS) troubled.add(key);
     if (key === CLASS) options.onClass(error);
@@ -152,8 +170,10 @@ export function createProvision(options: ProvisionOptions, stop: AbortSignal): P
     const gateways = [...waypoints.values()].flatMap((one) => one.gateway ?? []);
     const plan = planOf({ gateway, namespace: own, image: await options.image(), parameters: await parametersOf(gateway) });
     // All or nothing: a plan of which one object is somebody else's is not begun.
-    for (const manifest of plan) await refuseForeign(manifest, gateway);
-    await apply(rootsOf(namespace, gateways, options.roots()), null);
+    const roots = rootsOf(namespace, gateways, options.roots());
+    for (const manifest of plan) await refuseForeign(manifest, isOwnedBy(gateway));
+    await refuseForeign(roots, () => true); // of any of our Gateways in the namespace
+    await apply(roots, null);
     for (const manifest of plan) await apply(manifest, gateway);
   }
 
@@ -180,14 +200,14 @@ export function createProvision(options: ProvisionOptions, stop: AbortSignal): P
   }
 
   /** What has the name that we need, and was not made for this Gateway, stays as it is. */
-  async function refuseForeign(manifest: Manifest, gateway: Gateway): Promise<void> {
+  async function refuseForeign(manifest: Manifest, isOwn: (metadata: Owned) => boolean): Promise<void> {
     const found = await read(pathOf(manifest));
     if (found === null) return;
     const { metadata } = owned.parse(found);
-    if (metadata.ownerReferences.some(({ uid }) => uid === gateway.metadata.uid)) return;
+    const ours = metadata.labels["app.kubernetes.io/managed-by"] === kubernetes.fieldManager;
+    if (ours && isOwn(metadata)) return;
     const { kind, metadata: wanted } = manifest;
-    const leaving = metadata.labels["app.kubernetes.io/managed-by"] === kubernetes.fieldManager;
-    const why = leaving ? "is still that of a Gateway that was deleted" : "was not made by Trackbed";
+    const why = ours ? "is still that of a Gateway that was deleted" : "was not made by Trackbed";
     throw meshError("E_WAYPOINT_NOT_MADE", `${kind} ${wanted.namespace}/${wanted.name} is there already and ${why}`);
   }
 
@@ -222,8 +242,13 @@ export function createProvision(options: ProvisionOptions, stop: AbortSignal): P
     onMade(key, "Gateway removed: nothing needs it");
   }
 
-  return { changed, elected: () => ask([CLASS, ...waypoints.keys()]), pending: writer.pending, idle: writer.idle };
+  return { changed, noticed, elected: () => ask([CLASS, ...waypoints.keys()]), pending: writer.pending, idle: writer.idle };
 }
+
+const isOwnedBy =
+  ({ metadata }: Gateway) =>
+  ({ ownerReferences }: Owned): boolean =>
+    ownerReferences.some(({ uid }) => uid === metadata.uid);
 
 function pathOf({ kind, metadata }: Manifest): string {
   const place = PLACES[kind];

@@ -6,7 +6,7 @@ import { readSettings } from "../settings.ts";
 
 const settings = readSettings();
 
-after(() => removeConformance(settings, console.log));
+after(() => removeConformance(settings, true));
 
 test("the tests that need no routes pass without it", async (t) => {
   const { code, passed, failed, log } = await conformance(settings, (text) => t.diagnostic(text), "core", []);

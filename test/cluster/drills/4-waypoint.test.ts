@@ -1,33 +1,58 @@
 // A waypoint in a cluster: made for a Gateway, used by a service, upgraded under load, and gone with its Gateway; and what control may not do with
 // its rights to make one.
 import assert from "node:assert/strict";
-import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
-import { ensure } from "../build.ts";
-import { type Cluster, type Condition, cluster, type Document, waitFor } from "../cluster.ts";
+import { type Cluster, type Condition, cluster, type Document, type List, waitFor } from "../cluster.ts";
 import { execute, type Output } from "../command.ts";
-import { removeConformance } from "../conformance.ts";
-import { suite } from "../conformance-suite.ts";
+import { installGatewayApi } from "../conformance.ts";
 import { MARKER, openShop, type Shop } from "../shop.ts";
 import { trackbed } from "../trackbed.ts";
 import { witness } from "../witness.ts";
 
 const NAMESPACE = "routed";
+/** Where nobody writes a Gateway. */
+const IMPLIED = "implied";
 const APP = 8080;
 const COMMAND_MS = 120_000;
 const CONTROL = "system:serviceaccount:trackbed-system:trackbed-control";
 const KINDS = ["deployment", "service", "serviceaccount", "poddisruptionbudget"] as const;
 /** Control looks once a minute whether the cluster has the Gateway API by now. */
 const CLASS_MS = 90_000;
+/** Half a minute after nothing needs it. */
+const IDLE_MS = 90_000;
 /** The old pod ends its requests, the new one is there first: seconds on a busy machine. */
 const ROLLOUT_MS = 60_000;
+
+/** A Service with a route in a namespace that is labelled auto. */
+const implied = (): string =>
+  [
+    {
+      apiVersion: "v1",
+      kind: "Namespace",
+      metadata: { name: IMPLIED, labels: { "trackbed.dev/mesh": "enabled", "trackbed.dev/waypoint": "auto" } },
+    },
+    {
+      apiVersion: "v1",
+      kind: "Service",
+      metadata: { name: "web", namespace: IMPLIED },
+      spec: { selector: { app: "web" }, ports: [{ port: 80 }] },
+    },
+    {
+      apiVersion: "gateway.networking.k8s.io/v1",
+      kind: "HTTPRoute",
+      metadata: { name: "web", namespace: IMPLIED },
+      spec: { parentRefs: [{ group: "", kind: "Service", name: "web" }], rules: [{ backendRefs: [{ name: "web", port: 80 }] }] },
+    },
+  ]
+    .map((document) => JSON.stringify(document))
+    .join("\n---\n");
 
 describe("a waypoint", { concurrency: false }, () => {
   let c: Cluster;
   let shop: Shop;
   before(async () => {
     c = await cluster();
-    await c.kubectl("apply", "--server-side", "-f", join(await ensure(c.settings, suite, () => undefined), "crds.yaml"));
+    await installGatewayApi(c);
     await waitFor(
       "control makes the class",
       async () => (await c.tryKubectl("get", "gatewayclass", "trackbed-waypoint")).code === 0,
@@ -38,9 +63,13 @@ describe("a waypoint", { concurrency: false }, () => {
   });
   after(async () => {
     await shop?.remove();
-    await removeConformance(c.settings, () => undefined);
+    await c.kubectl("delete", "namespace", IMPLIED, "--ignore-not-found", "--wait=false");
   });
 
+  const waypointPods = async (): Promise<string[]> => {
+    const { items } = await c.get<List>("pods", "-n", NAMESPACE, "-l", "gateway.networking.k8s.io/gateway-name=waypoint");
+    return items.map(({ metadata }) => metadata.name);
+  };
   const ask = (...args: readonly string[]): Promise<Output> =>
     execute(trackbed.argv(...args), { env: trackbed.env(c.settings), deadlineMs: COMMAND_MS });
   const route = (rules: readonly object[]): Promise<void> =>
@@ -61,6 +90,7 @@ describe("a waypoint", { concurrency: false }, () => {
   };
 
   test("is made for a Gateway, and the command waits until it serves", async () => {
+    await c.apply(implied());
     const made = await ask("waypoint", "apply", "-n", NAMESPACE);
     assert.equal(made.code, 0, `${made.stdout}${made.stderr}\n${await c.kubectl("-n", NAMESPACE, "get", "gateway,pods", "-o", "yaml")}`);
     for (const kind of KINDS) await c.kubectl("-n", NAMESPACE, "get", kind, "waypoint");
@@ -69,6 +99,9 @@ describe("a waypoint", { concurrency: false }, () => {
       items.length > 0 && items.every(({ status }) => status?.conditions?.every(({ type }) => type !== "trackbed.dev/Captured") === true),
       "a waypoint's pod is never captured",
     );
+    await waitFor("the implied one", async () => (await c.tryKubectl("-n", IMPLIED, "get", "gateway", "waypoint")).code === 0);
+    await c.kubectl("-n", IMPLIED, "wait", "gateway/waypoint", "--for=condition=Programmed", "--timeout=60s");
+    await c.kubectl("-n", IMPLIED, "delete", "httproute", "web");
     const { status } = await c.get<Document>("gatewayclass", "trackbed-waypoint");
     assert.ok(status?.conditions?.some(({ type, status: is }) => type === "Accepted" && is === "True"));
   });
@@ -93,41 +126,54 @@ describe("a waypoint", { concurrency: false }, () => {
     });
   });
 
-  test("is upgraded without losing a request", async () => {
-    const running = await c.podExec(NAMESPACE, (await shop.podOn("client", "node1")).metadata.name, "echo there");
-    assert.match(running, /there/);
+  test("is upgraded while every node asks, and no request is lost", async () => {
     let stopped = false;
     const answers = { fine: 0, lost: [] as string[] };
-    const asking = (async () => {
+    const ask = async (node: string): Promise<void> => {
       while (!stopped)
-        await shop.get("node1", `http://web.${NAMESPACE}/old`).then(
+        await shop.get(node, `http://web.${NAMESPACE}/old`).then(
           () => answers.fine++,
           (error: unknown) => answers.lost.push(String(error)),
         );
-    })();
+    };
+    const asking = Promise.all([...c.nodes, ...c.nodes].map(ask));
+    const [before = ""] = await waypointPods();
     await c.kubectl("-n", NAMESPACE, "rollout", "restart", "deployment/waypoint");
-    await c.kubectl("-n", NAMESPACE, "rollout", "status", "deployment/waypoint", `--timeout=${ROLLOUT_MS / 1000}s`);
-    const { items: old } = await c.get<{ items: Document[] }>(
-      "pods",
-      "-n",
-      NAMESPACE,
-      "-l",
-      "gateway.networking.k8s.io/gateway-name=waypoint",
+    await waitFor(
+      "the old one is gone",
+      async () => {
+        const pods = await waypointPods();
+        return pods.length === 1 && pods[0] !== before;
+      },
+      ROLLOUT_MS,
     );
-    await waitFor("the old one is gone", async () => {
-      const { items } = await c.get<{ items: Document[] }>(
-        "pods",
-        "-n",
-        NAMESPACE,
-        "-l",
-        "gateway.networking.k8s.io/gateway-name=waypoint",
-      );
-      return items.length === 1 ? old : null;
-    });
     stopped = true;
     await asking;
     assert.deepEqual(answers.lost, []);
-    assert.ok(answers.fine > 0);
+    assert.ok(answers.fine > 20, `${answers.fine} requests`);
+  });
+
+  test("is put back when somebody changes or deletes a part of it, and serves again", async () => {
+    await c.kubectl(
+      "-n",
+      NAMESPACE,
+      "patch",
+      "service",
+      "waypoint",
+      "-p",
+      '{"spec":{"selector":{"gateway.networking.k8s.io/gateway-name":"other"}}}',
+    );
+    await waitFor("the selector is as planned", async () => {
+      const { spec } = await c.get<{ spec: { selector: Record<string, string> } }>("-n", NAMESPACE, "service/waypoint");
+      return spec.selector["gateway.networking.k8s.io/gateway-name"] === "waypoint";
+    });
+    const [before = ""] = await waypointPods();
+    await c.kubectl("-n", NAMESPACE, "delete", "deployment", "waypoint");
+    await waitFor("another pod of it", async () => (await waypointPods()).some((name) => name !== before));
+    await c.kubectl("-n", NAMESPACE, "rollout", "status", "deployment/waypoint", "--timeout=60s");
+    await waitFor("it serves", () => shop.get("node1", `http://web.${NAMESPACE}/old`));
+    const { code, stdout, stderr } = await ask("waypoint", "status", "-n", NAMESPACE, "-o", "json");
+    assert.equal(code, 0, `${stdout}${stderr}`);
   });
 
   test("cannot be used by control for anything else: what is no waypoint is refused", async () => {
@@ -154,10 +200,18 @@ describe("a waypoint", { concurrency: false }, () => {
   });
 
   test("goes with its Gateway, and its service is reached directly again once nobody names it", async () => {
+    const kept = await ask("waypoint", "delete", "-n", NAMESPACE);
+    assert.notEqual(kept.code, 0, "a service names it");
     await c.kubectl("-n", NAMESPACE, "delete", "httproute", "web");
     await c.kubectl("-n", NAMESPACE, "label", "service", "web", "trackbed.dev/use-waypoint-");
-    await c.kubectl("-n", NAMESPACE, "delete", "gateway", "waypoint");
+    const deleted = await ask("waypoint", "delete", "-n", NAMESPACE);
+    assert.equal(deleted.code, 0, deleted.stderr);
     for (const kind of KINDS) await c.kubectl("-n", NAMESPACE, "wait", "--for=delete", `${kind}/waypoint`, "--timeout=60s");
     await waitFor("the service is reached", () => shop.reaches("node1", `http://web.${NAMESPACE}/`));
+  });
+
+  test("that nobody wrote comes when something in an auto namespace needs it, and goes when nothing does", async () => {
+    await waitFor("the Gateway is gone", async () => (await c.tryKubectl("-n", IMPLIED, "get", "gateway", "waypoint")).code !== 0, IDLE_MS);
+    for (const kind of KINDS) await c.kubectl("-n", IMPLIED, "wait", "--for=delete", `${kind}/waypoint`, "--timeout=60s");
   });
 });
