@@ -234,6 +234,22 @@ test("replicas and resources come from the ConfigMap that the Gateway names; wha
   }
 });
 
+test("parameters of the class hold for Gateways that name none of their own", async (t) => {
+  const { server, provision, made } = await cluster(t, { sweepMilliseconds: 20 });
+  const parametersRef = { group: "", kind: "ConfigMap", name: "all", namespace: "platform" };
+  const spec = { controllerName: "trackbed.dev/waypoint", parametersRef };
+  server.put(CLASSES, { metadata: { name: "trackbed-waypoint" }, spec });
+  server.put(`${CORE}/configmaps`, { metadata: { name: "all", namespace: "platform" }, data: { replicas: "2" } });
+  server.put(`${CORE}/configmaps`, { metadata: { name: "size", namespace: "shop" }, data: { replicas: "5" } });
+  const own = { labels: {}, annotations: {}, parametersRef: { group: "", kind: "ConfigMap", name: "size" } };
+  provision.changed([waypointOf(gatewayOf("way")), waypointOf(gatewayOf("big", { infrastructure: own }))]);
+  const replicas = (name: string) => (made(DEPLOYMENTS, name)?.["spec"] as { replicas?: number } | undefined)?.replicas;
+  await until("both are made", () => replicas("way") === 2 && replicas("big") === 5);
+  await until("the class keeps what others wrote", () =>
+    JSON.stringify(server.get(CLASSES, "", "trackbed-waypoint")?.["spec"]).includes('"namespace":"platform"'),
+  );
+});
+
 test("the Gateway of an auto namespace is made, and goes when nothing needs it for a while", async (t) => {
   const { server, provision } = await cluster(t, { idleMilliseconds: 30 });
   provision.changed([waypointOf(null, { services: ["shop/web"] })]);

@@ -65,6 +65,7 @@ const NEVER: readonly string[] = [product.controlPlaneNamespace, "kube-system"];
 const CLASS: WaypointKey = "/class";
 const CONFIG_MAPS = { root: "/api/v1", plural: "configmaps" };
 const GATEWAYS = { root: "/apis/gateway.networking.k8s.io/v1", plural: "gateways" };
+const CLASSES = `${GATEWAYS.root}/gatewayclasses`;
 const PLACES: Readonly<Record<string, { readonly root: string; readonly plural: string }>> = {
   ServiceAccount: { root: "/api/v1", plural: "serviceaccounts" },
   Service: { root: "/api/v1", plural: "services" },
@@ -81,6 +82,9 @@ const owned = z.object({
     ownerReferences: z.array(z.object({ uid: z.string() })).default([]),
   }),
 });
+const reference = z.object({ group: z.string(), kind: z.string(), name: z.string(), namespace: z.string().default("") });
+type Reference = z.infer<typeof reference>;
+const gatewayClassObject = z.object({ spec: z.object({ parametersRef: reference.nullable().default(null) }) });
 type Owned = z.infer<typeof owned>["metadata"];
 const configMap = z.object({ data: z.record(z.string(), z.string()).default({}) });
 
@@ -177,17 +181,25 @@ export function createProvision(options: ProvisionOptions, stop: AbortSignal): P
     for (const manifest of plan) await apply(manifest, gateway);
   }
 
-  async function parametersOf({ metadata, infrastructure }: Gateway): Promise<Parameters> {
-    const reference = infrastructure.parametersRef;
+  /** The Gateway's own, or else those of its class. */
+  async function parametersOf({ metadata, className, infrastructure }: Gateway): Promise<Parameters> {
+    const own = infrastructure.parametersRef;
+    const reference = own === null ? await classParameters(className) : { ...own, namespace: metadata.namespace };
     if (reference === null) return NO_PARAMETERS;
-    const what = `${reference.kind} ${metadata.namespace}/${reference.name}`;
+    const field = own === null ? `spec.parametersRef of GatewayClass ${className}` : "spec.infrastructure.parametersRef";
+    const what = `${reference.kind} ${reference.namespace}/${reference.name}`;
     if (reference.kind !== "ConfigMap" || reference.group !== "")
-      throw meshError("E_WAYPOINT_PARAMETERS", `spec.infrastructure.parametersRef names ${what}: only a ConfigMap is read`);
-    const found = await read(objectPath(CONFIG_MAPS, metadata.namespace, reference.name));
-    if (found === null) throw meshError("E_WAYPOINT_PARAMETERS", `${what} of spec.infrastructure.parametersRef does not exist`);
+      throw meshError("E_WAYPOINT_PARAMETERS", `${field} names ${what}: only a ConfigMap is read`);
+    const found = await read(objectPath(CONFIG_MAPS, reference.namespace, reference.name));
+    if (found === null) throw meshError("E_WAYPOINT_PARAMETERS", `${what} of ${field} does not exist`);
     const parsed = parseParameters(configMap.parse(found).data);
     if (typeof parsed === "string") throw meshError("E_WAYPOINT_PARAMETERS", `${what}: ${parsed}`);
     return parsed;
+  }
+
+  async function classParameters(className: string): Promise<Reference | null> {
+    const found = await read(`${CLASSES}/${encodeURIComponent(className)}`);
+    return found === null ? null : gatewayClassObject.parse(found).spec.parametersRef;
   }
 
   async function read(path: string): Promise<unknown> {
@@ -218,7 +230,7 @@ export function createProvision(options: ProvisionOptions, stop: AbortSignal): P
   }
 
   async function applyClass(): Promise<void> {
-    const path = `${GATEWAYS.root}/gatewayclasses/${kubernetes.waypointClass}`;
+    const path = `${CLASSES}/${kubernetes.waypointClass}`;
     const query = { fieldManager: kubernetes.control, force: "true" };
     try {
       await api.call({ method: "PATCH", path, query, type: "application/apply-patch+yaml", body: gatewayClass() });
