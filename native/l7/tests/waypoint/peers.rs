@@ -2,16 +2,16 @@
 use crate::support::*;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use trackbed_contract::route::Protocol;
 
-/// None where there is no Go to build them with (`make peers`); nothing is shown then, and that is said.
+/// None where there is no Go to build them with.
 fn peer(name: &str) -> Option<PathBuf> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../.cache/peers").join(name);
     if path.exists() {
         return Some(path);
     }
-    eprintln!("skipped: {name} is not there: make peers");
+    skipped(&format!("{name} is not there: make peers"));
     None
 }
 
@@ -41,22 +41,12 @@ fn every_case_of_h2spec_passes() {
     });
 }
 
-struct Server(Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn grpc_of_others_passes_its_interoperability_tests() {
     let Some(grpc) = peer("grpc") else { return };
     run(async {
         let waypoint = waypoint(port(Protocol::Grpc, None)).await;
-        let mut server = Server(Command::new(&grpc).arg("server").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
+        let mut server = Running(Command::new(&grpc).arg("server").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
         let mut address = String::new();
         BufReader::new(server.0.stdout.take().unwrap()).read_line(&mut address).unwrap();
         waypoint.endpoint(SERVICE, PORT, "grpc-go", address.trim().parse().unwrap());

@@ -13,50 +13,56 @@ async fn ready() -> (Waypoint, Backend) {
 }
 
 /// Each is followed by what a smuggler wants to be taken for a request.
-const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: cart\r\n\r\n";
+pub(crate) const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: cart\r\n\r\n";
+
+/// With the status that it is refused with.
+pub(crate) fn refused() -> Vec<(u16, String)> {
+    let long = format!("GET / HTTP/1.1\r\nHost: cart\r\nX: {}\r\n\r\n", "x".repeat(70_000));
+    let many = format!("GET / HTTP/1.1\r\nHost: cart\r\n{}\r\n", "X: 1\r\n".repeat(200));
+    let all = [
+        (400, "GET / HTTP/1.1\nHost: cart\n\n"),
+        (400, "GET / HTTP/1.1\r\nHost: cart\r\nX: 1\n\r\n"),
+        (400, "GET / HTTP/1.1\r\nHost: cart\r\n X: folded\r\n\r\n"),
+        (400, "GET / HTTP/1.1\r\nHost: cart\r\nX: a\0b\r\n\r\n"),
+        (400, "GET / HTTP/1.1\r\nHost: cart\r\nX: a\rb\r\n\r\n"),
+        (400, "GET / HTTP/1.1\r\nHost: cart\r\nX : 1\r\n\r\n"),
+        (400, "GET / HTTP/1.1\r\nHost: cart\r\n: 1\r\n\r\n"),
+        (400, "GET / HTTP/1.1\r\nHost: cart\r\nno colon\r\n\r\n"),
+        (400, "GET / HTTP/1.1\r\n\r\n"),
+        (400, "GET / HTTP/1.1\r\nHost: cart\r\nHost: cart\r\n\r\n"),
+        (400, "GET / HTTP/1.1\r\nHost: cart, till\r\n\r\n"),
+        (400, "GET / HTTP/1.1\r\nHost: user@cart\r\n\r\n"),
+        (400, "GET / HTTP/1.1\r\nHost: cart/x\r\n\r\n"),
+        (400, "GET / HTTP/1.1\r\nHost: \r\n\r\n"),
+        (400, "GET http://user@cart/ HTTP/1.1\r\nHost: cart\r\n\r\n"),
+        (400, "GET x HTTP/1.1\r\nHost: cart\r\n\r\n"),
+        (400, "GET / HTTP/2.0\r\nHost: cart\r\n\r\n"),
+        (400, "GET / HTTP/1.2\r\nHost: cart\r\n\r\n"),
+        (400, "GET  / HTTP/1.1\r\nHost: cart\r\n\r\n"),
+        (400, "GET / HTTP/1.1 \r\nHost: cart\r\n\r\n"),
+        (400, "G\x01T / HTTP/1.1\r\nHost: cart\r\n\r\n"),
+        (400, "POST / HTTP/1.1\r\nHost: cart\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello"),
+        (400, "POST / HTTP/1.1\r\nHost: cart\r\nContent-Length: 5, 6\r\n\r\nhello"),
+        (400, "POST / HTTP/1.1\r\nHost: cart\r\nContent-Length: -5\r\n\r\nhello"),
+        (400, "POST / HTTP/1.1\r\nHost: cart\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+        (400, "POST / HTTP/1.1\r\nHost: cart\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n"),
+        (400, "POST / HTTP/1.1\r\nHost: cart\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n"),
+        (400, "POST / HTTP/1.1\r\nHost: cart\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"),
+        (400, "POST / HTTP/1.1\r\nHost: cart\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n"),
+        (400, "POST / HTTP/1.1\r\nHost: cart\r\nTransfer-Encoding:\x0bchunked\r\n\r\n0\r\n\r\n"),
+        (400, "POST / HTTP/1.0\r\nHost: cart\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+        (400, "GET / HTTP/1.1\r\nHost: cart\r\nConnection: content-length, host\r\n\r\n"),
+        (431, &long),
+        (431, &many),
+    ];
+    all.into_iter().map(|(status, request)| (status, request.to_owned())).collect()
+}
 
 #[test]
 fn no_request_of_the_corpus_reaches_a_backend() {
     run(async {
         let (waypoint, v1) = ready().await;
-        let long = format!("GET / HTTP/1.1\r\nHost: cart\r\nX: {}\r\n\r\n", "x".repeat(70_000));
-        let many = format!("GET / HTTP/1.1\r\nHost: cart\r\n{}\r\n", "X: 1\r\n".repeat(200));
-        for (status, request) in [
-            (400, "GET / HTTP/1.1\nHost: cart\n\n"),
-            (400, "GET / HTTP/1.1\r\nHost: cart\r\nX: 1\n\r\n"),
-            (400, "GET / HTTP/1.1\r\nHost: cart\r\n X: folded\r\n\r\n"),
-            (400, "GET / HTTP/1.1\r\nHost: cart\r\nX: a\0b\r\n\r\n"),
-            (400, "GET / HTTP/1.1\r\nHost: cart\r\nX: a\rb\r\n\r\n"),
-            (400, "GET / HTTP/1.1\r\nHost: cart\r\nX : 1\r\n\r\n"),
-            (400, "GET / HTTP/1.1\r\nHost: cart\r\n: 1\r\n\r\n"),
-            (400, "GET / HTTP/1.1\r\nHost: cart\r\nno colon\r\n\r\n"),
-            (400, "GET / HTTP/1.1\r\n\r\n"),
-            (400, "GET / HTTP/1.1\r\nHost: cart\r\nHost: cart\r\n\r\n"),
-            (400, "GET / HTTP/1.1\r\nHost: cart, till\r\n\r\n"),
-            (400, "GET / HTTP/1.1\r\nHost: user@cart\r\n\r\n"),
-            (400, "GET / HTTP/1.1\r\nHost: cart/x\r\n\r\n"),
-            (400, "GET / HTTP/1.1\r\nHost: \r\n\r\n"),
-            (400, "GET http://user@cart/ HTTP/1.1\r\nHost: cart\r\n\r\n"),
-            (400, "GET x HTTP/1.1\r\nHost: cart\r\n\r\n"),
-            (400, "GET / HTTP/2.0\r\nHost: cart\r\n\r\n"),
-            (400, "GET / HTTP/1.2\r\nHost: cart\r\n\r\n"),
-            (400, "GET  / HTTP/1.1\r\nHost: cart\r\n\r\n"),
-            (400, "GET / HTTP/1.1 \r\nHost: cart\r\n\r\n"),
-            (400, "G\x01T / HTTP/1.1\r\nHost: cart\r\n\r\n"),
-            (400, "POST / HTTP/1.1\r\nHost: cart\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello"),
-            (400, "POST / HTTP/1.1\r\nHost: cart\r\nContent-Length: 5, 6\r\n\r\nhello"),
-            (400, "POST / HTTP/1.1\r\nHost: cart\r\nContent-Length: -5\r\n\r\nhello"),
-            (400, "POST / HTTP/1.1\r\nHost: cart\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
-            (400, "POST / HTTP/1.1\r\nHost: cart\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n"),
-            (400, "POST / HTTP/1.1\r\nHost: cart\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n"),
-            (400, "POST / HTTP/1.1\r\nHost: cart\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"),
-            (400, "POST / HTTP/1.1\r\nHost: cart\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n"),
-            (400, "POST / HTTP/1.1\r\nHost: cart\r\nTransfer-Encoding:\x0bchunked\r\n\r\n0\r\n\r\n"),
-            (400, "POST / HTTP/1.0\r\nHost: cart\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
-            (400, "GET / HTTP/1.1\r\nHost: cart\r\nConnection: content-length, host\r\n\r\n"),
-            (431, &long),
-            (431, &many),
-        ] {
+        for (status, request) in refused() {
             let answer = waypoint.raw(format!("{request}{SMUGGLED}").as_bytes()).await;
             assert!(
                 answer.starts_with(&format!("HTTP/1.1 {status} ")) || (status == 400 && answer.starts_with("HTTP/1.0 400 ")),
@@ -68,22 +74,24 @@ fn no_request_of_the_corpus_reaches_a_backend() {
     });
 }
 
+pub(crate) const MALFORMED_BODIES: [&str; 10] = [
+    "3\nabc\r\n0\r\n\r\n",
+    "3;x\nabc\r\n0\r\n\r\n",
+    "3 \r\nabc\r\n0\r\n\r\n",
+    "0x3\r\nabc\r\n0\r\n\r\n",
+    "3\r\nabcd\r\n0\r\n\r\n",
+    "3\r\nabc\n0\r\n\r\n",
+    "fffffffffffffffff\r\nabc\r\n0\r\n\r\n",
+    "-3\r\nabc\r\n0\r\n\r\n",
+    "\r\nabc\r\n0\r\n\r\n",
+    "0\r\nx: 1\n\r\n",
+];
+
 #[test]
 fn no_malformed_body_reaches_a_backend_as_a_whole_one() {
     run(async {
         let (waypoint, v1) = ready().await;
-        for chunks in [
-            "3\nabc\r\n0\r\n\r\n",
-            "3;x\nabc\r\n0\r\n\r\n",
-            "3 \r\nabc\r\n0\r\n\r\n",
-            "0x3\r\nabc\r\n0\r\n\r\n",
-            "3\r\nabcd\r\n0\r\n\r\n",
-            "3\r\nabc\n0\r\n\r\n",
-            "fffffffffffffffff\r\nabc\r\n0\r\n\r\n",
-            "-3\r\nabc\r\n0\r\n\r\n",
-            "\r\nabc\r\n0\r\n\r\n",
-            "0\r\nx: 1\n\r\n",
-        ] {
+        for chunks in MALFORMED_BODIES {
             let head = "POST / HTTP/1.1\r\nHost: cart\r\nTransfer-Encoding: chunked\r\n\r\n";
             let answer = waypoint.raw(format!("{head}{chunks}{SMUGGLED}").as_bytes()).await;
             assert!(!answer.contains("HTTP/1.1 200"), "{chunks:?}: {answer}");
@@ -92,18 +100,21 @@ fn no_malformed_body_reaches_a_backend_as_a_whole_one() {
     });
 }
 
+/// And right. The head goes on.
+pub(crate) const ODD: [&str; 6] = [
+    "\r\n\r\nGET / HTTP/1.1\r\nHost: cart\r\n",
+    "GET http://cart/ HTTP/1.1\r\nHost: other\r\n",
+    "GET / HTTP/1.1\r\nHOST:cart  \r\nX-Empty:\r\n",
+    "GET / HTTP/1.1\r\nHost: [2001:db8::1]:80\r\n",
+    "OPTIONS / HTTP/1.1\r\nHost: cart\r\n",
+    "GET /?a=%zz&b=%3C HTTP/1.1\r\nHost: cart\r\n",
+];
+
 #[test]
 fn what_is_odd_and_right_passes() {
     run(async {
         let (waypoint, v1) = ready().await;
-        for request in [
-            "\r\n\r\nGET / HTTP/1.1\r\nHost: cart\r\n",
-            "GET http://cart/ HTTP/1.1\r\nHost: other\r\n",
-            "GET / HTTP/1.1\r\nHOST:cart  \r\nX-Empty:\r\n",
-            "GET / HTTP/1.1\r\nHost: [2001:db8::1]:80\r\n",
-            "OPTIONS / HTTP/1.1\r\nHost: cart\r\n",
-            "GET /?a=%zz&b=%3C HTTP/1.1\r\nHost: cart\r\n",
-        ] {
+        for request in ODD {
             let answer = waypoint.raw(format!("{request}Connection: close\r\n\r\n").as_bytes()).await;
             assert!(answer.starts_with("HTTP/1.1 200 "), "{request:?}: {answer}");
         }

@@ -412,6 +412,24 @@ pub(crate) async fn nobody() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
 }
 
+/// Where a feature of the machine is missing; in `make test`'s total.
+pub(crate) fn skipped(reason: &str) {
+    let test = std::thread::current().name().unwrap_or_default().to_owned();
+    // Past libtest, which keeps what passing tests say.
+    std::io::Write::write_all(&mut std::io::stderr(), format!("skipped: {test}: {reason}\n").as_bytes()).unwrap();
+}
+
+/// A program that ends with its test.
+pub(crate) struct Running(pub(crate) std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 // Routes.
 
 pub(crate) fn http(rules: Vec<(Vec<route::HttpMatch>, route::HttpRule)>) -> route::RuleSet {
