@@ -217,16 +217,13 @@ async function start(
       quiet((suppressed) => log.warn({ caller, code, reason, suppressed }, "certificate refused"));
     },
   });
+  const scoped = scopedFeed({ store, compiler, adopt, uidOf: ({ metadata }) => uidOf(metadata.namespace, metadata.name, compiling) });
+  store.watch(scoped.touched);
   const served = createWaypoints({
     view,
     version,
     settings: { trustDomain, clusterDomain },
-    feed: scopedFeed({
-      store,
-      compiler,
-      adopt,
-      uidOf: ({ metadata }) => uidOf(metadata.namespace, metadata.name, compiling),
-    }),
+    feed: scoped,
     sign,
     onEvent: (pod, event, detail) => quiet((suppressed) => log.info({ pod, ...detail, suppressed }, `waypoint ${event}`)),
   });

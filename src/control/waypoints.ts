@@ -17,16 +17,14 @@ import {
   type ToEngine,
 } from "#contract/gen/engine_pb.ts";
 import { bounds } from "#contract/tables.ts";
-import { createDirector, type Director, type StateKey, type StateResource } from "#engine/director.ts";
+import { createDirector, type Director } from "#engine/director.ts";
 import { parseAddress } from "#mesh/address.ts";
 import { isMeshError } from "#mesh/error.ts";
 import type { Pod } from "#mesh/objects.ts";
 import { callerWaypoint } from "./access.ts";
 import type { Sign } from "./certificates.ts";
 import type { MeshView } from "./view.ts";
-
-/** Of everything that is compiled, what one waypoint needs. */
-export type WaypointFeed = (pod: Pod) => Iterable<StateResource>;
+import type { Follow, WaypointFeed } from "./waypoint-feed.ts";
 
 export type WaypointsOptions = {
   readonly view: MeshView;
@@ -62,6 +60,7 @@ type Attached = {
   pod: Pod;
   readonly since: Date;
   readonly director: Director;
+  readonly follow: Follow;
   state: PodState | null;
   rejected: readonly Rejected[];
 };
@@ -111,7 +110,7 @@ export function createWaypoints(options: WaypointsOptions): WaypointsServer {
         report: () => undefined,
       },
     });
-    const one: Attached = { pod, since: new Date(), director, state: null, rejected: [] };
+    const one: Attached = { pod, since: new Date(), director, follow: feed.open(), state: null, rejected: [] };
     attached.get(uid)?.director.end("another stream of the pod took its place");
     attached.set(uid, one);
     try {
@@ -129,10 +128,11 @@ export function createWaypoints(options: WaypointsOptions): WaypointsServer {
   }
 
   function tell(one: Attached): void {
-    const wanted = [...feed(one.pod)];
-    const versions = new Map(wanted.map((resource) => [idOf(resource), resource.version]));
-    one.rejected = one.rejected.filter((rejected) => versions.get(idOf(rejected)) === rejected.version);
-    one.director.setState({ reset: true, upsert: wanted, remove: [] }); // it finds the difference itself
+    const change = one.follow(one.pod);
+    const { reset, upsert, remove } = change;
+    const renewed = new Set([...upsert, ...remove].map(idOf));
+    one.rejected = reset ? [] : one.rejected.filter((rejected) => !renewed.has(idOf(rejected)));
+    if (reset || renewed.size > 0) one.director.setState(change);
   }
 
   function look(): void {
@@ -145,6 +145,7 @@ export function createWaypoints(options: WaypointsOptions): WaypointsServer {
       if (moved) introduce(one);
       tell(one);
     }
+    feed.settled();
   }
 
   async function certify({ metadata }: Pod, request: CertificateRequest, signal: AbortSignal): Promise<CertificateReply> {
@@ -176,7 +177,7 @@ export function createWaypoints(options: WaypointsOptions): WaypointsServer {
   return {
     service: { attach, report },
     changed: () => {
-      if (attached.size === 0) return;
+      if (attached.size === 0) return feed.settled(); // who comes now gets everything
       scheduled ??= setTimeout(() => {
         scheduled = undefined;
         look();
@@ -192,7 +193,7 @@ export function createWaypoints(options: WaypointsOptions): WaypointsServer {
   };
 }
 
-const idOf = ({ type, name }: StateKey): string => `${type}/${name}`;
+const idOf = ({ type, name }: Pick<Rejected, "type" | "name">): string => `${type}/${name}`;
 
 const nameOf = ({ metadata }: Pod): string => `${metadata.namespace}/${metadata.name}`;
 
