@@ -171,6 +171,7 @@ export async function kubernetesPlatform(parts: KubernetesParts, stop: AbortSign
         elsewhere.changed(change);
         podStatus.changed(change);
         policyStatus.changed(change, faults);
+        gatewayStatus.noticed(change);
         provision.noticed(change);
       },
       waypoints: ({ waypoints, routes, gateways }) => {

@@ -4,6 +4,7 @@ import { type TestContext, test } from "node:test";
 import { meshError } from "#mesh/error.ts";
 import { createApi } from "#source/kubernetes/api.ts";
 import { controlResources } from "#source/kubernetes/resources.ts";
+import { projectDocument } from "#source/project/project.ts";
 import type { Condition, GatewayStatus, RouteStatus } from "#waypoint/status.ts";
 import { fakeApi } from "../../../test/apiserver.ts";
 import { createGatewayStatus } from "./gateway-status.ts";
@@ -151,6 +152,25 @@ test("what is there already is not written again, and the time of a condition ch
   assert.deepEqual([c.writes(), c.parents()[0]?.conditions[0]?.["lastTransitionTime"]], [1, since]);
   await c.tell({ routes: [routeStatus([["web", "False"]])] });
   assert.notEqual(c.parents()[0]?.conditions[0]?.["lastTransitionTime"], since);
+});
+
+test("a route that was made anew under its name gets its status again, though it is the same", async (t) => {
+  const c = await cluster(t);
+  const { object } = projectDocument({
+    apiVersion: "gateway.networking.k8s.io/v1",
+    kind: "HTTPRoute",
+    metadata: { name: "web", namespace: "shop" },
+    spec: { parentRefs: [{ group: "", kind: "Service", name: "web" }], rules: [{}] },
+  });
+  assert.ok(object !== null);
+  c.route();
+  const status = routeStatus([["web", "True"]]);
+  await c.tell({ routes: [status] });
+  c.server.delete(ROUTES, "shop", "web");
+  c.route();
+  c.writer.noticed({ put: [object] });
+  await c.tell({ routes: [status] });
+  assert.equal(c.parents().length, 1);
 });
 
 test("two that write at the same time lose nothing of each other's", async (t) => {

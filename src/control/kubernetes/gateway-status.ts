@@ -3,10 +3,11 @@
 import { z } from "zod";
 import { kubernetes } from "#contract/tables.ts";
 import { isMeshError } from "#mesh/error.ts";
-import type { ObjectKey } from "#mesh/objects.ts";
+import { keyOf, type ObjectKey } from "#mesh/objects.ts";
 import type { Api } from "#source/kubernetes/api.ts";
 import { isStatus } from "#source/kubernetes/failure.ts";
 import { inVersion, pathOfKey, type Resource } from "#source/kubernetes/resources.ts";
+import type { Change } from "#source/source.ts";
 import type { Condition, GatewayStatus, RouteStatus } from "#waypoint/status.ts";
 import { createWriter, type WriterTimes } from "./writer.ts";
 
@@ -21,6 +22,8 @@ export type GatewayStatusOptions = {
 
 export type GatewayStatusWriter = {
   changed(now: { readonly routes: readonly RouteStatus[]; readonly gateways: readonly GatewayStatus[] }): void;
+  /** A batch of the source: an object that was made anew under its name has no status, whatever its predecessor had. */
+  noticed(change: Pick<Change, "put">): void;
   /** The class of our waypoints is there. */
   classMade(): void;
   /** What stands against making the waypoint of a Gateway; null: nothing. */
@@ -34,6 +37,15 @@ type Wanted =
   | { readonly kind: "route"; readonly status: RouteStatus }
   | { readonly kind: "gateway"; readonly status: GatewayStatus }
   | { readonly kind: "class" };
+
+type Entry = { readonly want: Wanted; readonly text: string };
+
+/** The compiler hands out the same object as long as it says the same: ten thousand routes are not read again for one that changed. */
+function entryOf(before: ReadonlyMap<ObjectKey, Entry>, status: RouteStatus | GatewayStatus, kind: "route" | "gateway"): Entry {
+  const known = before.get(status.key);
+  if (known !== undefined && known.want.kind !== "class" && known.want.status === status) return known;
+  return { want: { kind, status } as Wanted, text: JSON.stringify(status) };
+}
 
 type Problem = { readonly reason: "Invalid" | "InvalidParameters"; readonly message: string };
 
@@ -61,7 +73,7 @@ type Found = z.infer<typeof found>;
 
 export function createGatewayStatus(options: GatewayStatusOptions, stop: AbortSignal): GatewayStatusWriter {
   const { api, resources, isLeader, onWritten, onError, times } = options;
-  let wanted = new Map<ObjectKey, { readonly want: Wanted; readonly text: string }>();
+  let wanted = new Map<ObjectKey, Entry>();
   const problems = new Map<ObjectKey, Problem>();
   const writer = createWriter({ write: (key) => write(key as ObjectKey), onError, ...(times === undefined ? {} : { times }) }, stop);
 
@@ -70,14 +82,12 @@ export function createGatewayStatus(options: GatewayStatusOptions, stop: AbortSi
   };
 
   const changed: GatewayStatusWriter["changed"] = ({ routes, gateways }) => {
-    const all: readonly (readonly [ObjectKey, Wanted])[] = [
-      ...routes.map((status) => [status.key, { kind: "route", status }] as const),
-      ...gateways.map((status) => [status.key, { kind: "gateway", status }] as const),
-    ];
     const before = wanted;
-    wanted = new Map(all.map(([key, want]) => [key, { want, text: JSON.stringify(want) }]));
+    wanted = new Map();
+    for (const status of routes) wanted.set(status.key, entryOf(before, status, "route"));
+    for (const status of gateways) wanted.set(status.key, entryOf(before, status, "gateway"));
     for (const key of before.keys()) if (!wanted.has(key)) forget(key);
-    for (const [key, { text }] of wanted) if (before.get(key)?.text !== text) ask(key);
+    for (const [key, entry] of wanted) if (before.get(key)?.text !== entry.text) ask(key);
   };
 
   function forget(key: ObjectKey): void {
@@ -122,6 +132,9 @@ export function createGatewayStatus(options: GatewayStatusOptions, stop: AbortSi
 
   return {
     changed,
+    noticed: ({ put }) => {
+      for (const key of put.map(keyOf)) if (wanted.has(key)) ask(key);
+    },
     classMade: () => ask(OUR_CLASS),
     problem: (key, error) => {
       const next = problemOf(error);
