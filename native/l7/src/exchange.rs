@@ -85,7 +85,7 @@ async fn pass<U: Upstream>(
     let port = port.ok_or(Refusal::unavailable(Flag::NoRoute, "nothing is known of the service any more"))?;
     let mut canonical = canonical(&mut request, &session.parties.client, served)?;
     record.authority = request.headers.get(HOST).cloned();
-    record.trace = Some(Trace::of(&mut request.headers));
+    record.trace = Some(Trace::of(&mut request.headers, |asked| session.parties.report.traces(asked)));
 
     let (rule, prefix) = match port.rules(session.parties.client.namespace()) {
         None => (&port.own.http, None),

@@ -49,7 +49,7 @@ mod upstream;
 pub use client::{Client, Served};
 pub use context::Context;
 pub use path::{Normal, PathError, normal};
-pub use report::{Copied, Flag, Report, RequestRecord, RouteName, StreamRecord};
+pub use report::{Copied, Flag, Report, RequestRecord, RouteName, Span, StreamRecord};
 pub use serve::{End, serve};
 pub use table::{Rejected, Table};
 pub use upstream::{BackendKey, ConnectError, Endpoint, NoEndpoint, Outcome, Upstream};

@@ -104,6 +104,7 @@ impl Drop for Record {
             retries: self.retries,
             request_id: text(trace.map(|trace| &trace.request_id)),
             traceparent: text(trace.map(|trace| &trace.traceparent)),
+            span: trace.and_then(|trace| trace.span),
             request_bytes: self.request_bytes.get(),
             response_bytes: self.response_bytes,
             duration: self.begun.elapsed(),

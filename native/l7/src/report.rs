@@ -10,6 +10,10 @@ pub trait Report: 'static {
     fn request(&self, record: &RequestRecord<'_>);
     /// Once for each connection that is not carried as HTTP, upgraded ones included, when it is over; and for one that was to be HTTP and is not.
     fn connection(&self, record: &StreamRecord<'_>);
+    /// Whether a request makes a span, which `request` is then told of. `asked`: what the client's trace context wants; None without one.
+    fn traces(&self, _asked: Option<bool>) -> bool {
+        false
+    }
     /// Once for each copy of a request for a mirror.
     fn copied(&self, _served: &Served, _mirror: &crate::BackendKey, _how: Copied) {}
 }
@@ -22,6 +26,15 @@ pub enum Copied {
     Failed,
     /// Too many were under way.
     Dropped,
+}
+
+/// What a request is in its trace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    pub trace: u128,
+    pub id: u64,
+    /// The client's own; None where the trace begins here.
+    pub parent: Option<u64>,
 }
 
 /// Whom a rule belongs to.
@@ -61,8 +74,10 @@ pub struct RequestRecord<'a> {
     /// Beside the first: 0 when nothing was tried again.
     pub retries: u32,
     pub request_id: &'a str,
-    /// W3C: as it came, or as it was made here.
+    /// W3C: as it went on.
     pub traceparent: &'a str,
+    /// Of a request that is traced.
+    pub span: Option<Span>,
     pub request_bytes: u64,
     pub response_bytes: u64,
     /// Until the last byte.
