@@ -599,6 +599,8 @@ export const metrics = {
   istio_tcp_received_bytes_total: { type: "counter", help: "payload bytes from client to server, for both reporters" },
   istio_requests_total: { type: "counter", help: "requests that a waypoint answered" },
   istio_request_duration_milliseconds: { type: "histogram", help: "time from a request's first byte to the last of its answer" },
+  trackbed_spans_exported_total: { type: "counter", help: "spans that the collector took" },
+  trackbed_spans_dropped_total: { type: "counter", help: "spans dropped because a queue was full or the collector did not take them" },
   trackbed_pods: { type: "gauge", help: "enrolled pods of the node by phase" },
   trackbed_pods_unproven: { type: "gauge", help: "enrolled pods whose capture is not proven" },
   trackbed_drift_total: { type: "counter", help: "rule changes that were not ours, by pod" },

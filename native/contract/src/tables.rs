@@ -427,6 +427,10 @@ pub mod metrics {
     pub const ISTIO_REQUESTS_TOTAL: &str = "istio_requests_total";
     /// time from a request's first byte to the last of its answer
     pub const ISTIO_REQUEST_DURATION_MILLISECONDS: &str = "istio_request_duration_milliseconds";
+    /// spans that the collector took
+    pub const TRACKBED_SPANS_EXPORTED_TOTAL: &str = "trackbed_spans_exported_total";
+    /// spans dropped because a queue was full or the collector did not take them
+    pub const TRACKBED_SPANS_DROPPED_TOTAL: &str = "trackbed_spans_dropped_total";
     /// enrolled pods of the node by phase
     pub const TRACKBED_PODS: &str = "trackbed_pods";
     /// enrolled pods whose capture is not proven

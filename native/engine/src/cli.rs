@@ -12,7 +12,8 @@ trackbed-engine: moves the bytes of a node's pods, or of a waypoint
 
 usage: trackbed-engine [--run DIR] [--metrics ADDR] [--workers N] [--log FILTER] [--log-format text|json]
        trackbed-engine waypoint --control HOST:PORT --roots FILE --token FILE [--server-name NAME] [--metrics ADDR] [--health ADDR]
-                                [--drain SECONDS] [--workers N] [--log FILTER] [--log-format text|json]
+                                [--drain SECONDS] [--traces URL] [--trace-share SHARE] [--workers N] [--log FILTER]
+                                [--log-format text|json]
        trackbed-engine --version | --help
 
   --run DIR         directory shared with the daemon: director.sock, netns.sock (default /run/trackbed)
@@ -29,6 +30,8 @@ waypoint: one process without privileges, directed by control, that routes the r
   --metrics ADDR    serve Prometheus text here (default: port 15020 of all addresses)
   --health ADDR     serve /healthz/ready here (default: port 15021 of all addresses)
   --drain SECONDS   at SIGTERM, requests under way have this long (default 25)
+  --traces URL      send spans of requests to this collector, OTLP over gRPC in plaintext: http://HOST:4317 (default: none)
+  --trace-share N   of the requests that come without a trace, so many begin one, 0 to 1 (default 0.01)
 ";
 
 /// sysexits.h EX_USAGE
@@ -40,7 +43,7 @@ const MOST_WORKERS: usize = 64;
 pub(crate) enum Command {
     Keeper(Options),
     Worker(Options, Descent),
-    Waypoint(waypoint::Options),
+    Waypoint(Box<waypoint::Options>),
     Version,
     Help,
 }

@@ -34,7 +34,7 @@ fn main() -> ExitCode {
         }
         Command::Keeper(options) => keeper::build(options).and_then(keeper::Keeper::run),
         Command::Worker(options, descent) => worker::build(options, descent).and_then(worker::Worker::run),
-        Command::Waypoint(options) => waypoint::build(options).and_then(waypoint::Waypoint::run),
+        Command::Waypoint(options) => waypoint::build(*options).and_then(waypoint::Waypoint::run),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

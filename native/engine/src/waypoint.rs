@@ -12,6 +12,7 @@ use crate::cli::waypoint::Options;
 use crate::control::Control;
 use crate::director::Line;
 use crate::report::scrape;
+use crate::report::spans::{self, Spans};
 use crate::worker::data_threads;
 use crate::worker::shared::Shared;
 use crate::{director, log};
@@ -35,7 +36,8 @@ impl Waypoint {
     /// Serves until it is told to stop, and then until what it has begun is done.
     pub(crate) fn run(self) -> io::Result<()> {
         let Self { options, log, runtime } = self;
-        let shared = Arc::new(Shared::new(0));
+        let spans = options.traces.as_ref().map(|traces| Spans::new(traces.share));
+        let shared = Arc::new(Shared { spans, ..Shared::new(0) });
         let threads = data_threads(options.workers, &shared)?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), threads = threads.len(), "waypoint started");
         runtime.block_on(async {
@@ -43,6 +45,9 @@ impl Waypoint {
             let health = scrape::bind_or_any("--health", options.health, ports::WAYPOINT_HEALTH).await?;
             tokio::spawn(scrape::serve(metrics, &["/metrics"], Arc::clone(&shared)));
             tokio::spawn(scrape::serve(health, &["/healthz/ready"], Arc::clone(&shared)));
+            if let Some(traces) = options.traces {
+                tokio::spawn(spans::export(traces.collector.into(), Arc::clone(&shared)));
+            }
             let stop = stopped()?;
             let control = Control::of_waypoint(Arc::clone(&shared), threads, log);
             let mut director = director::attach(Line::Control(options.control), shared);

@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use lexopt::prelude::{Long, ValueExt};
 use rustls::pki_types::ServerName;
+use tonic::transport::Uri;
+
+use crate::report::spans::WHOLE;
 
 use super::{Command, LogFormat, UsageError, log_filter, log_format, parsed, worker_count};
 
@@ -22,10 +25,14 @@ pub(crate) struct Options {
     pub(crate) health: Option<SocketAddr>,
     /// Most that requests under way may take once it is told to stop.
     pub(crate) drain: Duration,
+    pub(crate) traces: Option<Traces>,
     pub(crate) workers: Option<usize>,
     pub(crate) log: String,
     pub(crate) log_format: LogFormat,
 }
+
+/// As other meshes do: enough to see, too little to cost.
+const DEFAULT_SHARE: u32 = WHOLE / 100;
 
 /// Where the director is, and what each side shows the other.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,10 +44,19 @@ pub(crate) struct Control {
     pub(crate) token: PathBuf,
 }
 
+/// Where spans of requests go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Traces {
+    pub(crate) collector: Uri,
+    /// Of `WHOLE`.
+    pub(crate) share: u32,
+}
+
 /// What follows the word `waypoint`.
 pub(super) fn parse(parser: &mut lexopt::Parser) -> Result<Command, UsageError> {
     let (mut control, mut server_name, mut roots, mut token) = (None, None, None, None);
     let (mut metrics, mut health, mut workers, mut drain) = (None, None, None, DEFAULT_DRAIN);
+    let (mut collector, mut share) = (None, DEFAULT_SHARE);
     let (mut log, mut format) = ("info".to_owned(), LogFormat::Text);
     let address = |text: &str, option| parsed(text, option, "an address such as 0.0.0.0:15020");
     while let Some(argument) = parser.next()? {
@@ -53,6 +69,8 @@ pub(super) fn parse(parser: &mut lexopt::Parser) -> Result<Command, UsageError> 
             Long("metrics") => metrics = Some(address(&parser.value()?.string()?, "--metrics")?),
             Long("health") => health = Some(address(&parser.value()?.string()?, "--health")?),
             Long("drain") => drain = seconds(&parser.value()?.string()?)?,
+            Long("traces") => collector = Some(url(&parser.value()?.string()?)?),
+            Long("trace-share") => share = fraction(&parser.value()?.string()?)?,
             Long("workers") => workers = Some(worker_count(&parser.value()?.string()?)?),
             Long("log") => log = log_filter(parser.value()?.string()?)?,
             Long("log-format") => format = log_format(&parser.value()?.string()?)?,
@@ -67,7 +85,8 @@ pub(super) fn parse(parser: &mut lexopt::Parser) -> Result<Command, UsageError> 
         roots: roots.ok_or_else(|| missing("--roots FILE"))?,
         token: token.ok_or_else(|| missing("--token FILE"))?,
     };
-    Ok(Command::Waypoint(Options { control, metrics, health, drain, workers, log, log_format: format }))
+    let traces = collector.map(|collector| Traces { collector, share });
+    Ok(Command::Waypoint(Box::new(Options { control, metrics, health, drain, traces, workers, log, log_format: format })))
 }
 
 /// The whole, and the host without brackets.
@@ -81,6 +100,22 @@ fn host_and_port(text: OsString) -> Result<(String, String), UsageError> {
 
 fn name(text: &str, option: &str) -> Result<ServerName<'static>, UsageError> {
     ServerName::try_from(text.to_owned()).map_err(|_| UsageError(format!("{option} {text:?}: expected a host name or an address")))
+}
+
+/// OTLP's own port is 4317; without one it would be 80, which is nobody's.
+fn url(text: &str) -> Result<Uri, UsageError> {
+    let wrong = || UsageError(format!("--traces {text:?}: expected http://HOST:PORT of a collector that takes OTLP over gRPC"));
+    let uri: Uri = text.parse().map_err(|_| wrong())?;
+    let fits = uri.scheme_str() == Some("http") && uri.port().is_some() && uri.path() == "/" && uri.query().is_none();
+    if fits { Ok(uri) } else { Err(wrong()) }
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // it is between 0 and a million
+fn fraction(text: &str) -> Result<u32, UsageError> {
+    match text.parse::<f64>() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok((share * f64::from(WHOLE)).round() as u32),
+        _ => Err(UsageError(format!("--trace-share {text:?}: expected a share from 0 to 1"))),
+    }
 }
 
 fn seconds(text: &str) -> Result<Duration, UsageError> {
@@ -125,6 +160,9 @@ mod tests {
             (vec!["waypoint", "--server-name=a b"], "--server-name \"a b\""),
             ([&whole[..], &["--drain=-1"]].concat(), "--drain \"-1\""),
             ([&whole[..], &["--health=15021"]].concat(), "--health \"15021\""),
+            ([&whole[..], &["--traces=collector:4317"]].concat(), "--traces \"collector:4317\""),
+            ([&whole[..], &["--traces=https://collector:4317"]].concat(), "--traces"),
+            ([&whole[..], &["--trace-share=2"]].concat(), "--trace-share \"2\""),
             ([&whole[..], &["--run=/x"]].concat(), "--run"),
             ([&whole[..], &["more"]].concat(), "more"),
         ] {

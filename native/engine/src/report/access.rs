@@ -62,7 +62,7 @@ pub(super) fn stream(record: &StreamRecord<'_>, ends: &Ends) {
 }
 
 /// `HTTPRoute/shop/cart/0`, and the rule's name behind it if it has one.
-fn route(route: Option<&RouteName>) -> String {
+pub(super) fn route(route: Option<&RouteName>) -> String {
     let Some(RouteName { kind, namespace, name, index, rule }) = route else { return String::new() };
     let text = format!("{kind}/{namespace}/{name}/{index}");
     if rule.is_empty() { text } else { format!("{text}/{rule}") }

@@ -3,10 +3,12 @@ mod access;
 pub(crate) mod account;
 pub(crate) mod flow;
 pub(crate) mod ledger;
+mod otlp;
 pub(crate) mod queue;
 pub(crate) mod requests;
 pub(crate) mod scrape;
 pub(crate) mod series;
+pub(crate) mod spans;
 
 use std::sync::atomic::Ordering;
 

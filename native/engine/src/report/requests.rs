@@ -17,6 +17,7 @@ use super::access;
 use super::flow::End;
 use super::ledger;
 use super::series::{Escaped, Labels, header, write_labels};
+use super::spans;
 use crate::worker::shared::Shared;
 
 /// Bounds memory and scrape size: about 20 KiB of text each. Sets that no thread uses any more make room first.
@@ -217,9 +218,18 @@ impl Report for Requests {
         let service = record.backend.map_or(&record.served.service, |backend| &backend.service);
         let ends = self.ends(record.client, service, record.endpoint);
         access::request(record, &ends);
+        if let Some(spans) = &self.shared.spans
+            && let Some(span) = spans::of(record, &ends)
+        {
+            spans.push(span);
+        }
         let (grpc, status, grpc_status) = (record.grpc, record.status, record.grpc_status);
         let key = Key { ends, grpc, status, grpc_status, flags: record.flags.to_vec() };
         self.numbers(key, record.client.address, record.endpoint.map(|(_, address)| address)).add(record.duration);
+    }
+
+    fn traces(&self, asked: Option<bool>) -> bool {
+        self.shared.spans.as_ref().is_some_and(|spans| spans.wants(asked))
     }
 
     /// Its bytes are in the account of the connection.

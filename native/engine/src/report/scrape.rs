@@ -140,6 +140,15 @@ fn text(shared: &Shared) -> String {
         "tunnels refused because their peer or all peers of a pod hold too many",
         &[("", load(&counters.tunnels_refused))],
     );
+    if let Some(spans) = &shared.spans {
+        one(metrics::TRACKBED_SPANS_EXPORTED_TOTAL, "counter", "spans that the collector took", &[("", load(&spans.exported))]);
+        one(
+            metrics::TRACKBED_SPANS_DROPPED_TOTAL,
+            "counter",
+            "spans dropped because a queue was full or the collector did not take them",
+            &[("", load(&spans.dropped))],
+        );
+    }
     certificates(&mut text, shared);
     text
 }

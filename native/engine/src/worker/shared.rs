@@ -16,6 +16,7 @@ use trackbed_tls::Certified;
 use crate::report::queue::ReportQueue;
 use crate::report::requests::AllRequests;
 use crate::report::series::AllSeries;
+use crate::report::spans::Spans;
 use crate::routes::Routes;
 
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub(crate) struct Shared {
     pub(crate) reports: ReportQueue,
     pub(crate) series: AllSeries,
     pub(crate) requests: AllRequests,
+    /// Of a waypoint that has a collector for them.
+    pub(crate) spans: Option<Spans>,
     /// Why a waypoint is not to be sent requests, empty when it is.
     pub(crate) unready: ArcSwap<String>,
     pub(crate) counters: Counters,
@@ -131,6 +134,11 @@ impl LocalPods {
         self.0.get(uid)
     }
 
+    /// Of a waypoint: itself.
+    pub(crate) fn first(&self) -> Option<&Arc<Pod>> {
+        self.0.values().next()
+    }
+
     /// The pod that a workload of the mesh is, when it is one of this engine's.
     pub(crate) fn of_workload(&self, namespace: &str, name: &str, address: IpAddr) -> Option<&Arc<Pod>> {
         self.0.values().find(|pod| *pod.local.name == *name && *pod.local.namespace == *namespace && pod.local.addresses.contains(&address))
@@ -170,6 +178,7 @@ impl Shared {
             reports: ReportQueue::default(),
             series: AllSeries::default(),
             requests: AllRequests::default(),
+            spans: None,
             unready: ArcSwap::from_pointee("starting".to_owned()),
             counters,
             descriptors: getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::lab::Pod;
 
-/// Answers every request with the pod's name and what it was asked; `/slow` after a while.
+/// Answers every request with the pod's name, what it was asked, how long its body was, and its trace; `/slow` after a while.
 pub(crate) fn serve(pod: &Pod, port: u16) {
     let name = pod.name.clone();
     pod.accept(port, move |stream| {
@@ -18,7 +18,8 @@ pub(crate) fn serve(pod: &Pod, port: u16) {
             if line.contains(" /slow") {
                 std::thread::sleep(Duration::from_millis(300));
             }
-            let body = format!("{name}|{line}|{}", body.len());
+            let context = header(&head, "traceparent").unwrap_or_default();
+            let body = format!("{name}|{line}|{}|{context}", body.len());
             write!(writer, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len())?;
         }
         Ok(())
@@ -89,6 +90,10 @@ fn head(reader: &mut impl BufRead) -> std::io::Result<Option<String>> {
 }
 
 fn length(head: &str) -> usize {
-    let line = head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:").map(|value| value.trim().to_owned()));
-    line.map_or(0, |value| value.parse().expect("a length"))
+    header(head, "content-length").map_or(0, |value| value.parse().expect("a length"))
+}
+
+fn header(head: &str, name: &str) -> Option<String> {
+    let mut lines = head.lines().filter_map(|line| line.split_once(':'));
+    lines.find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim().to_owned())
 }

@@ -36,7 +36,12 @@ pub(crate) struct Waypoint<'p> {
 impl<'p> Waypoint<'p> {
     /// Told everything that is in `resources`, and who it is; returns when it is ready.
     pub(crate) fn start(fabric: &Fabric, pod: &'p Pod, resources: &[Resource]) -> Self {
-        let waypoint = Self::begin(fabric, pod, TOKEN, None);
+        Self::start_with(fabric, pod, resources, &[])
+    }
+
+    /// The same with more options.
+    pub(crate) fn start_with(fabric: &Fabric, pod: &'p Pod, resources: &[Resource], options: &[&str]) -> Self {
+        let waypoint = Self::begin_with(fabric, pod, TOKEN, None, options);
         waypoint.hello();
         assert_eq!(waypoint.director.state(resources.to_vec()), []);
         waypoint.director.add(spec(pod));
@@ -46,6 +51,10 @@ impl<'p> Waypoint<'p> {
 
     /// The process, which shows this token and trusts `roots` or else the right ones, and a director that has nothing to say but InSync.
     pub(crate) fn begin(fabric: &Fabric, pod: &'p Pod, token: &str, roots: Option<&str>) -> Self {
+        Self::begin_with(fabric, pod, token, roots, &[])
+    }
+
+    fn begin_with(fabric: &Fabric, pod: &'p Pod, token: &str, roots: Option<&str>, options: &[&str]) -> Self {
         let run = std::env::temp_dir().join(format!("trackbed-waypoint-{}-{:08x}", std::process::id(), fastrand::u32(..)));
         std::fs::create_dir(&run).unwrap();
         let key = KeyPair::generate().unwrap();
@@ -70,7 +79,7 @@ impl<'p> Waypoint<'p> {
         let pem = certificate.pem();
         std::fs::write(run.join("roots.pem"), roots.unwrap_or(&pem)).unwrap();
         std::fs::write(run.join("token"), token).unwrap();
-        let process = spawn(pod, &run, control);
+        let process = spawn(pod, &run, control, options);
         Self { pod, director, process, run, roots: pem }
     }
 
@@ -139,12 +148,12 @@ impl Drop for Waypoint<'_> {
 }
 
 /// Inside the pod, as nobody.
-fn spawn(pod: &Pod, run: &std::path::Path, control: SocketAddr) -> Child {
+fn spawn(pod: &Pod, run: &std::path::Path, control: SocketAddr, options: &[&str]) -> Child {
     let log = std::fs::File::create(run.join("engine.log")).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_trackbed-engine"));
     command.args(["waypoint", "--control", &control.to_string(), "--server-name", SERVER_NAME, "--workers", "2", "--drain", "10"]);
     command.args(["--log", "debug,h2=info,hyper=info,tower=info"]).arg("--roots").arg(run.join("roots.pem"));
-    command.arg("--token").arg(run.join("token")).stderr(log).uid(NOBODY).gid(NOBODY);
+    command.arg("--token").arg(run.join("token")).args(options).stderr(log).uid(NOBODY).gid(NOBODY);
     pod.netns.enter(|| command.spawn()).unwrap().unwrap()
 }
 

@@ -3,3 +3,4 @@ mod attach;
 mod http;
 mod lab;
 mod routing;
+mod traces;

@@ -11,23 +11,23 @@ use super::http::{self, Client};
 use super::lab::{self, Waypoint, behind, of_waypoint, plain_service, routes, through_gate};
 use crate::lab::{Fabric, Node, Pod, of_service, of_workload};
 
-const CART: &str = "10.96.0.1";
-const PORT: u16 = 8080;
+pub(super) const CART: &str = "10.96.0.1";
+pub(super) const PORT: u16 = 8080;
 
 /// web on node one; cart and news, each behind its service, on node two; old, behind a service of its own, in no mesh.
-struct Shop {
+pub(super) struct Shop {
     one: Node,
     two: Node,
-    web: Pod,
+    pub(super) web: Pod,
     cart: Pod,
     news: Pod,
     old: Pod,
     gates: Vec<Pod>,
-    fabric: Fabric,
+    pub(super) fabric: Fabric,
 }
 
 impl Shop {
-    fn new(gates: &[&str]) -> Option<Self> {
+    pub(super) fn new(gates: &[&str]) -> Option<Self> {
         let fabric = Fabric::new()?;
         let [web, cart, news, old] = ["web", "cart", "news", "old"].map(|name| fabric.pod(name));
         let gates = gates.iter().map(|name| fabric.pod(name)).collect();
@@ -69,12 +69,16 @@ impl Shop {
     }
 
     fn waypoint<'p>(&'p self, gate: usize, routes: &[Resource]) -> Waypoint<'p> {
-        Waypoint::start(&self.fabric, &self.gates[gate], &self.resources(routes))
+        self.waypoint_with(gate, routes, &[])
+    }
+
+    pub(super) fn waypoint_with<'p>(&'p self, gate: usize, routes: &[Resource], options: &[&str]) -> Waypoint<'p> {
+        Waypoint::start_with(&self.fabric, &self.gates[gate], &self.resources(routes), options)
     }
 }
 
 /// All requests whose path begins like this go to that service.
-fn to(service: &str, prefix: &str) -> (HttpEntry, HttpRule) {
+pub(super) fn to(service: &str, prefix: &str) -> (HttpEntry, HttpRule) {
     let path = Some(Text { kind: Some(text::Kind::PathPrefix(prefix.to_owned())) });
     let id = RuleId { kind: "HTTPRoute".into(), namespace: "shop".into(), name: format!("to-{service}"), ..RuleId::default() };
     let key = format!("shop/{service}.shop.svc.cluster.local");
@@ -86,7 +90,7 @@ fn to(service: &str, prefix: &str) -> (HttpEntry, HttpRule) {
 }
 
 /// Routes of cart.
-fn cart(rules: Vec<(HttpEntry, HttpRule)>) -> Resource {
+pub(super) fn cart(rules: Vec<(HttpEntry, HttpRule)>) -> Resource {
     let numbered = |(rule, (entry, _)): (u32, &(HttpEntry, HttpRule))| HttpEntry { rule, ..entry.clone() };
     let entries = (0..).zip(&rules).map(numbered).collect();
     let rules = rules.into_iter().map(|(_, rule)| rule).collect();
@@ -99,7 +103,7 @@ fn a_request_goes_to_the_service_that_its_route_names_and_without_a_route_to_its
     let Some(shop) = Shop::new(&["gate"]) else { return };
     let waypoint = shop.waypoint(0, &[routes("cart", PORT, Protocol::Http, None)]);
     let mut client = Client::new(&shop.web, CART, PORT).unwrap();
-    assert_eq!(client.get("/a?b=c").body, "cart|GET /a?b=c HTTP/1.1|0");
+    assert!(client.get("/a?b=c").body.starts_with("cart|GET /a?b=c HTTP/1.1|0|00-"));
     // The next request of the same connection finds other routes.
     let table = cart(vec![to("news", "/news"), to("old", "/old"), to("cart", "/")]);
     assert_eq!(waypoint.director.state(shop.resources(std::slice::from_ref(&table))), []);
@@ -130,7 +134,7 @@ fn a_body_of_megabytes_passes_all_engines_unchanged_in_length() {
     let mut client = Client::new(&shop.web, CART, PORT).unwrap();
     let body = "x".repeat(5 << 20);
     let answer = client.ask(&format!("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len())).unwrap().unwrap();
-    assert_eq!(answer.body, format!("cart|POST / HTTP/1.1|{}", 5 << 20));
+    assert!(answer.body.starts_with(&format!("cart|POST / HTTP/1.1|{}|", 5 << 20)), "{}", answer.body);
 }
 
 #[test]
