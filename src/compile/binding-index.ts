@@ -5,9 +5,9 @@ import type { Gateway } from "#mesh/gateway.ts";
 import type { MeshObject, Pod, Service } from "#mesh/objects.ts";
 import { isEmptySelector, selects } from "#mesh/selector.ts";
 import { gatewayOf, waypointClasses } from "#mesh/waypoint-pod.ts";
-import { admits, type Binding, bindingOf } from "#waypoint/binding.ts";
-import { hasWaypoint, type Standing } from "#waypoint/standing.ts";
-import { type WaypointKey, waypointKey } from "#waypoint/waypoint.ts";
+import { admits, type Binding, bindingOf, gatewaysOf, type WantedCanary } from "#waypoint/binding.ts";
+import { type Canary, type Standing, waypointsOf } from "#waypoint/standing.ts";
+import { type GatewayName, type WaypointKey, waypointKey } from "#waypoint/waypoint.ts";
 import type { Cluster } from "./cluster.ts";
 import type { ServiceKey } from "./route-index.ts";
 import { isReachable } from "./workload.ts";
@@ -58,18 +58,19 @@ export function bindingIndex(cluster: Cluster, adopt: Adoption): BindingIndex {
     const service = serviceOf(key);
     const before = bindings.get(key);
     const now = service === undefined ? NO_BINDING : bindingOf(service.metadata, cluster.namespace(service.metadata.namespace), adopt);
-    for (const binding of [before, now]) if (binding !== undefined && binding.kind !== "none") touched.add(waypointKey(binding.gateway));
-    if (before !== undefined && before.kind !== "none") {
-      const waypoint = waypointKey(before.gateway);
+    const [left, joined] = [before ?? NO_BINDING, now].map((one) => gatewaysOf(one).map(waypointKey));
+    for (const waypoint of left ?? []) {
+      touched.add(waypoint);
       const bound = byWaypoint.get(waypoint);
       bound?.delete(key);
       if (bound?.size === 0) byWaypoint.delete(waypoint);
     }
-    if (now.kind === "none") bindings.delete(key);
-    else {
-      bindings.set(key, now);
-      byWaypoint.set(waypointKey(now.gateway), (byWaypoint.get(waypointKey(now.gateway)) ?? new Set()).add(key));
+    for (const waypoint of joined ?? []) {
+      touched.add(waypoint);
+      byWaypoint.set(waypoint, (byWaypoint.get(waypoint) ?? new Set()).add(key));
     }
+    if (now.kind === "none") bindings.delete(key);
+    else bindings.set(key, now);
   }
 
   function note(object: MeshObject, dirty: Set<ServiceKey>): void {
@@ -127,31 +128,39 @@ export function bindingIndex(cluster: Cluster, adopt: Adoption): BindingIndex {
     if (binding.kind === "none") return { kind: "none", reason: "neither it nor its namespace is labelled with one" };
     if ((serviceOf(key)?.clusterIPs.length ?? 0) === 0) return { kind: "none", reason: "it has no address of its own" };
     // Its own Service must not lead to it once more.
-    if (gateways.has(key) || waypointKey(binding.gateway) === key) return { kind: "none", reason: "it is a waypoint itself" };
+    if (gateways.has(key) || gatewaysOf(binding).some((one) => waypointKey(one) === key))
+      return { kind: "none", reason: "it is a waypoint itself" };
     if (binding.kind === "auto" && cluster.routes.attachedTo(key).length === 0) return { kind: "none", reason: "nothing of it needs one" };
-    const { gateway: named } = binding;
+    const [namespace] = splitKey(key);
+    const obstacle = obstacleTo(binding.gateway, namespace, binding.kind === "auto");
+    if (obstacle !== null) return { kind: "absent", gateway: binding.gateway, reason: obstacle };
+    const canary = binding.kind === "named" && binding.canary !== null ? canaryOf(binding.canary, namespace) : { canary: null, fault: "" };
+    return { kind: isReady(binding.gateway) ? "ready" : "waiting", gateway: binding.gateway, ...canary };
+  }
+
+  const isReady = (gateway: GatewayName): boolean => ready.get(waypointKey(gateway)) === true;
+
+  function canaryOf({ gateway, weight }: WantedCanary, namespace: string): { readonly canary: Canary | null; readonly fault: string } {
+    const fault = weight === null ? "its share must be a whole number from 0 to 100" : obstacleTo(gateway, namespace, false);
+    if (fault !== null) return { canary: null, fault: `canary ${waypointKey(gateway)}: ${fault}; the first waypoint has every connection` };
+    return { canary: { gateway, weight: weight ?? 0, ready: isReady(gateway) }, fault: "" };
+  }
+
+  /** Why the namespace cannot use the waypoint; null when it can. One that is implied need not be written by anybody. */
+  function obstacleTo(named: GatewayName, namespace: string, implied: boolean): string | null {
     const waypoint = waypointKey(named);
     const gateway = gateways.get(waypoint);
     if (gateway === undefined) {
       const other = cluster.objects.get(`Gateway/${waypoint}`);
-      if (other?.kind === "Gateway")
-        return {
-          kind: "absent",
-          gateway: named,
-          reason: `Gateway ${waypoint} is of class ${other.className}, not ${classes.join(" or ")}`,
-        };
-      if (binding.kind === "named") return { kind: "absent", gateway: named, reason: `there is no Gateway ${waypoint}` };
-    } else {
-      const [namespace] = splitKey(key);
-      if (!admits(gateway, namespace, cluster.namespace(namespace))) {
-        const reason = `no listener of Gateway ${waypoint} admits namespace ${namespace} (allowedRoutes.namespaces)`;
-        return { kind: "absent", gateway: named, reason };
-      }
+      if (other?.kind === "Gateway") return `Gateway ${waypoint} is of class ${other.className}, not ${classes.join(" or ")}`;
+      return implied ? null : `there is no Gateway ${waypoint}`;
     }
-    return { kind: ready.get(waypoint) === true ? "ready" : "waiting", gateway: named };
+    if (admits(gateway, namespace, cluster.namespace(namespace))) return null;
+    return `no listener of Gateway ${waypoint} admits namespace ${namespace} (allowedRoutes.namespaces)`;
   }
 
-  const servedBy = (waypoint: WaypointKey): ServiceKey[] => [...boundTo(waypoint)].filter((key) => hasWaypoint(standing(key)));
+  const servedBy = (waypoint: WaypointKey): ServiceKey[] =>
+    [...boundTo(waypoint)].filter((key) => waypointsOf(standing(key)).some((one) => waypointKey(one) === waypoint));
 
   return {
     note,

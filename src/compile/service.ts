@@ -44,12 +44,23 @@ export function compileService(service: Service, standing: Standing, settings: C
         appProtocol: appProtocolOf(port),
       })),
       ...(loadBalancing === null ? {} : { loadBalancing }),
-      ...(standing.kind === "ready" ? { waypoint: waypointAt(standing.gateway, settings) } : {}),
+      ...(standing.kind === "ready" ? waypointsAt(standing, settings) : {}),
       ipFamilies: familiesOf(addresses),
       canonical: true,
     }),
     faults,
   };
+}
+
+/** The first stays named beside the shares, for readers that know of no shares. */
+function waypointsAt({ gateway, canary }: Extract<Standing, { kind: "ready" }>, settings: CompilerSettings) {
+  const waypoint = waypointAt(gateway, settings);
+  if (canary === null || !canary.ready) return { waypoint };
+  const shares = [
+    { destination: waypoint, weight: 100 - canary.weight },
+    { destination: waypointAt(canary.gateway, settings), weight: canary.weight },
+  ];
+  return { waypoint, weightedWaypoints: shares };
 }
 
 /** By the name of its Service, whose endpoints its pods are. */

@@ -6,7 +6,7 @@ import fc from "fast-check";
 import { type Compiler, createCompiler } from "#compile/compiler.ts";
 import { TunnelProtocol } from "#contract/gen/istio/workload_pb.ts";
 import { RoutesSchema } from "#contract/gen/route_pb.ts";
-import { kubernetes } from "#contract/tables.ts";
+import { annotations, kubernetes } from "#contract/tables.ts";
 import { keyOf, type Labels, type MeshObject, type Pod } from "#mesh/objects.ts";
 import type { Route } from "#mesh/route.ts";
 import { backendOf, gatewayOf, httpRoute, httpRule, matchOf, parentOf, streamRoute } from "#mesh/route-specimen.ts";
@@ -94,6 +94,50 @@ test("a waypoint serves another namespace only where a listener admits it", () =
   assert.equal(at(), null);
   mesh.apply(put(gatewayOf("shop", "gate", { listeners: [{ ...listener, from: "All", selector: {} }] })));
   assert.deepEqual([at(), mesh.compiler.faults()], [GATE, []]);
+});
+
+test("of two waypoints the second gets its share as soon as it is ready, and what it serves is its own to know", () => {
+  const labels = { ...USE, "trackbed.dev/use-waypoint-canary": "next" };
+  const shared = (share: string) =>
+    service(
+      "shop",
+      "web",
+      { app: "web" },
+      { metadata: { ...meta("shop", "web", labels), annotations: { [annotations.useWaypointCanaryWeight]: share } } },
+    );
+  const ofNext = { ...ofGate(), [kubernetes.gatewayNameLabel]: "next" };
+  const mesh = held();
+  const shares = () =>
+    mesh.service(OF_WEB)?.weightedWaypoints.map(({ destination, weight }) => {
+      const name = destination?.destination.case === "hostname" ? destination.destination.value.hostname.split(".")[0] : null;
+      return [name, weight];
+    });
+  const faults = () => mesh.compiler.faults().map(({ reason }) => reason);
+  mesh.apply(put(shared("20"), gate, front, proxy(), toWeb));
+  assert.deepEqual([waypointAt(mesh), shares(), faults().length], [GATE, [], 1]);
+  assert.match(faults()[0] ?? "", /canary shop\/next: there is no Gateway shop\/next/);
+  mesh.apply(put(gatewayOf("shop", "next"), service("shop", "next", { [kubernetes.gatewayNameLabel]: "next" })));
+  assert.deepEqual([shares(), faults(), [...(mesh.compiler.scopeOf("shop/next")?.routes ?? [])]], [[], [], [OF_WEB]]);
+  mesh.apply(put(pod("shop", "next-1", ofNext)));
+  const both = [
+    ["gate", 80],
+    ["next", 20],
+  ];
+  assert.deepEqual([waypointAt(mesh), shares()], [GATE, both]);
+  mesh.apply(put(shared("much")));
+  assert.deepEqual(
+    [shares(), mesh.compiler.waypoints().map(({ name, services }) => [name, services.length])],
+    [
+      [],
+      [
+        ["gate", 1],
+        ["next", 0],
+      ],
+    ],
+  );
+  assert.match(faults()[0] ?? "", /whole number from 0 to 100/);
+  mesh.apply(put(shared("100")));
+  assert.deepEqual(shares()?.at(-1), ["next", 100]);
 });
 
 test("a Gateway that is not there, or is of another class, is told on who names it", () => {

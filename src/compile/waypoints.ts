@@ -8,7 +8,7 @@ import type { ParentRef, Route } from "#mesh/route.ts";
 import { gatewayOf } from "#mesh/waypoint-pod.ts";
 import { gatewayStatus } from "#waypoint/gateway-status.ts";
 import { type ParentFacts, routeStatus } from "#waypoint/route-status.ts";
-import { hasWaypoint, type Standing } from "#waypoint/standing.ts";
+import { hasWaypoint, type Standing, waypointsOf } from "#waypoint/standing.ts";
 import type { GatewayStatus, RouteStatus } from "#waypoint/status.ts";
 import { closedTable, compileTable, type Table } from "#waypoint/table.ts";
 import { type Scope, type Waypoint, type WaypointKey, waypointKey } from "#waypoint/waypoint.ts";
@@ -112,10 +112,9 @@ export function createWaypoints(cluster: Cluster, settings: CompilerSettings, sl
     for (const key of dirty) {
       const before = standings.get(key);
       const now = bindings.standing(key);
-      for (const one of [before, now]) {
-        if (one === undefined || !hasWaypoint(one)) continue;
-        stale.add(waypointKey(one.gateway));
-        views.delete(waypointKey(one.gateway));
+      for (const gateway of [before ?? NONE, now].flatMap(waypointsOf)) {
+        stale.add(waypointKey(gateway));
+        views.delete(waypointKey(gateway));
       }
       if (now.kind === "none") standings.delete(key);
       else standings.set(key, now);
@@ -250,9 +249,14 @@ export function createWaypoints(cluster: Cluster, settings: CompilerSettings, sl
     faults: () => [
       ...large.values(),
       ...[...standings].flatMap(([key, standing]): ObjectFault[] => {
-        if (standing.kind !== "absent") return [];
+        const reason =
+          standing.kind === "absent"
+            ? `${standing.reason}: the service is reached without a waypoint`
+            : hasWaypoint(standing)
+              ? standing.fault
+              : "";
+        if (reason === "") return [];
         const [namespace = "", name = ""] = key.split("/");
-        const reason = `${standing.reason}: the service is reached without a waypoint`;
         return [{ key: `Service/${namespace}/${name}`, code: "E_WAYPOINT_ABSENT", field: "metadata.labels", reason }];
       }),
     ],

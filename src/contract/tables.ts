@@ -131,6 +131,10 @@ export const labels = {
   useWaypoint: "trackbed.dev/use-waypoint",
   /** namespace of that Gateway, where it is another (Namespace, Service) */
   useWaypointNamespace: "trackbed.dev/use-waypoint-namespace",
+  /** beside use-waypoint: a second Gateway, which gets a share of the connections (Namespace, Service) */
+  useWaypointCanary: "trackbed.dev/use-waypoint-canary",
+  /** namespace of that second Gateway, where it is another (Namespace, Service) */
+  useWaypointCanaryNamespace: "trackbed.dev/use-waypoint-canary-namespace",
   /** auto: the namespace gets a waypoint as soon as something needs one (Namespace) */
   waypoint: "trackbed.dev/waypoint",
 } as const;
@@ -152,6 +156,8 @@ export const annotations = {
   bypassUntil: "trackbed.dev/bypass-until",
   /** since when each root is handed out and until when it signed; written by control, read when it starts (ConfigMap trackbed-root) */
   rotation: "trackbed.dev/rotation",
+  /** beside use-waypoint-canary: its share of the connections, 0 to 100 (Namespace, Service) */
+  useWaypointCanaryWeight: "trackbed.dev/use-waypoint-canary-weight",
   /** enabled | disabled, default enabled (Namespace, Pod) */
   dnsCapture: "trackbed.dev/dns-capture",
 } as const;

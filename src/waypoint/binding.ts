@@ -1,22 +1,54 @@
 // Which waypoint an object's traffic passes, as its labels and those of its namespace say.
-import { kubernetes, labels } from "#contract/tables.ts";
+import { annotations, kubernetes, labels } from "#contract/tables.ts";
 import type { Adoption } from "#mesh/enrolment.ts";
 import type { Gateway } from "#mesh/gateway.ts";
 import type { Namespace, ObjectMeta } from "#mesh/objects.ts";
 import { selects } from "#mesh/selector.ts";
 import type { GatewayName } from "./waypoint.ts";
 
+type Names = {
+  readonly use: string;
+  readonly namespace: string;
+  readonly canary: string;
+  readonly canaryNamespace: string;
+  /** An annotation. */
+  readonly weight: string;
+};
+
+const OURS: Names = {
+  use: labels.useWaypoint,
+  namespace: labels.useWaypointNamespace,
+  canary: labels.useWaypointCanary,
+  canaryNamespace: labels.useWaypointCanaryNamespace,
+  weight: annotations.useWaypointCanaryWeight,
+};
+
 /** Istio's names of the same, followed with --adopt=istio. */
-const ISTIO = { useWaypoint: "istio.io/use-waypoint", useWaypointNamespace: "istio.io/use-waypoint-namespace" };
+const ISTIO: Names = {
+  use: "istio.io/use-waypoint",
+  namespace: "istio.io/use-waypoint-namespace",
+  canary: "istio.io/use-waypoint-canary",
+  canaryNamespace: "istio.io/use-waypoint-canary-namespace",
+  weight: "istio.io/use-waypoint-canary-weight",
+};
 const OPT_OUT = "none";
 const AUTO = "auto";
 
 export type Binding =
   /** Nobody asks for one, or it was opted out of. */
   | { readonly kind: "none" }
-  | { readonly kind: "named"; readonly gateway: GatewayName }
+  | { readonly kind: "named"; readonly gateway: GatewayName; readonly canary: WantedCanary | null }
   /** The namespace is labelled auto: only what needs a waypoint passes it. */
   | { readonly kind: "auto"; readonly gateway: GatewayName };
+
+/** A second waypoint, and its share of the connections in percent; null for what is no share. */
+export type WantedCanary = { readonly gateway: GatewayName; readonly weight: number | null };
+
+/** Every waypoint that the binding names. */
+export const gatewaysOf = (binding: Binding): readonly GatewayName[] =>
+  binding.kind === "none"
+    ? []
+    : [binding.gateway, ...(binding.kind === "named" && binding.canary !== null ? [binding.canary.gateway] : [])];
 
 const NONE: Binding = { kind: "none" };
 
@@ -31,25 +63,35 @@ export function bindingOf(object: ObjectMeta, namespace: Namespace | undefined, 
   return { kind: "auto", gateway: { namespace: object.namespace, name: kubernetes.waypointAuto } };
 }
 
-/** Ours first: name of the label, and of the one that says where. */
-const labelNames = (adopt: Adoption): readonly (readonly [string, string])[] => [
-  [labels.useWaypoint, labels.useWaypointNamespace],
-  ...(adopt === "istio" ? ([[ISTIO.useWaypoint, ISTIO.useWaypointNamespace]] as const) : []),
-];
+/** Ours first. */
+const namesOf = (adopt: Adoption): readonly Names[] => (adopt === "istio" ? [OURS, ISTIO] : [OURS]);
 
-function namedBy({ labels: written }: ObjectMeta, namespace: string, adopt: Adoption): Binding | null {
-  for (const [name, where] of labelNames(adopt)) {
-    const value = written[name];
-    if (value === undefined || value === "") continue;
-    return value === OPT_OUT ? NONE : { kind: "named", gateway: { namespace: written[where] ?? namespace, name: value } };
+function namedBy(object: ObjectMeta, namespace: string, adopt: Adoption): Binding | null {
+  for (const names of namesOf(adopt)) {
+    const name = object.labels[names.use];
+    if (name === undefined || name === "") continue;
+    if (name === OPT_OUT) return NONE;
+    return {
+      kind: "named",
+      gateway: { namespace: object.labels[names.namespace] ?? namespace, name },
+      canary: canaryOf(object, namespace, names),
+    };
   }
   return null;
 }
 
+function canaryOf({ labels: written, annotations: noted }: ObjectMeta, namespace: string, names: Names): WantedCanary | null {
+  const name = written[names.canary];
+  if (name === undefined || name === "") return null;
+  const share = noted[names.weight] ?? "0";
+  const weight = /^(?:100|[1-9]?[0-9])$/.test(share) ? Number(share) : null;
+  return { gateway: { namespace: written[names.canaryNamespace] ?? namespace, name }, weight };
+}
+
 /** The label by which the object itself asks for a waypoint, null when by none. */
 export const waypointLabel = ({ labels: written }: ObjectMeta, adopt: Adoption): string | null =>
-  labelNames(adopt)
-    .map(([name]) => name)
+  namesOf(adopt)
+    .map(({ use }) => use)
     .find((name) => written[name] !== undefined && written[name] !== "" && written[name] !== OPT_OUT) ?? null;
 
 /**

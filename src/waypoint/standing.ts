@@ -7,8 +7,27 @@ export type Standing =
   /** One is named that cannot serve it; its traffic goes as if there were none. */
   | { readonly kind: "absent"; readonly gateway: GatewayName; readonly reason: string }
   /** Not ready yet, nor was it before: traffic goes as if there were none. */
-  | { readonly kind: "waiting"; readonly gateway: GatewayName }
-  | { readonly kind: "ready"; readonly gateway: GatewayName };
+  | (Served & { readonly kind: "waiting" })
+  | (Served & { readonly kind: "ready" });
+
+type Served = {
+  readonly gateway: GatewayName;
+  /** A second one, which gets a share of the connections as soon as both are ready. */
+  readonly canary: Canary | null;
+  /** What stands against the second one that is asked for; empty: nothing. */
+  readonly fault: string;
+};
+
+export type Canary = {
+  readonly gateway: GatewayName;
+  /** In percent. */
+  readonly weight: number;
+  readonly ready: boolean;
+};
+
+/** The waypoints that must know of the service. */
+export const waypointsOf = (standing: Standing): readonly GatewayName[] =>
+  hasWaypoint(standing) ? [standing.gateway, ...(standing.canary === null ? [] : [standing.canary.gateway])] : [];
 
 export const hasWaypoint = (standing: Standing): standing is Extract<Standing, { kind: "waiting" | "ready" }> =>
   standing.kind === "waiting" || standing.kind === "ready";

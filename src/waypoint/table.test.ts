@@ -37,7 +37,7 @@ const known = {
   clusterDomain: "cluster.local",
   service: (namespace: string, name: string) => services.find(({ metadata }) => metadata.namespace === namespace && metadata.name === name),
 };
-const READY: Standing = { kind: "ready", gateway: { namespace: "shop", name: "gate" } };
+const READY: Standing = { kind: "ready", gateway: { namespace: "shop", name: "gate" }, canary: null, fault: "" };
 
 const compile = (...routes: Route[]): Table => compileTable(web, routes, known);
 
@@ -121,7 +121,7 @@ test("parents that nothing is reached through are told apart", () => {
     [{ service: serviceOf("web", { ports: [] }) }, "NoMatchingParent"],
     [{ standing: { kind: "none", reason: "nobody asked" } }, "NoWaypoint"],
     [{ standing: { kind: "absent", gateway: { namespace: "a", name: "b" }, reason: "gone" } }, "NoWaypoint"],
-    [{ standing: { kind: "waiting", gateway: { namespace: "a", name: "b" } } }, "Accepted"],
+    [{ standing: { ...READY, kind: "waiting" } }, "Accepted"],
   ];
   for (const [facts, reason] of cases) assert.deepEqual(reasons(plain("r"), facts), [`${reason}, ResolvedRefs`], reason);
   const ofGateway = plain("r", { parents: [parentOf("shop", "web", { group: "gateway.networking.k8s.io", kind: "Gateway" })] });

@@ -131,6 +131,10 @@ pub mod labels {
     pub const USE_WAYPOINT: &str = "trackbed.dev/use-waypoint";
     /// namespace of that Gateway, where it is another
     pub const USE_WAYPOINT_NAMESPACE: &str = "trackbed.dev/use-waypoint-namespace";
+    /// beside use-waypoint: a second Gateway, which gets a share of the connections
+    pub const USE_WAYPOINT_CANARY: &str = "trackbed.dev/use-waypoint-canary";
+    /// namespace of that second Gateway, where it is another
+    pub const USE_WAYPOINT_CANARY_NAMESPACE: &str = "trackbed.dev/use-waypoint-canary-namespace";
     /// auto: the namespace gets a waypoint as soon as something needs one
     pub const WAYPOINT: &str = "trackbed.dev/waypoint";
 }
@@ -152,6 +156,8 @@ pub mod annotations {
     pub const BYPASS_UNTIL: &str = "trackbed.dev/bypass-until";
     /// since when each root is handed out and until when it signed; written by control, read when it starts
     pub const ROTATION: &str = "trackbed.dev/rotation";
+    /// beside use-waypoint-canary: its share of the connections, 0 to 100
+    pub const USE_WAYPOINT_CANARY_WEIGHT: &str = "trackbed.dev/use-waypoint-canary-weight";
     /// enabled | disabled, default enabled
     pub const DNS_CAPTURE: &str = "trackbed.dev/dns-capture";
 }

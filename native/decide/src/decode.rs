@@ -179,6 +179,10 @@ fn service(name: &str, wire: &wire::Service) -> Placed<Service> {
             Identity::parse(uri).map_err(|cause| at(place, Problem::Identity(uri.clone(), cause)))
         })?,
         waypoint: wire.waypoint.as_ref().map(|gateway| waypoint("service.waypoint", gateway)).transpose()?,
+        weighted_waypoints: each("service.weighted_waypoints", &wire.weighted_waypoints, |place, weighted| {
+            let gateway = weighted.destination.as_ref().ok_or_else(|| at(place, Problem::Unset))?;
+            Ok((waypoint(place, gateway)?, weighted.weight))
+        })?,
         mode: match wire::load_balancing::Mode::try_from(balancing.mode) {
             Ok(wire::load_balancing::Mode::UnspecifiedMode) => Mode::Any,
             Ok(wire::load_balancing::Mode::Strict) => Mode::Strict,

@@ -153,8 +153,9 @@ impl Route<'_, '_, '_> {
     }
 
     fn by_service(&mut self, service: &Arc<Service>) -> Result<Outbound, Refusal> {
-        if let Some(waypoint) = &service.waypoint
-            && !self.comes_from(waypoint)
+        // What one waypoint of the service sends goes to no other of them.
+        if !service.waypoints().any(|waypoint| self.comes_from(waypoint))
+            && let Some(waypoint) = service.pick_waypoint(self.chooser.rng)
         {
             return self.by_waypoint(waypoint, Some(service));
         }

@@ -72,6 +72,8 @@ pub struct Service {
     /// Accepted from endpoints beside their own identity.
     pub subject_alt_names: Vec<Identity>,
     pub waypoint: Option<Waypoint>,
+    /// Several, by their share of the connections; `waypoint` alone where none has any.
+    pub weighted_waypoints: Vec<(Waypoint, u32)>,
     pub mode: Mode,
     pub scopes: Vec<Scope>,
     /// Unhealthy endpoints are used too.
@@ -95,6 +97,25 @@ pub enum WaypointTarget {
     /// `namespace/hostname`.
     Service(Arc<str>),
     Address(Arc<str>, IpAddr),
+}
+
+impl Service {
+    /// Every waypoint that its connections may pass.
+    pub fn waypoints(&self) -> impl Iterator<Item = &Waypoint> {
+        self.waypoint.iter().chain(self.weighted_waypoints.iter().map(|(waypoint, _)| waypoint))
+    }
+
+    /// The waypoint of a new connection.
+    pub(crate) fn pick_waypoint(&self, rng: &mut fastrand::Rng) -> Option<&Waypoint> {
+        let total: u64 = self.weighted_waypoints.iter().map(|(_, weight)| u64::from(*weight)).sum();
+        let mut left = if total == 0 { 0 } else { rng.u64(..total) };
+        let picked = self.weighted_waypoints.iter().find(|(_, weight)| {
+            let here = left < u64::from(*weight);
+            left = left.saturating_sub(u64::from(*weight));
+            here
+        });
+        picked.map(|(waypoint, _)| waypoint).or(self.waypoint.as_ref())
+    }
 }
 
 impl Workload {

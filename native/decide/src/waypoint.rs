@@ -50,7 +50,7 @@ pub fn inbound_waypoint(
     };
     let service = service.ok_or_else(refused)?;
     let routed = has_routes(&service.key);
-    if !routed && !service.waypoint.as_ref().is_some_and(|named| stands_for(world, &waypoint, named)) {
+    if !routed && !service.waypoints().any(|named| stands_for(world, &waypoint, named)) {
         return Err(refused());
     }
     if !service.ports.contains_key(&asked.port) {

@@ -444,6 +444,49 @@ fn a_waypoint_gets_the_original_destination_and_its_own_connections_do_not_loop(
 }
 
 #[test]
+fn of_two_waypoints_each_gets_its_share_of_the_connections_and_neither_sends_to_the_other() {
+    let named = |name: &str| wire::GatewayAddress {
+        destination: Some(wire::gateway_address::Destination::Hostname(wire::NamespacedHostname {
+            namespace: "shop".to_owned(),
+            hostname: format!("{name}.shop.svc.cluster.local"),
+        })),
+        hbone_mtls_port: 15008,
+    };
+    let weighted = |name: &str, weight: u32| wire::WeightedWaypoint { destination: Some(named(name)), weight };
+    let gates = vec![
+        of_workload(&serving(pod("gate", "n1", &["10.0.0.8"]), "gate", &[(15008, 15008)])),
+        of_workload(&serving(pod("next", "n1", &["10.0.0.9"]), "next", &[(15008, 15008)])),
+        of_service(&service("gate", &["10.96.0.8"], &[(15008, 15008)])),
+        of_service(&service("next", &["10.96.0.9"], &[(15008, 15008)])),
+    ];
+    let shared = |weights: [u32; 2]| {
+        let api = wire::Service {
+            waypoint: Some(named("gate")),
+            weighted_waypoints: vec![weighted("gate", weights[0]), weighted("next", weights[1])],
+            ..service("api", &["10.96.0.1"], &[(80, 8080)])
+        };
+        let mut objects = gates.clone();
+        objects.push(of_service(&api));
+        with(&shop(), objects)
+    };
+    let (mut rng, load, now) = (fastrand::Rng::with_seed(3), Load::default(), Instant::now());
+    let mut to_next = |weights: [u32; 2]| {
+        let world = shared(weights);
+        let mut count = 0;
+        for _ in 0..1000 {
+            let mut chooser = Chooser { rng: &mut rng, load: &load, now, exclude: &[] };
+            count += u32::from(tunnel(outbound(&world, &web(), at("10.96.0.1:80"), &mut chooser)).dial == at("10.0.0.9:15008"));
+        }
+        count
+    };
+    assert!((150..=250).contains(&to_next([80, 20])));
+    assert_eq!([to_next([100, 0]), to_next([0, 100]), to_next([0, 0])], [0, 1000, 0], "without any weight the first has all");
+    for (name, address) in [("gate", "10.0.0.8"), ("next", "10.0.0.9")] {
+        assert_eq!(tunnel(decide(&shared([50, 50]), &local(name, &[address]), "10.96.0.1:80")).authority, "10.0.0.2:8080");
+    }
+}
+
+#[test]
 fn live_connections_end_with_their_workloads_and_survive_enrolment() {
     let world = shop();
     let live = tunnel(decide(&world, &web(), "10.96.0.1:80")).standing();

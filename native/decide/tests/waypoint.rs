@@ -28,15 +28,18 @@ fn settings() -> Settings {
     .unwrap()
 }
 
-/// cart has the waypoint gate; news has another one; both pods of cart are in the mesh, that of legacy is not.
-fn shop() -> World {
-    let named = |name: &str| wire::GatewayAddress {
+fn named(name: &str) -> wire::GatewayAddress {
+    wire::GatewayAddress {
         destination: Some(wire::gateway_address::Destination::Hostname(wire::NamespacedHostname {
             namespace: "shop".into(),
             hostname: format!("{name}.shop.svc.cluster.local"),
         })),
         hbone_mtls_port: 15008,
-    };
+    }
+}
+
+/// cart has the waypoint gate; news has another one; both pods of cart are in the mesh, that of legacy is not.
+fn shop() -> World {
     let gate = wire::Workload { native_tunnel: true, ..serving(pod("gate", "n7", &[GATE]), "gate", &[(15008, 15008)]) };
     with(
         &World::new(settings()),
@@ -111,6 +114,15 @@ fn a_peer_of_another_trust_domain_is_refused_whatever_it_asks_for() {
 fn a_service_that_names_this_waypoint_waits_for_its_routes() {
     let refusal = inbound_waypoint(&shop(), &gate(), &identity("web"), ip(WEB), "10.96.0.1:80", |_| false).unwrap_err();
     assert_eq!((refusal.status.code(), refusal.code, refusal.may_pass()), (503, "E_ROUTES_UNKNOWN", true));
+    let second = with(
+        &shop(),
+        vec![of_service(&wire::Service {
+            weighted_waypoints: vec![wire::WeightedWaypoint { destination: Some(named("gate")), weight: 1 }],
+            ..service("cart", &["10.96.0.1"], &[(80, 0)])
+        })],
+    );
+    let canary = inbound_waypoint(&second, &gate(), &identity("web"), ip(WEB), "10.96.0.1:80", |_| false).unwrap_err();
+    assert_eq!((canary.code, canary.status), (refusal.code, refusal.status), "as one of several it waits too");
     let unnamed = inbound_waypoint(&shop(), &gate(), &identity("web"), ip(WEB), "10.96.0.5:80", |name| name.starts_with("shop/legacy."));
     assert_eq!(&*unnamed.unwrap().service.name, "legacy", "routes are enough: they come from nobody but the director");
 }

@@ -7,7 +7,7 @@ import type { Resource } from "./resources.ts";
 type Fields = Readonly<Record<string, unknown>>;
 
 /** What others write into annotations may be a megabyte for each pod; these are all that the mesh reads. */
-const READ: ReadonlySet<string> = new Set([...Object.values(annotations), "istio.io/dry-run"]);
+const READ: ReadonlySet<string> = new Set([...Object.values(annotations), "istio.io/dry-run", "istio.io/use-waypoint-canary-weight"]);
 const MARKS: ReadonlySet<string> = new Set(FOREIGN_MARKS.map(([mark]) => mark));
 
 export function reduce(resource: Resource, raw: Raw): Fields {
