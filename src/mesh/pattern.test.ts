@@ -14,7 +14,7 @@ const SHARED = [
   "[]a-]+[^]]",
   "\\x41\\x{7e}\\.\\[\\{\\/",
   "x{0,5}(ab){3,}",
-  "[\\d\\w.-]{1,1000}",
+  "[\\d\\w.-]{1,200}",
   "a}b]",
 ];
 
@@ -30,6 +30,7 @@ const NOT_SHARED = [
   "\\p{Greek}",
   "\\Qa\\E",
   "\\C",
+  "\\<a\\>",
   "[a&&b]",
   "[a[b]]",
   "[z-a]",
@@ -63,8 +64,10 @@ test("a shared pattern is a regular expression of the language that this test is
     assert.doesNotThrow(() => new RegExp(pattern), pattern);
 });
 
-test("patterns are bounded in length and in depth", () => {
+test("patterns are bounded in length, in depth, and in what they stand for", () => {
   assert.equal(patternFault("a".repeat(PATTERN_CHARACTERS)), null);
   assert.match(patternFault("a".repeat(PATTERN_CHARACTERS + 1)) ?? "", /longer than/);
+  assert.equal(patternFault("[a-z0-9_-]{200}"), null);
+  assert.match(patternFault("a{1000}b{1000}c{1000}") ?? "", /more than 4000 characters/);
   assert.match(patternFault("(".repeat(40) + ")".repeat(40)) ?? "", /inside 32 others/);
 });

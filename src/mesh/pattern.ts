@@ -5,6 +5,8 @@
 export const PATTERN_CHARACTERS = 1024;
 /** As RE2 has it: `x{1000}` is the longest repetition, also where repetitions are nested. */
 const MOST_REPEATS = 1000;
+/** Characters and ranges with all their repetitions: a matcher's program is so long, and tables hold many of them. */
+const MOST_PARTS = 4000;
 /** Deeper nesting is nobody's header value. */
 const MOST_DEPTH = 32;
 
@@ -25,9 +27,9 @@ export function patternFault(pattern: string): string | null {
   if (odd !== null) return `has a character beyond printable ASCII at position ${odd.index + 1}`;
   const reader: Reader = { text: pattern, at: 0 };
   try {
-    alternatives(reader, 0);
+    const { parts } = alternatives(reader, 0);
     if (reader.at < pattern.length) return at(reader, "an unmatched )");
-    return null;
+    return parts > MOST_PARTS ? `stands for more than ${MOST_PARTS} characters with its repetitions` : null;
   } catch (error) {
     if (error instanceof Refused) return error.message;
     throw error;
@@ -52,26 +54,35 @@ function take(reader: Reader, pattern: RegExp): string | null {
   return found;
 }
 
-/** How often the whole is repeated at most by what is in it. */
-function alternatives(reader: Reader, depth: number): number {
-  let most = 1;
-  do most = Math.max(most, sequence(reader, depth));
-  while (take(reader, /^\|/) !== null);
-  return most;
+/** How often something in it is repeated at most, and how many parts it is of. */
+type Extent = { readonly repeats: number; readonly parts: number };
+
+function alternatives(reader: Reader, depth: number): Extent {
+  let [repeats, parts] = [1, 0];
+  do {
+    const one = sequence(reader, depth);
+    [repeats, parts] = [Math.max(repeats, one.repeats), parts + one.parts + 1];
+  } while (take(reader, /^\|/) !== null);
+  return { repeats, parts };
 }
 
-function sequence(reader: Reader, depth: number): number {
-  let most = 1;
+function sequence(reader: Reader, depth: number): Extent {
+  let [repeats, parts] = [1, 0];
   while (reader.at < reader.text.length && peek(reader) !== "|" && peek(reader) !== ")") {
     const inner = atom(reader, depth);
-    most = Math.max(most, inner.repeats * (inner.repeatable ? repetition(reader, inner.repeats) : none(reader)));
+    const times = inner.repeatable ? repetition(reader, inner.repeats) : none(reader);
+    [repeats, parts] = [Math.max(repeats, inner.repeats * times), parts + inner.parts * times];
   }
-  return most;
+  return { repeats, parts };
 }
 
-type Atom = { readonly repeats: number; readonly repeatable: boolean };
+type Atom = Extent & { readonly repeatable: boolean };
 
-const ONE: Atom = { repeats: 1, repeatable: true };
+/** A letter is two where capitals count as well. */
+const ONE: Atom = { repeats: 1, parts: 2, repeatable: true };
+const NOTHING: Atom = { repeats: 1, parts: 1, repeatable: false };
+/** The most ranges that a class with a name has. */
+const CLASS_PARTS = 4;
 
 function atom(reader: Reader, depth: number): Atom {
   const next = peek(reader);
@@ -81,24 +92,25 @@ function atom(reader: Reader, depth: number): Atom {
   if ("*+?".includes(next)) return refuse(reader, "a repetition of nothing");
   if (next === "{") return refuse(reader, "a { that repeats nothing; write \\{");
   reader.at++;
-  return next === "^" || next === "$" ? { repeats: 1, repeatable: false } : ONE;
+  return next === "^" || next === "$" ? NOTHING : ONE;
 }
 
 function group(reader: Reader, depth: number): Atom {
   if (depth >= MOST_DEPTH) refuse(reader, `a group inside ${MOST_DEPTH} others`);
   reader.at++;
-  if (take(reader, /^\?(?=[imsU-])(?:[imsU]+|[imsU]*-[imsU]+)\)/) !== null) return { repeats: 1, repeatable: false };
+  if (take(reader, /^\?(?=[imsU-])(?:[imsU]+|[imsU]*-[imsU]+)\)/) !== null) return NOTHING;
   const opened = take(reader, /^\?(?:P?<[A-Za-z_][A-Za-z0-9_]*>|[imsU]*(?:-[imsU]+)?:)/);
   if (opened === null && peek(reader) === "?") refuse(reader, "a kind of group that is not RE2's");
-  const repeats = alternatives(reader, depth + 1);
+  const inside = alternatives(reader, depth + 1);
   if (take(reader, /^\)/) === null) refuse(reader, "no ) where a group should end");
-  return { repeats, repeatable: true };
+  return { ...inside, repeatable: true };
 }
 
 function set(reader: Reader): Atom {
   reader.at++;
   take(reader, /^\^/);
-  for (let first = true; first || peek(reader) !== "]"; first = false) {
+  let parts = 1;
+  for (let first = true; first || peek(reader) !== "]"; first = false, parts += CLASS_PARTS) {
     if (reader.at >= reader.text.length) refuse(reader, "no ] where a set should end");
     if (take(reader, POSIX) !== null) continue;
     if (SET_OPERATION.test(rest(reader))) refuse(reader, "a set operation or an unescaped [ in a set");
@@ -110,7 +122,7 @@ function set(reader: Reader): Atom {
     if (low === null || high === null || high < low) refuse(reader, "a range without order before here");
   }
   reader.at++;
-  return ONE;
+  return { ...ONE, parts };
 }
 
 /** The character, null for a class of them. */
@@ -131,9 +143,10 @@ function escaped(reader: Reader, letters: string): Atom {
   if (take(reader, /^x(?:[0-7][0-9a-fA-F]|\{0*[0-7]?[0-9a-fA-F]\})/) !== null) return ONE;
   const next = peek(reader);
   if (next === "" || (/[A-Za-z0-9]/.test(next) && !letters.includes(next))) refuse(reader, `an escape \\${next} that is not shared`);
-  if (next === " ") refuse(reader, "an escaped blank");
+  // Characters to RE2, ends of words to others.
+  if (" <>".includes(next)) refuse(reader, `an escape \\${next} that is not shared`);
   reader.at++;
-  return { repeats: 1, repeatable: !"bBAz".includes(next) };
+  return "bBAz".includes(next) ? NOTHING : { ...ONE, parts: CLASS_PARTS };
 }
 
 /** How often at most, as far as it counts for nesting. */
