@@ -73,7 +73,7 @@ async function start(end: AsyncDisposableStack, dir: string, port = 0): Promise<
       stdio: ["ignore", "pipe", "inherit"],
     },
   );
-  const exited = once(child, "exit");
+  const exited = once(child, "close"); // and not "exit": its last lines may still be on their way then
   const lines: Line[] = [];
   createInterface({ input: child.stdout }).on("line", (line) => lines.push(JSON.parse(line) as Line));
   const stop = async (): Promise<number | null> => {
