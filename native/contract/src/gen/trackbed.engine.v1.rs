@@ -336,7 +336,7 @@ pub struct ReportBatch {
     pub events: ::prost::alloc::vec::Vec<Event>,
     #[prost(message, repeated, tag = "3")]
     pub counters: ::prost::alloc::vec::Vec<Counter>,
-    /// Flows and events dropped since the previous batch because the queue was full.
+    /// Flows and events dropped since the previous batch because the queue was full, and requests beyond those that are told of each second.
     #[prost(uint64, tag = "4")]
     pub dropped: u64,
 }
@@ -425,6 +425,43 @@ pub struct Flow {
     /// Pod of this node whose capture made the record.
     #[prost(string, tag = "26")]
     pub pod_uid: ::prost::alloc::string::String,
+    /// Set in the record of one request of a waypoint, of phase CLOSED, besides those of the connection that it came by. The destination is the
+    /// endpoint that answered, the service what the client addressed.
+    #[prost(message, optional, tag = "27")]
+    pub request: ::core::option::Option<Request>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Request {
+    #[prost(string, tag = "1")]
+    pub method: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub authority: ::prost::alloc::string::String,
+    /// Without the query.
+    #[prost(string, tag = "3")]
+    pub path: ::prost::alloc::string::String,
+    /// "HTTP/1.1", "HTTP/2.0"
+    #[prost(string, tag = "4")]
+    pub protocol: ::prost::alloc::string::String,
+    /// 0 when none was sent.
+    #[prost(uint32, tag = "5")]
+    pub status: u32,
+    #[prost(uint32, optional, tag = "6")]
+    pub grpc_status: ::core::option::Option<u32>,
+    /// Envoy's, joined by commas; "-" for none.
+    #[prost(string, tag = "7")]
+    pub flags: ::prost::alloc::string::String,
+    /// "HTTPRoute/namespace/name/index"; empty when no rule matched.
+    #[prost(string, tag = "8")]
+    pub route: ::prost::alloc::string::String,
+    /// "namespace/hostname"; empty when it went nowhere.
+    #[prost(string, tag = "9")]
+    pub backend: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "10")]
+    pub retries: u32,
+    #[prost(string, tag = "11")]
+    pub request_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "12")]
+    pub traceparent: ::prost::alloc::string::String,
 }
 /// Something an operator should know that is not a connection: identity renewal failed, listener lost, worker restarted.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

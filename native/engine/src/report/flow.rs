@@ -17,6 +17,8 @@ use crate::clock;
 pub(crate) enum Record {
     Opened(Arc<Known>),
     Closed(Arc<Known>, Box<Closing>),
+    /// Of a waypoint: there are few of them, and none is kept for long.
+    Request(Box<Flow>),
 }
 
 /// What is known of a connection when bytes begin to move.
@@ -81,7 +83,7 @@ impl End {
         self.proven.as_ref().map_or("", Identity::as_str)
     }
 
-    fn to_wire(&self) -> FlowEnd {
+    pub(super) fn to_wire(&self) -> FlowEnd {
         FlowEnd {
             address: match self.ip {
                 Some(IpAddr::V4(ip)) => ip.octets().to_vec(),
@@ -169,6 +171,7 @@ impl Record {
 
     fn to_wire(&self) -> Flow {
         match self {
+            Self::Request(flow) => (**flow).clone(),
             Self::Opened(known) => known.to_wire(FlowPhase::Opened, Verdict::Allowed, known.policy.as_ref()),
             Self::Closed(known, closing) => Flow {
                 code: closing.code.to_owned(),

@@ -42,6 +42,13 @@ impl ReportQueue {
         self.push(Report::Flow(record));
     }
 
+    /// A record that is not told at all.
+    pub(crate) fn omit(&self) {
+        let mut waiting = self.lock();
+        waiting.dropped += 1;
+        waiting.dropped_total += 1;
+    }
+
     pub(crate) fn event(&self, level: &str, code: &str, pod_uid: &str, message: String) {
         tracing::warn!(target: "event", level, code, pod = pod_uid, "{message}");
         let event = Event {

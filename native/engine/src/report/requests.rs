@@ -1,23 +1,25 @@
 //! Istio's metrics of requests, and a line in the access log for each: what a waypoint tells of what it answered.
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use trackbed_contract::Identity;
+use trackbed_contract::engine::{self as wire, Direction, Flow, FlowPhase, Path, Verdict};
 use trackbed_contract::tables::metrics;
 use trackbed_decide::{Protocol, Service, Workload, World};
 use trackbed_l7::{Client, Flag, Report, RequestRecord, StreamRecord};
 
 use super::access;
-use super::flow::End;
+use super::flow::{End, Record};
 use super::ledger;
 use super::series::{Escaped, Labels, header, write_labels};
 use super::spans;
+use crate::clock;
 use crate::worker::shared::Shared;
 
 /// Bounds memory and scrape size: about 20 KiB of text each. Sets that no thread uses any more make room first.
@@ -46,6 +48,9 @@ const BUCKETS: [(f64, &str); 19] = [
     (1.8e6, "1800000"),
     (3.6e6, "3600000"),
 ];
+
+/// Requests of a thread that its director is told of in a second: enough to look on, and no load for a control that has many waypoints.
+const TOLD_A_SECOND: u32 = 50;
 
 /// What was counted of one label set, by all threads.
 #[derive(Debug, Default)]
@@ -147,6 +152,8 @@ impl std::fmt::Display for Names {
 pub(crate) struct Requests {
     shared: Arc<Shared>,
     known: RefCell<HashMap<Key, Arc<Numbers>>>,
+    /// Since when, and how many were told.
+    told: Cell<(Option<Instant>, u32)>,
 }
 
 /// What the labels are made of. Workloads and services are told apart as objects, which are held and so stay apart.
@@ -170,7 +177,7 @@ pub(super) struct Ends {
 
 impl Requests {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, known: RefCell::default() }
+        Self { shared, known: RefCell::default(), told: Cell::default() }
     }
 
     /// `service` is the one that was asked in the end: the backend, or what was addressed when there was none.
@@ -182,6 +189,20 @@ impl Requests {
         let source = world.and_then(|world| world.workloads_at(client.address.ip()).iter().find(is_it)).cloned();
         let destination = endpoint.and_then(|(uid, _)| world?.workload(uid)).cloned();
         Ends { source, identity: client.identity.clone(), destination, service: world.and_then(|world| world.service(service)).cloned() }
+    }
+
+    /// To the director, for `trackbed flows`.
+    fn tell(&self, record: &RequestRecord<'_>, ends: &Ends) {
+        let now = Instant::now();
+        let told = match self.told.get() {
+            (Some(since), told) if now.duration_since(since) < Duration::from_secs(1) => (Some(since), told + 1),
+            _ => (Some(now), 1),
+        };
+        self.told.set(told);
+        if told.1 > TOLD_A_SECOND {
+            return self.shared.reports.omit();
+        }
+        self.shared.reports.record(Record::Request(Box::new(flow(record, ends, &self.shared))));
     }
 
     fn numbers(&self, key: Key, client: SocketAddr, endpoint: Option<SocketAddr>) -> Arc<Numbers> {
@@ -218,6 +239,7 @@ impl Report for Requests {
         let service = record.backend.map_or(&record.served.service, |backend| &backend.service);
         let ends = self.ends(record.client, service, record.endpoint);
         access::request(record, &ends);
+        self.tell(record, &ends);
         if let Some(spans) = &self.shared.spans
             && let Some(span) = spans::of(record, &ends)
         {
@@ -236,6 +258,45 @@ impl Report for Requests {
     fn connection(&self, record: &StreamRecord<'_>) {
         let service = record.backend.map_or(&record.served.service, |backend| &backend.service);
         access::stream(record, &self.ends(record.client, service, record.endpoint));
+    }
+}
+
+/// The record of a request that is over.
+fn flow(record: &RequestRecord<'_>, ends: &Ends, shared: &Shared) -> Flow {
+    let duration = clock::microseconds(record.duration);
+    let failed = record.status == 0 || !record.flags.is_empty();
+    let proven = ends.destination.as_ref().filter(|workload| workload.protocol == Protocol::Hbone).map(|workload| &workload.identity);
+    let destination = record.endpoint.map(|(_, address)| End::new(address, ends.destination.as_ref(), proven).to_wire());
+    Flow {
+        id: shared.next_flow(),
+        phase: FlowPhase::Closed.into(),
+        direction: Direction::Inbound.into(),
+        path: Path::Tunnel.into(),
+        verdict: if failed { Verdict::Failed } else { Verdict::Allowed }.into(),
+        start: clock::unix_nanoseconds() - i64::try_from(record.duration.as_nanos()).unwrap_or_default(),
+        source: Some(End::new(record.client.address, ends.source.as_ref(), ends.identity.as_ref()).to_wire()),
+        destination: Some(destination.unwrap_or_default()),
+        service: record.served.service.to_string(),
+        bytes_sent: record.request_bytes,
+        bytes_received: record.response_bytes,
+        first_byte_microseconds: record.first_byte.map(clock::microseconds).unwrap_or_default(),
+        duration_microseconds: duration,
+        pod_uid: shared.pods.load().first().map(|pod| pod.local.uid.to_string()).unwrap_or_default(),
+        request: Some(wire::Request {
+            method: record.method.to_string(),
+            authority: record.authority.to_owned(),
+            path: record.path.split('?').next().unwrap_or_default().to_owned(),
+            protocol: format!("{:?}", record.version),
+            status: record.status.into(),
+            grpc_status: record.grpc_status.map(Into::into),
+            flags: flags(record.flags),
+            route: access::route(record.route),
+            backend: record.backend.map(|backend| backend.service.to_string()).unwrap_or_default(),
+            retries: record.retries,
+            request_id: record.request_id.to_owned(),
+            traceparent: record.traceparent.to_owned(),
+        }),
+        ..Flow::default()
     }
 }
 
