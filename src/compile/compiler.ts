@@ -1,6 +1,7 @@
 // Turns changes of desired state into changes of xDS resources, at the cost of what changed and not of the cluster.
 import type { Adoption } from "#mesh/enrolment.ts";
 import { keyOf, type MeshObject, type ObjectKey, type Pod } from "#mesh/objects.ts";
+import { withOpaquePorts } from "#mesh/opaque.ts";
 import { isEmptySelector } from "#mesh/selector.ts";
 import type { Change } from "#source/source.ts";
 import { waypointLabel } from "#waypoint/binding.ts";
@@ -138,9 +139,13 @@ export function createCompiler(settings: CompilerSettings): Compiler {
     const resourceName = `${namespace}/${hostnameOf(namespace, name, settings)}`;
     if (object?.kind !== "Service") return absent(addresses, resourceName);
     const settled = cluster.claims.settle(object);
-    const compiled = compileService(settled.object, waypoints.standing(namespace, name), settings);
+    const opaque = withOpaquePorts(settled.object, cluster.namespace(namespace));
+    const compiled = compileService(opaque.service, waypoints.standing(namespace, name), settings);
     const { service } = compiled;
-    const faults = [...settled.faults, ...compiled.faults];
+    const misread = opaque.faults.map(({ annotation, reason }): ObjectFault => {
+      return { key, code: "E_SOURCE_INVALID", field: `metadata.annotations.${annotation}`, reason };
+    });
+    const faults = [...settled.faults, ...compiled.faults, ...misread];
     if (service === null) return { output: addresses, name: resourceName, resource: null, faults };
     const resource = encodeService(service);
     if (!isTooLarge(resource)) return { output: addresses, name: resourceName, resource, faults };

@@ -39,6 +39,8 @@ export function affected(object: MeshObject, cluster: Cluster, rootNamespace: st
       break;
     case "Namespace":
       markPods(cluster.pods.find(name, {}));
+      for (const service of [...cluster.services.unselective(name), ...cluster.services.selective(name)])
+        dirty.services.add(keyOf(service));
       break;
     case "Node":
       markPods(cluster.podsOn(name));

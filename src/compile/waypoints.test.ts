@@ -5,7 +5,7 @@ import { fromBinary } from "@bufbuild/protobuf";
 import fc from "fast-check";
 import { type Compiler, createCompiler } from "#compile/compiler.ts";
 import { TunnelProtocol } from "#contract/gen/istio/workload_pb.ts";
-import { RoutesSchema } from "#contract/gen/route_pb.ts";
+import { Protocol, RoutesSchema } from "#contract/gen/route_pb.ts";
 import { annotations, kubernetes } from "#contract/tables.ts";
 import { keyOf, type Labels, type MeshObject, type Pod } from "#mesh/objects.ts";
 import type { Route } from "#mesh/route.ts";
@@ -263,6 +263,28 @@ test("routes are told of a service that waits for its waypoint already, and of o
   );
   mesh.apply(remove(gate));
   assert.equal(mesh.compiler.routes().size, 0);
+});
+
+test("an opaque port is carried as TCP whatever it is called, and routes for every port leave it alone", () => {
+  const opaque = (value: string) => ({ annotations: { [annotations.opaquePorts]: value } });
+  const mesh = held();
+  const told = () => {
+    const { ports } = fromBinary(RoutesSchema, mesh.compiler.routes().get(OF_WEB)?.body ?? new Uint8Array());
+    return ports.map(({ protocol, producer }) => [protocol, producer === undefined]);
+  };
+  const own = (value: string) => service("shop", "web", { app: "web" }, { metadata: { ...meta("shop", "web", USE), ...opaque(value) } });
+  const space = (value: string): MeshObject => ({ kind: "Namespace", metadata: { ...meta("", "shop"), ...opaque(value) } });
+  const [asCalled, asTcp] = [[[Protocol.HTTP, false]], [[Protocol.TCP, true]]];
+  mesh.apply(put(web, gate, toWeb));
+  assert.deepEqual(told(), asCalled);
+  mesh.apply(put(space("1-100,8080")));
+  assert.deepEqual(told(), asTcp);
+  mesh.apply(put(own("81")));
+  assert.deepEqual(told(), asCalled);
+  mesh.apply(put(own("80 - 90")));
+  assert.deepEqual([told(), mesh.compiler.faults().map(({ field }) => field)], [asTcp, ["metadata.annotations.trackbed.dev/opaque-ports"]]);
+  mesh.apply(put(own("80-90")));
+  assert.deepEqual([told(), mesh.compiler.faults()], [asTcp, []]);
 });
 
 test("routes that would not fit into a message refuse what they are about, and the service says so", () => {

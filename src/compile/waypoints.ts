@@ -4,6 +4,7 @@ import { isDeepStrictEqual } from "node:util";
 import type { Routes } from "#contract/gen/route_pb.ts";
 import { kubernetes } from "#contract/tables.ts";
 import { type MeshObject, type ObjectKey, keyOf as objectKeyOf, type Pod, type Service } from "#mesh/objects.ts";
+import { withOpaquePorts } from "#mesh/opaque.ts";
 import type { ParentRef, Route } from "#mesh/route.ts";
 import { gatewayOf } from "#mesh/waypoint-pod.ts";
 import { gatewayStatus } from "#waypoint/gateway-status.ts";
@@ -141,7 +142,8 @@ export function createWaypoints(cluster: Cluster, settings: CompilerSettings, sl
       return;
     }
     const known = { clusterDomain: settings.clusterDomain, service: serviceOf };
-    const { routes, verdicts, faults } = compileTable(service, attached, known);
+    const spoken = withOpaquePorts(service, cluster.namespace(service.metadata.namespace)).service;
+    const { routes, verdicts, faults } = compileTable(spoken, attached, known);
     tables.set(key, { verdicts, faults, service: routes.service, backends: backendsOf(routes) });
     if (!hasWaypoint(standing)) resources.delete(name);
     else publish(objectKeyOf(service), name, routes);

@@ -156,6 +156,8 @@ export const annotations = {
   bypassUntil: "trackbed.dev/bypass-until",
   /** since when each root is handed out and until when it signed; written by control, read when it starts (ConfigMap trackbed-root) */
   rotation: "trackbed.dev/rotation",
+  /** comma list of ports and ranges of a service that a waypoint carries as TCP, whatever they are called; the service beats its namespace (Namespace, Service) */
+  opaquePorts: "trackbed.dev/opaque-ports",
   /** beside use-waypoint-canary: its share of the connections, 0 to 100 (Namespace, Service) */
   useWaypointCanaryWeight: "trackbed.dev/use-waypoint-canary-weight",
   /** enabled | disabled, default enabled (Namespace, Pod) */

@@ -62,7 +62,7 @@ const parseCapture = (value: string): { readonly inbound: boolean } | string =>
   value === "outbound" ? { inbound: false } : "must be outbound";
 
 /** Comma list; blanks around items are allowed, empty items are not. One bad item refuses the list. */
-function parseList<T>(value: string, parse: (item: string) => T | null, expected: string): T[] | string {
+export function parseList<T>(value: string, parse: (item: string) => T | null, expected: string): T[] | string {
   if (value.trim() === "") return [];
   const items = value.split(",").map((item) => item.trim());
   if (items.length > LIST_ITEMS) return `has ${items.length} items, at most ${LIST_ITEMS} are allowed`;

@@ -156,6 +156,8 @@ pub mod annotations {
     pub const BYPASS_UNTIL: &str = "trackbed.dev/bypass-until";
     /// since when each root is handed out and until when it signed; written by control, read when it starts
     pub const ROTATION: &str = "trackbed.dev/rotation";
+    /// comma list of ports and ranges of a service that a waypoint carries as TCP, whatever they are called; the service beats its namespace
+    pub const OPAQUE_PORTS: &str = "trackbed.dev/opaque-ports";
     /// beside use-waypoint-canary: its share of the connections, 0 to 100
     pub const USE_WAYPOINT_CANARY_WEIGHT: &str = "trackbed.dev/use-waypoint-canary-weight";
     /// enabled | disabled, default enabled
