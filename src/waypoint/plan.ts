@@ -25,6 +25,8 @@ export type Parameters = {
   /** Null: nobody's but an autoscaler's, at first one. */
   readonly replicas: number | null;
   readonly resources: Readonly<Record<string, unknown>> | null;
+  /** Where spans of requests go. */
+  readonly traces: { readonly collector: string /** Null: the engine's own. */; readonly share: number | null } | null;
 };
 
 export type PlanInputs = {
@@ -49,22 +51,32 @@ const TOKEN_DIRECTORY = "/var/run/secrets/trackbed";
 /** What it takes with a thousand requests a second, and room for a burst. No limit of memory: its buffers are bounded, and an out-of-memory kill would cut every request. */
 const RESOURCES = { requests: { cpu: "100m", memory: "64Mi" } };
 
-export const NO_PARAMETERS: Parameters = { replicas: null, resources: null };
+export const NO_PARAMETERS: Parameters = { replicas: null, resources: null, traces: null };
 
 const amounts = z.record(z.string(), z.union([z.string(), z.number()]));
 const resources = z.strictObject({ requests: amounts.optional(), limits: amounts.optional() });
 const replicas = z.coerce.number().int().min(1).max(MOST_REPLICAS);
-const parameters = z.strictObject({ replicas: replicas.optional(), resources: z.string().optional() });
+const collector = z.string().regex(/^http:\/\/[^/?#@\s]+:\d+$/, "expected http://HOST:PORT of a collector that takes OTLP over gRPC");
+const share = z.coerce.number().min(0).max(1);
+const parameters = z
+  .strictObject({
+    replicas: replicas.optional(),
+    resources: z.string().optional(),
+    traces: collector.optional(),
+    traceShare: share.optional(),
+  })
+  .refine(({ traces, traceShare }) => traceShare === undefined || traces !== undefined, "traceShare says nothing without traces");
 
 /** The data of the ConfigMap; a text says what of it cannot be used. */
 export function parseParameters(data: Readonly<Record<string, string>>): Parameters | string {
   const read = parameters.safeParse(data);
   if (!read.success) return z.prettifyError(read.error);
-  const { replicas: count = null, resources: text } = read.data;
-  if (text === undefined) return { replicas: count, resources: null };
+  const { replicas: count = null, resources: text, traces: url, traceShare = null } = read.data;
+  const traces = url === undefined ? null : { collector: url, share: traceShare };
+  if (text === undefined) return { replicas: count, resources: null, traces };
   try {
     const found = resources.safeParse(parse(text));
-    return found.success ? { replicas: count, resources: found.data } : `resources: ${z.prettifyError(found.error)}`;
+    return found.success ? { replicas: count, resources: found.data, traces } : `resources: ${z.prettifyError(found.error)}`;
   } catch (error) {
     return `resources: ${error instanceof Error ? error.message : String(error)}`;
   }
@@ -198,6 +210,7 @@ function container({ image, pullPolicy }: ImageSettings, namespace: string, want
       `--token=${TOKEN_DIRECTORY}/token`,
       `--drain=${GRACE_SECONDS - END_SECONDS}`,
       "--log-format=json",
+      ...tracesArguments(wanted.traces),
     ],
     ports: [
       { name: "hbone", containerPort: ports.hbone, protocol: "TCP" },
@@ -212,6 +225,11 @@ function container({ image, pullPolicy }: ImageSettings, namespace: string, want
       { name: "token", mountPath: TOKEN_DIRECTORY, readOnly: true },
     ],
   };
+}
+
+function tracesArguments(traces: Parameters["traces"]): string[] {
+  if (traces === null) return [];
+  return [`--traces=${traces.collector}`, ...(traces.share === null ? [] : [`--trace-share=${traces.share}`])];
 }
 
 /** The roots in a namespace with waypoints: it goes with the last of their Gateways. */

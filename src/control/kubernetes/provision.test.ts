@@ -214,15 +214,20 @@ test("replicas and resources come from the ConfigMap that the Gateway names; wha
   const size = (data: Record<string, string>) => server.put(`${CORE}/configmaps`, { metadata: { name: "size", namespace: "shop" }, data });
   provision.changed([waypointOf(gateway)]);
   await until("its absence is told", () => problems.get("shop/way")?.includes("ConfigMap shop/size") === true);
-  size({ replicas: "3", resources: "requests: {cpu: 200m}" });
+  assert.doesNotMatch(JSON.stringify(made(DEPLOYMENTS) ?? {}), /--traces/);
+  size({ replicas: "3", resources: "requests: {cpu: 200m}", traces: "http://collector.ops.svc:4317", traceShare: "0.5" });
   await until("three replicas", () => (made(DEPLOYMENTS)?.["spec"] as { replicas?: number } | undefined)?.replicas === 3);
   assert.match(JSON.stringify(made(DEPLOYMENTS)), /"resources":\{"requests":\{"cpu":"200m"\}\}/);
+  assert.match(JSON.stringify(made(DEPLOYMENTS)), /"--traces=http:\/\/collector\.ops\.svc:4317","--trace-share=0\.5"/);
   for (const wrong of [
     { replicas: "many" },
     { replicas: "0" },
     { replicas: "1000" },
     { resources: "{" },
     { resources: "cpu: 1" },
+    { traces: "collector:4317" },
+    { traces: "http://collector" },
+    { traceShare: "0.5" },
     { image: "x" },
   ]) {
     size(wrong as unknown as Record<string, string>);
