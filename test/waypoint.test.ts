@@ -29,9 +29,17 @@ let mesh: TestMesh;
 
 const json = (...documents: object[]): string => documents.map((document) => JSON.stringify(document)).join("\n---\n");
 
-function service(name: string, clusterIPs: readonly string[], selector: Record<string, string>, port: number, labels = {}): object {
+function service(
+  name: string,
+  clusterIPs: readonly string[],
+  selector: Record<string, string>,
+  port: number,
+  labels = {},
+  annotations = {},
+): object {
   const ports_ = [{ name: port === ports.hbone ? "hbone" : "http", port: port === PORT ? 80 : port, targetPort: port }];
-  return { apiVersion: "v1", kind: "Service", metadata: { name, namespace: "app", labels }, spec: { clusterIPs, selector, ports: ports_ } };
+  const metadata = { name, namespace: "app", labels, annotations };
+  return { apiVersion: "v1", kind: "Service", metadata, spec: { clusterIPs, selector, ports: ports_ } };
 }
 
 /** One on each node; the second begins only where a claim needs it. */
@@ -40,7 +48,7 @@ const WAYPOINTS = [
   { name: "waypoint-1", node: "node-a", ips: ["10.99.1.39", "fd99:1::39"] },
 ] as const;
 
-const waypointPod = ({ name, node, ips }: (typeof WAYPOINTS)[number], ready: boolean): string =>
+const waypointPod = ({ name, node, ips }: (typeof WAYPOINTS)[number], ready: boolean, gateway = "waypoint"): string =>
   json({
     apiVersion: "v1",
     kind: "Pod",
@@ -48,7 +56,7 @@ const waypointPod = ({ name, node, ips }: (typeof WAYPOINTS)[number], ready: boo
       name,
       namespace: "app",
       labels: {
-        "gateway.networking.k8s.io/gateway-name": "waypoint",
+        "gateway.networking.k8s.io/gateway-name": gateway,
         "gateway.networking.k8s.io/gateway-class-name": "trackbed-waypoint",
       },
       annotations: { "trackbed.dev/netns": `/run/netns/app-${name}` },
@@ -61,15 +69,15 @@ const waypointPod = ({ name, node, ips }: (typeof WAYPOINTS)[number], ready: boo
     },
   });
 
-const waypoint = (): string =>
+const waypoint = (name: string, ips: readonly string[]): string =>
   json(
     {
       apiVersion: "gateway.networking.k8s.io/v1",
       kind: "Gateway",
-      metadata: { name: "waypoint", namespace: "app" },
+      metadata: { name, namespace: "app" },
       spec: { gatewayClassName: "trackbed-waypoint", listeners: [{ name: "mesh", port: ports.hbone, protocol: "HBONE" }] },
     },
-    service("waypoint", ["10.96.99.29", "fd96:99::29"], { "gateway.networking.k8s.io/gateway-name": "waypoint" }, ports.hbone),
+    service(name, ips, { "gateway.networking.k8s.io/gateway-name": name }, ports.hbone),
   );
 
 const route = (rules: readonly object[]): string =>
@@ -89,19 +97,23 @@ const TO_V2_BY_HEADER = [
   { matches: [{ path: { type: "PathPrefix", value: "/v1" } }], ...to(["web-v1", 1]) },
 ];
 
+/** The service and its versions; `share` of its connections, in percent, for a second waypoint. */
+function web(share: string | null): string {
+  const canary = share === null ? {} : { "trackbed.dev/use-waypoint-canary": "next" };
+  const labels = { "trackbed.dev/use-waypoint": "waypoint", ...canary };
+  const annotations = share === null ? {} : { "trackbed.dev/use-waypoint-canary-weight": share };
+  return json(
+    service("web", [WEB, "fd96:99::20"], { "trackbed.dev/test": "web" }, PORT, labels, annotations),
+    service("web-v1", ["10.96.99.21", "fd96:99::21"], { app: "web-v1" }, PORT),
+    service("web-v2", ["10.96.99.22", "fd96:99::22"], { app: "web-v2" }, PORT),
+  );
+}
+
 before(async () => {
   mesh = await startTestMesh();
-  const web = { "trackbed.dev/use-waypoint": "waypoint" };
-  mesh.document(
-    "web.yaml",
-    json(
-      service("web", [WEB, "fd96:99::20"], { "trackbed.dev/test": "web" }, PORT, web),
-      service("web-v1", ["10.96.99.21", "fd96:99::21"], { app: "web-v1" }, PORT),
-      service("web-v2", ["10.96.99.22", "fd96:99::22"], { app: "web-v2" }, PORT),
-    ),
-  );
+  mesh.document("web.yaml", web(null));
   for (const { name, node, ips } of SERVERS) mesh.document(`${name}.yaml`, podDocument({ name, node, ips, namespace: "app" }));
-  mesh.document("waypoint.yaml", waypoint());
+  mesh.document("waypoint.yaml", waypoint("waypoint", ["10.96.99.29", "fd96:99::29"]));
   const [first, second] = WAYPOINTS;
   mesh.document("waypoint-0.yaml", waypointPod(first, true));
   mesh.document("waypoint-1.yaml", waypointPod(second, false));
@@ -205,6 +217,46 @@ test("a canary gets its share by weight, and a change of it holds from the next 
   await until("no request goes to the old version", async () => (await ask("/any", [], 20)).every(({ by }) => by === "web-v2"), 20_000);
   mesh.document("route.yaml", route(TO_V2_BY_HEADER));
 });
+
+test("a second waypoint gets its share of the connections, and all of them when all are its share", async () => {
+  const [first, second] = WAYPOINTS;
+  mesh.document("next.yaml", waypoint("next", ["10.96.99.28", "fd96:99::28"]));
+  mesh.document("waypoint-1.yaml", waypointPod(second, true, "next"));
+  await mesh.lab.startWaypoint("app/waypoint-1");
+  const served = async (): Promise<[number, number]> => [await requestsOf(first.name), await requestsOf(second.name)];
+  const [before] = await served();
+  mesh.document("web.yaml", web("50"));
+  const both = async (): Promise<boolean> => {
+    assert.deepEqual(
+      (await ask("/v1/x")).map(({ status }) => status),
+      [200],
+    );
+    const [now, next] = await served();
+    return now > before && next > 0;
+  };
+  await until("both serve", both, 20_000);
+  mesh.document("web.yaml", web("100"));
+  await until("the first serves no more", async () => {
+    const [now] = await served();
+    await ask("/v1/x");
+    return (await served())[0] === now;
+  });
+  const [now, next] = await served();
+  for (let i = 0; i < 10; i++) await ask("/v1/x");
+  assert.deepEqual(await served(), [now, next + 10]);
+  mesh.document("web.yaml", web(null));
+  mesh.document("waypoint-1.yaml", waypointPod(second, false));
+  mesh.document("next.yaml", null);
+  await mesh.lab.stopWaypoint("app/waypoint-1");
+  await untilAnswer("the first one again", "/", ["version:two"], ({ by }) => by === "web-v2");
+});
+
+/** Requests that a waypoint says that it served. */
+async function requestsOf(pod: string): Promise<number> {
+  const place = mesh.lab.pod(`app/${pod}`);
+  const text = await place.run(["curl", "-sS", "--max-time", "5", `http://${place.ips[0]}:${ports.engineMetrics}/metrics`]);
+  return [...text.matchAll(/^istio_requests_total\{.*\} ([0-9]+)$/gm)].reduce((sum, [, count]) => sum + Number(count), 0);
+}
 
 test("a waypoint that ends gives its clients to the other one, and no request is lost", async () => {
   const [first, second] = WAYPOINTS;
