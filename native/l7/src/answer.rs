@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 pub(crate) struct Answer<U: Upstream> {
     source: Source<U>,
-    record: Record,
+    record: Box<Record>,
     over: bool,
 }
 
@@ -71,14 +71,14 @@ impl<U: Upstream> Stream<U> {
 
 impl<U: Upstream> Answer<U> {
     /// Empty text: no body.
-    pub(crate) fn text(text: &'static str, record: Record) -> Self {
+    pub(crate) fn text(text: &'static str, record: Box<Record>) -> Self {
         let text = (!text.is_empty()).then(|| Bytes::from_static(text.as_bytes()));
         let mut answer = Self { source: Source::Text(text), record, over: false };
         answer.end();
         answer
     }
 
-    pub(crate) fn of(stream: Stream<U>, record: Record) -> Self {
+    pub(crate) fn of(stream: Stream<U>, record: Box<Record>) -> Self {
         let whole = stream.incoming.is_end_stream();
         let mut answer = Self { source: Source::Backend(Box::new(stream)), record, over: false };
         if whole {

@@ -1,21 +1,17 @@
 //! One form for every request, whichever version of HTTP it came in: what is ambiguous is refused, what belongs to a connection is taken off.
+use crate::Served;
 use crate::path;
 use crate::refusal::Refusal;
-use crate::{Client, Served};
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::Entry;
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use std::borrow::Cow;
-use std::fmt::Write;
+use std::net::Ipv6Addr;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// What of a request is not in its headers. Host is there, whatever the version; the path is that of [`path::normal`].
 #[derive(Debug)]
@@ -42,15 +38,16 @@ impl Canonical {
     }
 }
 
-/// Leaves in `request` what goes on.
-pub(crate) fn canonical(request: &mut Parts, client: &Client, served: &Served) -> Result<Canonical, Refusal> {
+/// Leaves in `request` what goes on. `client`: its address.
+pub(crate) fn canonical(request: &mut Parts, client: &HeaderValue, served: &Served) -> Result<Canonical, Refusal> {
     if request.method == Method::CONNECT {
         let refusal = Refusal::malformed("CONNECT is not for waypoints");
         return Err(Refusal { status: StatusCode::METHOD_NOT_ALLOWED, ..refusal });
     }
     framing(request)?;
-    let host = host(request, served)?;
-    request.headers.insert(HOST, host);
+    if let Some(host) = host(request, served)? {
+        request.headers.insert(HOST, host);
+    }
     let upgrade = upgrade(request);
     let trailers = request.headers.get_all(TE).iter().any(|value| tokens(value).any(|token| token == "trailers"));
     take_off(&mut request.headers)?;
@@ -82,8 +79,8 @@ fn framing(request: &Parts) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The authority of the URI, or Host; two of them must be the same.
-fn host(request: &Parts, served: &Served) -> Result<HeaderValue, Refusal> {
+/// The authority of the URI, or Host; two of them must be the same. None: Host is what it should be.
+fn host(request: &Parts, served: &Served) -> Result<Option<HeaderValue>, Refusal> {
     let mut hosts = request.headers.get_all(HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
@@ -93,46 +90,84 @@ fn host(request: &Parts, served: &Served) -> Result<HeaderValue, Refusal> {
     if authority.is_some() && request.uri.scheme().is_none() {
         return Err(Refusal::malformed("the target is neither a path nor a URI"));
     }
-    let fine = |text: &str| !text.is_empty() && !text.contains('@') && Authority::try_from(text).is_ok();
     match (authority, host) {
         (Some(authority), Some(host)) if request.version == Version::HTTP_2 && host != authority.as_str() => {
             Err(Refusal::malformed("Host and :authority differ"))
         }
         // The absolute form of HTTP/1.1 wins over Host, as the standard says.
-        (Some(authority), _) if fine(authority.as_str()) => {
-            HeaderValue::from_str(authority.as_str()).map_err(|_| Refusal::malformed("the authority is none"))
+        (Some(authority), _) if is_host(authority.as_str()) => {
+            HeaderValue::from_str(authority.as_str()).map(Some).map_err(|_| Refusal::malformed("the authority is none"))
         }
-        (None, Some(host)) if host.to_str().is_ok_and(fine) => Ok(host.clone()),
+        (None, Some(host)) if host.to_str().is_ok_and(is_host) => Ok(None),
         (None, None) if request.version < Version::HTTP_11 => {
             let hostname = served.service.split_once('/').map_or("", |(_, hostname)| hostname);
-            HeaderValue::from_str(hostname).map_err(|_| Refusal::malformed("there is no Host"))
+            HeaderValue::from_str(hostname).map(Some).map_err(|_| Refusal::malformed("there is no Host"))
         }
         (None, None) => Err(Refusal::malformed("there is no Host")),
         _ => Err(Refusal::malformed("the Host is none")),
     }
 }
 
-fn upgrade(request: &Parts) -> Option<HeaderValue> {
-    let asked = request.version == Version::HTTP_11 && names(&request.headers).any(|name| name.eq_ignore_ascii_case("upgrade"));
-    // An upgrade to HTTP/2 is one of this connection, and deprecated: the request is answered in HTTP/1.1, as the standard allows.
-    request.headers.get(UPGRADE).filter(|value| asked && !tokens(value).any(|token| token == "h2c")).cloned()
+/// A name or an address, and a port or none; no user, whom only attackers still send.
+fn is_host(text: &str) -> bool {
+    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, "")) if address.parse::<Ipv6Addr>().is_ok() => ("v6", ""),
+        Some((address, port)) if port.starts_with(':') && address.parse::<Ipv6Addr>().is_ok() => ("v6", &port[1..]),
+        Some(_) => return false,
+        None => text.split_once(':').unwrap_or((text, "")),
+    };
+    let named = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b'~');
+    !host.is_empty() && host.bytes().all(named) && port.len() <= 5 && port.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// What speaks of one connection only does not go over to the next.
+fn upgrade(request: &Parts) -> Option<HeaderValue> {
+    let protocol = request.headers.get(UPGRADE)?;
+    let asked = request.version == Version::HTTP_11 && names(&request.headers).any(|name| name.eq_ignore_ascii_case("upgrade"));
+    // An upgrade to HTTP/2 is one of this connection, and deprecated: the request is answered in HTTP/1.1, as the standard allows.
+    (asked && !tokens(protocol).any(|token| token == "h2c")).then(|| protocol.clone())
+}
+
+/// What speaks of one connection only does not go over to the next. One look at each name tells whether there is any of it, for as a rule there
+/// is none or one.
 pub(crate) fn take_off(headers: &mut HeaderMap) -> Result<(), Refusal> {
-    if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> = names(headers).filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok()).collect();
-        if named.iter().any(|name| [HOST, CONTENT_LENGTH, TRANSFER_ENCODING].contains(name)) {
-            return Err(Refusal::malformed("Connection names what belongs to the message"));
-        }
-        for name in &named {
-            headers.remove(name);
-        }
-        headers.remove(CONNECTION);
+    // Other spellings of a loop over names are three times as long: this one looks at the length first.
+    let of_connection = |name: &HeaderName| {
+        matches!(
+            name.as_str(),
+            "connection"
+                | "te"
+                | "transfer-encoding"
+                | "upgrade"
+                | "keep-alive"
+                | "proxy-connection"
+                | "http2-settings"
+                | "proxy-authenticate"
+                | "proxy-authorization"
+        )
+    };
+    if !headers.keys().any(of_connection) {
+        return Ok(());
     }
-    for name in
-        [&TE, &TRANSFER_ENCODING, &UPGRADE, &KEEP_ALIVE, &PROXY_CONNECTION, &HTTP2_SETTINGS, &PROXY_AUTHENTICATE, &PROXY_AUTHORIZATION]
-    {
+    take_named(headers)?;
+    let there: Vec<HeaderName> = headers.keys().filter(|name| of_connection(name)).cloned().collect();
+    for name in there {
+        headers.remove(name);
+    }
+    Ok(())
+}
+
+fn take_named(headers: &mut HeaderMap) -> Result<(), Refusal> {
+    // What most of them say, and needs nothing done.
+    let usual =
+        |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"keep-alive") || value.as_bytes().eq_ignore_ascii_case(b"close");
+    if headers.get_all(CONNECTION).iter().all(usual) {
+        return Ok(());
+    }
+    let named: Vec<HeaderName> = names(headers).filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok()).collect();
+    if named.iter().any(|name| [HOST, CONTENT_LENGTH, TRANSFER_ENCODING].contains(name)) {
+        return Err(Refusal::malformed("Connection names what belongs to the message"));
+    }
+    for name in &named {
         headers.remove(name);
     }
     Ok(())
@@ -149,16 +184,15 @@ fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
 }
 
 /// The client's address is hidden behind the waypoint's otherwise.
-fn forwarded(headers: &mut HeaderMap, client: &Client) {
-    let mut chain = String::new();
-    for earlier in headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()) {
-        chain.push_str(earlier);
-        chain.push_str(", ");
-    }
-    // Writing to a String cannot fail.
-    let _ = write!(chain, "{}", client.address.ip());
-    if let Ok(chain) = HeaderValue::from_str(&chain) {
-        headers.insert(FORWARDED_FOR, chain);
+fn forwarded(headers: &mut HeaderMap, client: &HeaderValue) {
+    match headers.entry(FORWARDED_FOR) {
+        Entry::Vacant(vacant) => drop(vacant.insert(client.clone())),
+        Entry::Occupied(mut occupied) => {
+            let mut chain = occupied.iter().map(HeaderValue::as_bytes).collect::<Vec<_>>();
+            chain.push(client.as_bytes());
+            // Values with a separator between them are a value.
+            occupied.insert(HeaderValue::from_bytes(&chain.join(&b", "[..])).unwrap_or_else(|_| client.clone()));
+        }
     }
     headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
 }
@@ -166,6 +200,17 @@ fn forwarded(headers: &mut HeaderMap, client: &Client) {
 /// Puts on what the next connection needs. `path` instead of the request's, where it was changed.
 pub(crate) fn for_backend(request: &mut Parts, path: Option<&str>, http2: bool, canonical: &Canonical) -> Result<(), Refusal> {
     let bad = || Refusal::bad_request("the path cannot be sent on");
+    if !http2 {
+        request.version = Version::HTTP_11;
+        if let Some(upgrade) = &canonical.upgrade {
+            request.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            request.headers.insert(UPGRADE, upgrade.clone());
+        }
+        if path.is_none() && request.uri.authority().is_none() {
+            // As it came.
+            return Ok(());
+        }
+    }
     let path = match path {
         None => request.uri.path_and_query().cloned(),
         Some(path) => {
@@ -183,12 +228,6 @@ pub(crate) fn for_backend(request: &mut Parts, path: Option<&str>, http2: bool, 
             request.headers.insert(TE, HeaderValue::from_static("trailers"));
         }
         request.version = Version::HTTP_2;
-    } else {
-        if let Some(upgrade) = &canonical.upgrade {
-            request.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-            request.headers.insert(UPGRADE, upgrade.clone());
-        }
-        request.version = Version::HTTP_11;
     }
     request.uri = Uri::from_parts(uri).map_err(|_| bad())?;
     Ok(())
@@ -205,5 +244,37 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
 pub(crate) fn response_for_client(headers: &mut HeaderMap, version: Version) {
     if version == Version::HTTP_2 {
         headers.remove(TRAILER);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_a_name_or_an_address_with_a_port_or_none() {
+        for (text, expected) in [
+            ("cart", true),
+            ("cart.shop.svc:8080", true),
+            ("10.0.0.1:80", true),
+            ("cart:", true),
+            ("[2001:db8::1]", true),
+            ("[2001:db8::1]:80", true),
+            ("", false),
+            (":80", false),
+            ("user@cart", false),
+            ("cart/x", false),
+            ("cart, till", false),
+            ("cart:80:90", false),
+            ("cart:http", false),
+            ("cart:123456", false),
+            ("[2001:db8::1", false),
+            ("[cart]:80", false),
+            ("[::1]x80", false),
+            ("[::1]80", false),
+            ("a\u{e9}", false),
+        ] {
+            assert_eq!(is_host(text), expected, "{text}");
+        }
     }
 }

@@ -43,7 +43,7 @@ pub(crate) async fn exchange<U: Upstream>(session: Rc<Session<U>>, request: Requ
     match passed {
         Ok(Passed::Backend(response)) => {
             record.status = Some(response.status());
-            record.grpc_status = grpc_status(response.headers());
+            record.grpc_status = if record.grpc { grpc_status(response.headers()) } else { None };
             let (mut head, stream) = response.into_parts();
             canonical::response_for_client(&mut head.headers, version);
             let answer = match stream {
@@ -81,9 +81,10 @@ async fn pass<U: Upstream>(
 ) -> Result<Passed<U>, Refusal> {
     let served = &session.parties.served;
     let port = session.port();
-    record.grpc = is_grpc(&request.headers) || port.as_ref().is_some_and(|port| port.protocol == Protocol::Grpc);
+    let grpc = is_grpc(&request.headers);
+    record.grpc = grpc || port.as_ref().is_some_and(|port| port.protocol == Protocol::Grpc);
     let port = port.ok_or(Refusal::unavailable(Flag::NoRoute, "nothing is known of the service any more"))?;
-    let mut canonical = canonical(&mut request, &session.parties.client, served)?;
+    let mut canonical = canonical(&mut request, &session.parties.address, served)?;
     record.authority = request.headers.get(HOST).cloned();
     record.trace = Some(Trace::of(&mut request.headers, |asked| session.parties.report.traces(asked)));
 
@@ -99,7 +100,7 @@ async fn pass<U: Upstream>(
         }
     };
     record.rule = Some(Arc::clone(rule));
-    let begun = Instant::now();
+    let begun = Instant::from_std(record.begun());
 
     let mut shaped = Shaped::default();
     if let Some(answered) = shaped.apply(&rule.filters, &mut request, &canonical, prefix, served.port) {
@@ -115,7 +116,7 @@ async fn pass<U: Upstream>(
         return Ok(Passed::Here(answered));
     }
 
-    let http2 = speaks_http2(backend.protocol, request.version, is_grpc(&request.headers));
+    let http2 = speaks_http2(backend.protocol, request.version, grpc);
     if http2 {
         canonical.upgrade = None;
     }
@@ -157,10 +158,11 @@ fn received<U: Upstream>(
     if head.headers.contains_key(TRANSFER_ENCODING) && head.headers.contains_key(CONTENT_LENGTH) {
         return Err(broken("the backend's answer has two lengths"));
     }
-    let protocol = head.headers.get(UPGRADE).cloned();
+    let switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
+    let protocol = if switched { head.headers.get(UPGRADE).cloned() } else { None };
     canonical::take_off(&mut head.headers).map_err(|_| broken("the backend's answer is malformed"))?;
     head.version = Version::default();
-    if head.status != StatusCode::SWITCHING_PROTOCOLS {
+    if !switched {
         let stream = Stream::new(incoming, answered.lease, endpoint, upload, deadline);
         return Ok(Response::from_parts(head, Some(stream)));
     }

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 /// What all requests of a connection have in common.
 pub(crate) struct Parties {
     pub(crate) client: Client,
+    /// Of the client, for x-forwarded-for.
+    pub(crate) address: HeaderValue,
     pub(crate) served: Served,
     pub(crate) report: Rc<dyn Report>,
 }
@@ -41,8 +43,9 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    pub(crate) fn begin(parties: Rc<Parties>, request: &http::request::Parts) -> Self {
-        Self {
+    /// In a box: it goes through many hands.
+    pub(crate) fn begin(parties: Rc<Parties>, request: &http::request::Parts) -> Box<Self> {
+        Box::new(Self {
             parties,
             method: request.method.clone(),
             uri: request.uri.clone(),
@@ -62,7 +65,11 @@ impl Record {
             response_bytes: 0,
             first_byte: None,
             complete: false,
-        }
+        })
+    }
+
+    pub(crate) fn begun(&self) -> Instant {
+        self.begun
     }
 
     pub(crate) fn flag(&mut self, flag: Flag) {
@@ -114,5 +121,5 @@ impl Drop for Record {
 }
 
 fn text(value: Option<&HeaderValue>) -> &str {
-    value.and_then(|value| value.to_str().ok()).unwrap_or_default()
+    value.and_then(|value| std::str::from_utf8(value.as_bytes()).ok()).unwrap_or_default()
 }

@@ -6,6 +6,7 @@ use crate::rewound::Rewound;
 use crate::rule::HttpRule;
 use crate::service::Port;
 use crate::{Client, Context, Endpoint, Served, Table, Upstream};
+use http::HeaderValue;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -40,7 +41,9 @@ pub(crate) struct Held<U: Upstream> {
 
 impl<U: Upstream> Session<U> {
     pub(crate) fn new(context: Rc<Context<U>>, client: Client, served: Served) -> Rc<Self> {
-        let parties = Rc::new(Parties { client, served, report: Rc::clone(&context.report) });
+        // An address is always a value.
+        let address = HeaderValue::from_str(&client.address.ip().to_string()).unwrap_or_else(|_| HeaderValue::from_static("unknown"));
+        let parties = Rc::new(Parties { client, address, served, report: Rc::clone(&context.report) });
         Rc::new(Self { context, parties, port: RefCell::default(), upgraded: RefCell::default(), upgrading: Rc::default() })
     }
 
