@@ -18,7 +18,7 @@ const PATTERNS = [
   "daemonset/**/*.test.ts",
 ];
 /** They need a Kubernetes cluster: `make test-cluster`. */
-const NOT_HERE = ["test/cluster/drills/**", "test/cluster/churn/churn.test.ts"];
+const NOT_HERE = ["test/cluster/drills/**", "test/cluster/long/**", "test/cluster/churn/churn.test.ts"];
 
 process.chdir(resolve(import.meta.dirname, ".."));
 await enterSandbox();
