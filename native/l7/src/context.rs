@@ -18,6 +18,7 @@ pub struct Context<U: Upstream> {
     pub(crate) mirrors: Cell<usize>,
     pub(crate) learnt: Learnt,
     table: RefCell<Arc<Table>>,
+    leaving: Cell<bool>,
     draining: watch::Sender<bool>,
 }
 
@@ -31,6 +32,7 @@ impl<U: Upstream> Context<U> {
             mirrors: Cell::new(0),
             learnt: Learnt::default(),
             table: RefCell::default(),
+            leaving: Cell::new(false),
             draining: watch::Sender::new(false),
         })
     }
@@ -45,9 +47,20 @@ impl<U: Upstream> Context<U> {
         self.pool.retire(uid);
     }
 
+    /// The worker will drain soon: an answer of HTTP/1 is the last of its connection from now on, so that whoever keeps asking goes elsewhere by
+    /// itself. A connection that is closed while it is idle may lose the request that is on its way.
+    pub fn leave(&self) {
+        self.leaving.set(true);
+    }
+
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.get()
+    }
+
     /// Requests under way are answered, then their connections are closed (HTTP/1: `Connection: close`, HTTP/2: GOAWAY). Bounding the time that
     /// this may take is the caller's; whatever is carried without HTTP goes on until then.
     pub fn drain(&self) {
+        self.leave();
         self.draining.send_replace(true);
     }
 

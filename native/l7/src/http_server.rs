@@ -7,6 +7,8 @@ use crate::link::Local;
 use crate::rewound::Rewound;
 use crate::session::Session;
 use crate::{End, Flag, Upstream};
+use http::header::CONNECTION;
+use http::{HeaderValue, StatusCode};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -27,7 +29,13 @@ where
     let requests = Rc::clone(&session);
     let service = service_fn(move |request| {
         let session = Rc::clone(&requests);
-        Box::pin(async move { Ok::<_, Infallible>(exchange(session, request).await) })
+        Box::pin(async move {
+            let mut response = exchange(Rc::clone(&session), request).await;
+            if session.context.is_leaving() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        })
     });
     let mut connection = http1::Builder::new()
         .max_headers(HEADERS)

@@ -8,6 +8,8 @@ pub(crate) const HEADERS: usize = 100;
 /// For a head to end once it has begun, the first of a connection or any later one. Between two requests a connection may be idle for as long as
 /// its tunnel lets it.
 pub(crate) const HEAD_WAIT: Duration = Duration::from_secs(30);
+/// For the first words of a client that connected just before a drain: longer than any round trip.
+pub(crate) const FIRST_WORDS: Duration = Duration::from_secs(2);
 /// HTTP/2 streams that one client may have open: what Envoy gives, and enough for any gRPC client, which opens a second connection then.
 pub(crate) const STREAMS: u32 = 100;
 /// Unread bytes of one stream, and of one connection: four streams that nobody reads do not stop the others.

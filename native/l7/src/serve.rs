@@ -3,7 +3,7 @@ use crate::carry::Carried;
 use crate::hello::{Hello, hello};
 use crate::http_server::{serve_http1, serve_http2};
 use crate::learnt::First;
-use crate::limits::{CLIENT_FIRST, HEAD_WAIT, HELLO_BYTES, TELLING, UNHEARD_TRIES};
+use crate::limits::{CLIENT_FIRST, FIRST_WORDS, HEAD_WAIT, HELLO_BYTES, TELLING, UNHEARD_TRIES};
 use crate::rewound::Rewound;
 use crate::service::{Port, Rules};
 use crate::session::Session;
@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::select;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use trackbed_contract::route::Protocol;
 
 /// How a connection ended. In every case `io` was dropped: shut down before if the end was orderly, not shut down if it is to be a reset.
@@ -224,13 +224,16 @@ where
         }
     }
 
-    /// Without a limit in time, but not beyond a drain.
+    /// Without a limit in time, but not long beyond a drain: who has only just connected has something to say, and is heard.
     async fn first(&mut self) -> io::Result<usize> {
         let mut draining = self.session.context.draining();
         select! {
             biased;
             count = self.io.read_buf(&mut self.read) => count,
-            _ = draining.wait_for(|draining| *draining) => Ok(0),
+            () = async {
+                let _ = draining.wait_for(|draining| *draining).await;
+                sleep(FIRST_WORDS).await;
+            } => Ok(0),
         }
     }
 

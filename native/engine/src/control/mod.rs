@@ -296,6 +296,9 @@ impl Control {
         let deadline = Instant::now() + grace;
         if self.is_waypoint() {
             self.leave();
+            for thread in &self.threads {
+                let _ = thread.send(Order::Leave).await;
+            }
             tokio::time::sleep(NOTICE.min(grace)).await;
         }
         for thread in &self.threads {

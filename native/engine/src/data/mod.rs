@@ -72,6 +72,8 @@ pub(crate) enum Order {
         uid: Arc<str>,
         result: oneshot::Sender<Result<(), String>>,
     },
+    /// A waypoint will stop soon: its clients are told to go with their next answer.
+    Leave,
     /// Accept nothing more; what is open goes on.
     StopAccepting,
     /// Cut everything.
@@ -197,6 +199,7 @@ impl Thread {
                     let _ = result.send(proof);
                 });
             }
+            Order::Leave => self.contexts().for_each(|context| context.leave()),
             Order::StopAccepting => self.stations.borrow().values().for_each(|station| station.stop_accepting()),
             Order::CutAll(cut) => {
                 let count = self.live.cut_where(|_| true, errors::ENGINE_STOPPING, "the grace time is over");

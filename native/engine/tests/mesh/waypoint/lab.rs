@@ -171,8 +171,16 @@ pub(crate) fn spec(pod: &Pod) -> AddPod {
 
 /// The workload of a waypoint that stands behind the service `gate`.
 pub(crate) fn of_waypoint(pod: &Pod) -> Resource {
+    of_workload(&gate(pod))
+}
+
+pub(crate) fn of_stopping_waypoint(pod: &Pod) -> Resource {
+    of_workload(&workload::Workload { status: workload::WorkloadStatus::Unhealthy.into(), ..gate(pod) })
+}
+
+fn gate(pod: &Pod) -> workload::Workload {
     let workload = workload::Workload { native_tunnel: true, ..pod.workload("three", TunnelProtocol::Hbone) };
-    of_workload(&behind(workload, "gate", 15008))
+    behind(workload, "gate", 15008)
 }
 
 /// The workload serves `service` on its port.
