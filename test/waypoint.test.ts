@@ -3,11 +3,14 @@ import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { after, before, test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { ports } from "#contract/tables.ts";
+import { paths, ports } from "#contract/tables.ts";
+import type { FlowLine } from "#inspect/flow.ts";
 import { canCapture } from "../src/lab/capture.ts";
+import { get } from "../src/lab/mesh.ts";
 import { holds, notTls, tcpStreams } from "../src/lab/pcap.ts";
 import { until } from "../src/lab/until.ts";
 import { startTestMesh, type TestMesh } from "./mesh.ts";
@@ -176,6 +179,22 @@ test("a request goes where the rule that matches it says, request by request on 
 test("a request that no rule matches is refused and reaches no server", async () => {
   const [answer] = await ask("/elsewhere");
   assert.deepEqual([answer?.status, answer?.by], [404, ""]);
+});
+
+test("each request is told of, with its route and who answered, beside the connections of the nodes", async () => {
+  const marker = `/v1/${randomUUID()}`;
+  await ask(marker);
+  const socketPath = join(mesh.lab.directory, "control", "run", paths.adminSocket);
+  const found = await until("the request's record", async () => {
+    const lines = (await get({ socketPath }, "/v1/flows")).split("\n").filter((line) => line !== "");
+    const flows = lines.map((line) => JSON.parse(line) as FlowLine).flatMap((line) => (line.type === "flow" ? [line.flow] : []));
+    return flows.find(({ request }) => request?.path === marker);
+  });
+  const { source, destination, request } = found;
+  assert.deepEqual(
+    [source.identity, destination.workload, request?.status, request?.route],
+    ["spiffe://cluster.local/ns/app/sa/client", "web-v1", 200, "HTTPRoute/app/web/1"],
+  );
 });
 
 test("between the nodes nothing of a request or its answer is readable, on neither side of the waypoint", {

@@ -203,6 +203,7 @@ test("flows of several nodes come in the order of time, and what was dropped is 
       closedBy: "client",
       reset: false,
       podUid: "u",
+      request: null,
     },
   });
   const runs = [

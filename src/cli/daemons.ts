@@ -26,6 +26,13 @@ export function findDaemons(runs: readonly string[], env: NodeJS.ProcessEnv = pr
   return found.map((run) => ({ run }));
 }
 
+/** Controls of the labs on this machine: they keep what waypoints said of requests, where a daemon keeps what it saw of connections. */
+export const labControls = (): Daemon[] =>
+  runningLabs()
+    .map(({ directory }) => join(directory, "control", "run"))
+    .filter((run) => existsSync(join(run, paths.adminSocket)))
+    .map((run) => ({ run }));
+
 export type Asked<T> = { readonly answers: readonly T[]; readonly failures: readonly { readonly run: string; readonly error: Error }[] };
 
 /** Asks every daemon; rejects with NoDaemon when none could be reached. */

@@ -1,8 +1,8 @@
-// `trackbed flows`: who talked to whom, by which path, and what decided, from all nodes at once.
+// `trackbed flows`: who talked to whom, by which path, and what decided, from all nodes at once, and what waypoints say of each request.
 import { setTimeout as sleep } from "node:timers/promises";
-import type { FlowEndpoint, FlowLine, FlowRecord } from "#inspect/flow.ts";
+import type { FlowEndpoint, FlowLine, FlowRecord, RequestRecord } from "#inspect/flow.ts";
 import { backoff } from "#xds/backoff.ts";
-import { type Daemon, findDaemons, flows } from "./daemons.ts";
+import { type Daemon, findDaemons, flows, labControls } from "./daemons.ts";
 import { type Exit, exit, type Format, isDaemonAway } from "./outcome.ts";
 import { paint, table } from "./table.ts";
 
@@ -15,7 +15,8 @@ const LAST_RETRY_MS = 5000;
 const HEADER = ["TIME", "PHASE", "SOURCE", "DESTINATION", "SERVICE", "SIDE", "PATH", "VERDICT", "SENT", "RECEIVED", "WHY"];
 
 export async function runFlows(runs: readonly string[], options: FlowsOptions, format: Format): Promise<Exit> {
-  const daemons = findDaemons(runs);
+  const named = runs.length > 0 || (process.env["TRACKBED_RUN"] ?? "") !== "";
+  const daemons = [...findDaemons(runs), ...(named ? [] : labControls())];
   const stop = new AbortController();
   process.once("SIGINT", () => stop.abort()).once("SIGTERM", () => stop.abort());
   if (options.follow) await follow(daemons, options, format, stop.signal);
@@ -92,7 +93,14 @@ function end({ identity, namespace, workload, address, port }: FlowEndpoint): st
   return [identity ?? "", pod, where].filter(Boolean).join(" ");
 }
 
-function why({ policy, rule, code, reason }: FlowRecord): string {
+function why({ policy, rule, code, reason, request }: FlowRecord): string {
   const by = policy === null ? "" : `${policy} rule ${rule ?? 0}`;
-  return [code ?? "", by, reason ?? ""].filter(Boolean).join(": ");
+  return [request === null ? "" : said(request), code ?? "", by, reason ?? ""].filter(Boolean).join(": ");
+}
+
+/** Such as "GET shop.example/cart 503 UF,URX HTTPRoute/shop/cart/0 2 retries". */
+function said({ method, authority, path, status, grpcStatus, flags, route, retries }: RequestRecord): string {
+  const answer = grpcStatus === null ? `${status ?? "no answer"}` : `${status ?? "no answer"} grpc ${grpcStatus}`;
+  const again = retries === 0 ? "" : `${retries} ${retries === 1 ? "retry" : "retries"}`;
+  return [method, `${authority}${path}`, answer, flags.join(","), route ?? "", again].filter(Boolean).join(" ");
 }

@@ -7,6 +7,8 @@ import { Director } from "#contract/gen/engine_pb.ts";
 import { AggregatedDiscoveryService } from "#contract/gen/envoy/discovery_pb.ts";
 import { IstioCertificateService } from "#contract/gen/istio/ca_pb.ts";
 import { bounds, errors } from "#contract/tables.ts";
+import { streamFlows } from "#inspect/flow-stream.ts";
+import { createFlows } from "#inspect/flows.ts";
 import { explainError } from "#mesh/error.ts";
 import type { Change, Fault } from "#source/source.ts";
 import { createXdsServer } from "#xds/server.ts";
@@ -21,6 +23,7 @@ import { allFaults, startFeed } from "./feed.ts";
 import { json, serveHealth, text } from "./health.ts";
 import { kubernetesPlatform } from "./kubernetes.ts";
 import { listen } from "./listener.ts";
+import { serveLocal } from "./local.ts";
 import type { Log } from "./log.ts";
 import { createMetrics } from "./metrics.ts";
 import { resolveByDns, resolvingNames } from "./names.ts";
@@ -44,6 +47,8 @@ export type Control = {
   drain(): Promise<number>;
 };
 
+/** Requests and connections of waypoints, the newest: about 2 MB. */
+const KEPT_FLOWS = 4_096;
 /** First part of workloads' uids, as Istio has it. */
 const CLUSTER_ID = "Kubernetes";
 /** Nodes reconnect elsewhere or later; who does not let go in this time is cut. */
@@ -85,6 +90,9 @@ async function start(
     ({ code, key, file }) => log.info({ code, object: key, file }, "fault is mended"),
   );
 
+  /** Of waypoints: what nodes see stays with their daemons. */
+  const flows = createFlows(KEPT_FLOWS);
+
   let unready = "starting";
   let observe = (): void => undefined;
   let source: Pick<Change, "faults" | "places"> = { faults: [], places: new Map() };
@@ -105,6 +113,7 @@ async function start(
       "/v1/nodes": () => json({ nodes: nodes.status().map(nodeJson), streams: xds.streams().map(streamJson) }),
       "/v1/waypoints": () => json({ waypoints: waypoints?.status() ?? [] }),
     },
+    { "/v1/flows": (url, response) => streamFlows(url, response, flows.read) },
     (error) => log.error({ reason: explainError(error) }, "health request failed"),
   );
   started.defer(health.close);
@@ -143,6 +152,12 @@ async function start(
         );
   const { authority, callers } = platform;
   started.defer(platform.close);
+  if (options.platform.kind === "directory") {
+    const local = await serveLocal(options.platform.state, flows, (error) =>
+      log.error({ reason: explainError(error) }, "a reader of flows could not be answered"),
+    );
+    started.defer(local.close);
+  }
 
   /** Nodes that are gone, or whose proof is not valid any more, lose their streams. One look at a time, or an older one could undo a newer one. */
   let looking: Promise<void> = Promise.resolve();
@@ -225,6 +240,7 @@ async function start(
     settings: { trustDomain, clusterDomain },
     feed: scoped,
     sign,
+    report: flows.take,
     onEvent: (pod, event, detail) => quiet((suppressed) => log.info({ pod, ...detail, suppressed }, `waypoint ${event}`)),
   });
   waypoints = served;

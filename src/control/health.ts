@@ -9,6 +9,9 @@ export type Answer = { readonly status: number; readonly type: string; readonly 
 /** Path → what a GET of it answers. */
 export type Routes = Readonly<Record<string, () => Answer | Promise<Answer>>>;
 
+/** Path → what answers by itself, line by line. */
+export type Streams = Readonly<Record<string, (url: URL, response: ServerResponse) => Promise<string | null>>>;
+
 export type HealthServer = { readonly address: string; close(): Promise<void> };
 
 const CONNECTIONS = 64;
@@ -18,8 +21,25 @@ export const text = (status: number, body: string): Answer => ({ status, type: "
 
 export const json = (value: unknown): Answer => ({ status: 200, type: "application/json", body: `${JSON.stringify(value)}\n` });
 
-export async function serveHealth({ host, port }: Endpoint, routes: Routes, onError: (error: unknown) => void): Promise<HealthServer> {
+export async function serveHealth(
+  { host, port }: Endpoint,
+  routes: Routes,
+  streams: Streams,
+  onError: (error: unknown) => void,
+): Promise<HealthServer> {
   const server = createServer({ requestTimeout: REQUEST_MILLISECONDS, headersTimeout: REQUEST_MILLISECONDS }, (request, response) => {
+    const url = new URL(request.url ?? "/", "http://control");
+    const stream = Object.hasOwn(streams, url.pathname) ? streams[url.pathname] : undefined;
+    if (stream !== undefined && request.method === "GET" && isOwnHost(request.socket.remoteAddress ?? "")) {
+      stream(url, response).then(
+        (fault) => fault === null || send(response, text(400, fault)),
+        (error: unknown) => {
+          onError(error);
+          response.destroy();
+        },
+      );
+      return;
+    }
     answer(routes, request)
       .catch((error: unknown) => {
         onError(error);

@@ -44,7 +44,7 @@ Reads the mesh's documents, compiles them, and serves them with certificates to 
   --namespace NAME        with --kubernetes: where control's own objects are (default ${product.controlPlaneNamespace})
   --issuer KIND/NAME      with --kubernetes: this Issuer, ClusterIssuer or KIND.GROUP of cert-manager signs the mesh's issuer (default: none)
   --listen ADDRESS:PORT   where daemons connect, for example 192.0.2.1:${ports.control} or [2001:db8::1]:${ports.control}; may be repeated
-  --health ADDRESS:PORT   /healthz/ready, /metrics, and for this host alone /v1/faults, /v1/nodes, /v1/waypoints (default 127.0.0.1:${ports.controlHealth};
+  --health ADDRESS:PORT   /healthz/ready, /metrics, and for this host alone /v1/faults, /v1/nodes, /v1/waypoints, /v1/flows (default 127.0.0.1:${ports.controlHealth};
                           another address than loopback only with --kubernetes)
   --trust-domain NAME     first part of every identity (default cluster.local)
   --cluster-domain NAME   DNS domain of services (default cluster.local)

@@ -2,15 +2,31 @@
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { X509Certificate } from "node:crypto";
-import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { request as requestHttp } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { text } from "node:stream/consumers";
 import { type TestContext, test } from "node:test";
-import { create, type MessageInitShape } from "@bufbuild/protobuf";
+import { create, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
 import { Code, ConnectError, createClient } from "@connectrpc/connect";
 import { pino } from "pino";
-import { Director, type FromEngine, FromEngineSchema, ResourceType, type StateDelta, type ToEngine } from "#contract/gen/engine_pb.ts";
+import {
+  Direction,
+  Director,
+  FlowPhase,
+  FlowSchema,
+  type FromEngine,
+  FromEngineSchema,
+  Path,
+  type ReportBatchSchema,
+  ResourceType,
+  type StateDelta,
+  type ToEngine,
+  Verdict,
+} from "#contract/gen/engine_pb.ts";
 import { IstioCertificateService } from "#contract/gen/istio/ca_pb.ts";
+import type { FlowLine, RequestRecord } from "#inspect/flow.ts";
 import { controlChannel } from "#xds/channel.ts";
 import { createQueue } from "#xds/queue.ts";
 import { startControl } from "./control.ts";
@@ -251,4 +267,44 @@ test("another stream of the same pod takes the first one's place", async (t) => 
   const second = engine(end, channel("shop_way"));
   await until("InSync", () => second.find("inSync"));
   await first.ended;
+});
+
+test("what a waypoint says of a request is kept, for readers on control's own host alone", async (t) => {
+  const { control, dir, channel, end } = await mesh(t);
+  const one = engine(end, channel("shop_way"));
+  await until("InSync", () => one.find("inSync"));
+  const flow = create(FlowSchema, {
+    phase: FlowPhase.CLOSED,
+    direction: Direction.INBOUND,
+    path: Path.TUNNEL,
+    verdict: Verdict.ALLOWED,
+    start: BigInt(Date.now()) * 1_000_000n,
+    service: "shop/web.shop.svc.cluster.local",
+    request: { method: "GET", authority: "web", path: "/cart", status: 503, flags: "UF,URX", route: "HTTPRoute/shop/web/0", retries: 2 },
+  });
+  async function* batches(): AsyncGenerator<MessageInitShape<typeof ReportBatchSchema>> {
+    yield { flows: [toBinary(FlowSchema, flow)] };
+  }
+  const { received } = await createClient(Director, channel("shop_way").transport).report(batches());
+  assert.equal(received, 1n);
+  const recordOf = (text: string): RequestRecord | null => {
+    const [line] = text
+      .trim()
+      .split("\n")
+      .map((each) => JSON.parse(each) as FlowLine);
+    return line?.type === "flow" ? line.flow.request : null;
+  };
+  const byPort = recordOf(await (await fetch(`http://${control.health}/v1/flows`)).text());
+  assert.deepEqual([byPort?.method, byPort?.path, byPort?.status, byPort?.flags, byPort?.retries], ["GET", "/cart", 503, ["UF", "URX"], 2]);
+  const socketPath = join(dir, "state", "run", "admin.sock");
+  assert.equal(statSync(socketPath).mode & 0o777, 0o600);
+  const bySocket = await new Promise<string>((resolve, reject) => {
+    requestHttp({ socketPath, path: "/v1/flows" }, (response) => text(response).then(resolve, reject))
+      .once("error", reject)
+      .end();
+  });
+  assert.deepEqual(recordOf(bySocket), byPort);
+  assert.equal((await fetch(`http://${control.health}/v1/flows?since=never`)).status, 400);
+  const refused = createClient(Director, channel("node-a").transport).report(batches());
+  assert.equal(ConnectError.from(await refused.catch((error: unknown) => error)).code, Code.Unauthenticated);
 });

@@ -32,6 +32,8 @@ export type WaypointsOptions = {
   readonly settings: { readonly trustDomain: string; readonly clusterDomain: string };
   readonly feed: WaypointFeed;
   readonly sign: Sign;
+  /** Takes what waypoints say of requests and connections. */
+  readonly report: (batch: ReportBatch) => void;
   readonly onEvent: (pod: string, event: string, detail: Record<string, unknown>) => void;
 };
 
@@ -169,7 +171,8 @@ export function createWaypoints(options: WaypointsOptions): WaypointsServer {
     callerWaypoint(context);
     let received = 0n;
     for await (const batch of batches) {
-      received += BigInt(batch.flows.length + batch.events.length); // and let go: a waypoint's own metrics and log have them
+      options.report(batch);
+      received += BigInt(batch.flows.length + batch.events.length);
     }
     return { received };
   }

@@ -3,12 +3,13 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import { z } from "zod";
 import { type ErrorCode, errors } from "#contract/tables.ts";
 import type { FlowLine } from "#inspect/flow.ts";
+import { streamFlows } from "#inspect/flow-stream.ts";
 import type { AdminError, LogLevelRequest, NodeStatus, PodExplanation } from "#inspect/status.ts";
 
 export type AdminSources = {
   status(): NodeStatus;
   pod(namespace: string, name: string): PodExplanation | null;
-  flows(since: number, follow: boolean, stop: AbortSignal): AsyncIterable<FlowLine>;
+  flows(since: number, follow: boolean, stop: AbortSignal): AsyncGenerator<FlowLine>;
   /** Returns what is wrong with it, null when it is in force. */
   setLogLevel(request: LogLevelRequest): { readonly code: ErrorCode; readonly message: string } | null;
 };
@@ -46,29 +47,11 @@ async function answer(request: IncomingMessage, response: ServerResponse, source
     const explanation = sources.pod(namespace, name);
     return explanation === null ? refuse(response, 404, `this node has no pod ${namespace}/${name}`) : send(response, 200, explanation);
   }
-  if (url.pathname === "/v1/flows") return streamFlows(url, response, sources);
-  return refuse(response, 404, `${url.pathname} is not one of /v1/status, /v1/pods/NAMESPACE/NAME, /v1/flows, /v1/log-level`);
-}
-
-/** One line at a time: a reader that takes none holds up nothing but himself, and is told how many records he missed. */
-async function streamFlows(url: URL, response: ServerResponse, sources: AdminSources): Promise<void> {
-  const since = url.searchParams.get("since");
-  const from = since === null ? 0 : Date.parse(since);
-  const follow = url.searchParams.get("follow");
-  if (Number.isNaN(from)) return refuse(response, 400, `since=${since} is not a time such as 2026-01-31T12:00:00Z`);
-  if (follow !== null && follow !== "true" && follow !== "false") return refuse(response, 400, `follow=${follow} must be true or false`);
-  const stop = new AbortController();
-  response.on("close", () => stop.abort());
-  response.writeHead(200, { "content-type": "application/x-ndjson" });
-  response.flushHeaders();
-  for await (const line of sources.flows(from, follow === "true", stop.signal)) {
-    if (response.write(`${JSON.stringify(line)}\n`) || stop.signal.aborted) continue;
-    await new Promise<void>((resolve) => {
-      response.once("drain", resolve);
-      response.once("close", resolve);
-    });
+  if (url.pathname === "/v1/flows") {
+    const fault = await streamFlows(url, response, ({ since, follow, stop }) => sources.flows(since, follow, stop));
+    return fault === null ? undefined : refuse(response, 400, fault);
   }
-  response.end();
+  return refuse(response, 404, `${url.pathname} is not one of /v1/status, /v1/pods/NAMESPACE/NAME, /v1/flows, /v1/log-level`);
 }
 
 async function setLogLevel(request: IncomingMessage, response: ServerResponse, sources: AdminSources): Promise<void> {

@@ -9,6 +9,7 @@ import {
   FlowPhase,
   FlowSchema,
   Path,
+  type Request,
   Verdict,
 } from "#contract/gen/engine_pb.ts";
 import { formatAddress } from "#mesh/address.ts";
@@ -50,6 +51,28 @@ export type FlowRecord = {
   readonly closedBy: "client" | "server" | "engine" | null;
   readonly reset: boolean;
   readonly podUid: string;
+  /** Of a waypoint: the request whose record this is; null for a connection. */
+  readonly request: RequestRecord | null;
+};
+
+export type RequestRecord = {
+  readonly method: string;
+  readonly authority: string;
+  /** Without the query. */
+  readonly path: string;
+  readonly protocol: string;
+  /** Null when none was sent. */
+  readonly status: number | null;
+  readonly grpcStatus: number | null;
+  /** Envoy's response flags; empty without any. */
+  readonly flags: readonly string[];
+  /** "HTTPRoute/namespace/name/index"; null when no rule matched. */
+  readonly route: string | null;
+  /** "namespace/hostname"; null when it went nowhere. */
+  readonly backend: string | null;
+  readonly retries: number;
+  readonly requestId: string | null;
+  readonly traceparent: string | null;
 };
 
 export type EngineEvent = {
@@ -149,8 +172,24 @@ function project(flow: Flow): FlowRecord | Fault {
     closedBy: closerOf(flow.closedBy),
     reset: flow.reset,
     podUid: flow.podUid,
+    request: flow.request === undefined ? null : projectRequest(flow.request),
   };
 }
+
+const projectRequest = (request: Request): RequestRecord => ({
+  method: request.method,
+  authority: request.authority,
+  path: request.path,
+  protocol: request.protocol,
+  status: request.status === 0 ? null : request.status,
+  grpcStatus: request.grpcStatus ?? null,
+  flags: request.flags.split(",").filter((flag) => flag !== "" && flag !== "-"),
+  route: none(request.route),
+  backend: none(request.backend),
+  retries: request.retries,
+  requestId: none(request.requestId),
+  traceparent: none(request.traceparent),
+});
 
 export const projectEvent = (event: Event): EngineEvent => ({
   time: time(event.time),

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { create, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
 import { Direction, FlowPhase, FlowSchema, Path, type ReportBatch, ReportBatchSchema, Verdict } from "#contract/gen/engine_pb.ts";
-import type { FlowLine } from "#inspect/flow.ts";
+import type { FlowLine } from "./flow.ts";
 import { createFlows } from "./flows.ts";
 
 const SECOND = 1_000_000_000n;

@@ -1,6 +1,6 @@
-// The last flow records and events of this node, for whoever wants to follow them: bounded, and a slow reader loses the oldest.
+// The last flow records and events of a node, or of waypoints, for whoever wants to follow them: bounded, and a slow reader loses the oldest.
 import type { Event, ReportBatch } from "#contract/gen/engine_pb.ts";
-import { type FlowLine, type FlowRecord, projectEvent, readFlow } from "#inspect/flow.ts";
+import { type FlowLine, type FlowRecord, projectEvent, readFlow } from "./flow.ts";
 
 /** `arrived`: Unix milliseconds. */
 type Entry = { readonly arrived: number } & ({ readonly flow: Uint8Array } | { readonly event: Event });
