@@ -20,6 +20,7 @@ export type Say = (text: string) => void;
 
 export async function up(settings: Settings, say: Say): Promise<Cluster> {
   if (process.getuid?.() !== 0) throw new Error("a cluster makes namespaces, mounts and cgroups: run as root");
+  requireSight(settings);
   if (machinesWithTraces(settings).length === 0) requireInotify(settings.nodes.length);
   mkdirSync(settings.state, { recursive: true });
   mkdirSync(settings.cache, { recursive: true });
@@ -45,6 +46,19 @@ export async function up(settings: Settings, say: Say): Promise<Cluster> {
   await running.kubectl("-n", "kube-system", "rollout", "status", "deployment/coredns", `--timeout=${START_MS / 1000}s`);
   say("DNS ready");
   return running;
+}
+
+/** Nodes have these for themselves: programs that lie there are not to be seen from them, and a kubelet would just not start. */
+const OF_NODES = ["/etc", "/opt", "/var", "/run", "/sys"];
+
+export function requireSight({ state, cache }: Pick<Settings, "state" | "cache">): void {
+  for (const path of [state, cache]) {
+    const hidden = OF_NODES.find((directory) => path.startsWith(`${directory}/`));
+    if (hidden !== undefined)
+      throw new Error(
+        `${path} lies in ${hidden}, which every node has for itself: clone the project, or put TRACKBED_CLUSTER_CACHE, elsewhere`,
+      );
+  }
 }
 
 export const readyNodes = ({ items }: List<Document>): number =>
