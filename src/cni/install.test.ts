@@ -36,7 +36,7 @@ async function node(t: TestContext, more: { readonly conf?: boolean; readonly sw
     sweepMilliseconds: more.sweepMilliseconds ?? 200,
   });
   t.after(async () => {
-    installation.stop();
+    await installation.stop();
     await rm(root, { recursive: true });
   });
   const cluster = (bridge: string, name = "10-cluster.conflist") =>
@@ -167,10 +167,23 @@ test("the configuration goes when the mesh leaves, and going twice is no error",
   const { cluster, conf, installation, ours } = await node(t);
   await cluster("cni0");
   await installation.mend();
-  installation.stop();
+  await installation.stop();
   await removeConflist(conf);
   await removeConflist(conf);
   assert.equal(await ours(), "");
+});
+
+test("after the stop nothing is written any more, also when it came in the middle of it", async (t) => {
+  for (let i = 0; i < 20; i++) {
+    const { bin, conf, cluster, installation, ours } = await node(t, { sweepMilliseconds: 3_600_000 });
+    await cluster("cni0");
+    void installation.mend();
+    await installation.stop();
+    await removeConflist(conf);
+    await rm(join(bin, "trackbed-cni"), { force: true });
+    await new Promise(setImmediate);
+    assert.deepEqual([await ours(), await readdir(bin)], ["", []]);
+  }
 });
 
 test("decisions are replaced whole, only when they changed, and readable to nobody's harm", async (t) => {

@@ -25,8 +25,8 @@ export type Installation = {
   readonly problem: MeshError | null;
   /** Brings everything in place now; resolves also when that failed. */
   mend(): Promise<void>;
-  /** Leaves the files where they are. */
-  stop(): void;
+  /** Leaves the files where they are; resolves when nothing more is written. */
+  stop(): Promise<void>;
 };
 
 /** Notices get lost (inotify has a bound of its own, and some file systems have none). */
@@ -99,11 +99,12 @@ export function install(options: InstallOptions): Installation {
       return problem;
     },
     mend,
-    stop: () => {
+    stop: async () => {
       stopped = true;
       clearInterval(sweep);
       clearTimeout(settle);
       watcher?.close();
+      await running;
     },
   };
 }

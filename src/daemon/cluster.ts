@@ -329,7 +329,7 @@ export function createCluster(parts: ClusterParts): Cluster {
     stop: () => {
       stopped = true;
       ended.abort();
-      installation?.stop();
+      void installation?.stop(); // a file that is being put in place is put there whole, or not
       probes?.stop();
       clearTimeout(seekTimer);
       clearTimeout(bypassTimer);
