@@ -12,6 +12,12 @@ pub mod route {
     include!("gen/trackbed.route.v1.rs");
 }
 
+/// `proto/traffic.proto`: what a waypoint does when it gets too much.
+#[allow(clippy::all, clippy::pedantic, missing_debug_implementations, unreachable_pub)]
+pub mod traffic {
+    include!("gen/trackbed.traffic.v1.rs");
+}
+
 /// Istio's messages for node proxies. The module names are the proto packages': generated code refers to `super::workload`.
 #[allow(clippy::all, clippy::pedantic, missing_debug_implementations, unreachable_pub)]
 pub mod istio {

@@ -213,8 +213,8 @@ impl World {
                 self.add_policy(Held { version, value: Arc::new(entry) });
                 outcome
             }
-            // Routes are no part of where a connection may go.
-            ResourceType::Routes | ResourceType::Unspecified => {
+            // The rest is no part of where a connection may go.
+            _ => {
                 Err(rejected(resource, errors::SOURCE_UNSUPPORTED, format!("resource type {}", resource.r#type)))
             }
         }
@@ -238,7 +238,7 @@ impl World {
                 self.doubted.remove_mut(name);
             }
             ResourceType::Authorization => self.remove_policy(name),
-            ResourceType::Routes | ResourceType::Unspecified => {}
+            _ => {}
         }
     }
 
