@@ -415,6 +415,30 @@ export const errors = {
     help: "a waypoint is named for a service whose routes it does not know yet; refused until it does",
     next: "nothing if the waypoint or the service is new; otherwise see whether control rejected or lost the routes: trackbed waypoint status",
   },
+  E_ACCESS_UNKNOWN: {
+    side: "self",
+    retryable: "yes",
+    help: "a service's routes say that policies guard it, and the waypoint does not know them yet; refused until it does",
+    next: "nothing if it is new; otherwise see whether control lost them: trackbed waypoint status",
+  },
+  E_TOKEN_REFUSED: {
+    side: "client",
+    retryable: "no",
+    help: "a request carries a token that no RequestAuthentication of the service accepts",
+    next: "the answer's WWW-Authenticate and the flow say why",
+  },
+  E_POLICY_EXTERNAL: {
+    side: "control",
+    retryable: "no",
+    help: "an external authorization service denied a request",
+    next: "the flow names the policy whose provider was asked",
+  },
+  E_POLICY_EXTERNAL_FAILED: {
+    side: "peer",
+    retryable: "yes",
+    help: "an external authorization service could not be asked, or did not answer as the protocol says; denied",
+    next: "see its pods and its timeout; failOpen of the provider lets such requests pass",
+  },
   E_TUNNEL_UNREACHABLE: {
     side: "peer",
     retryable: "yes",

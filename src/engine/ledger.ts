@@ -27,8 +27,10 @@ export type Ledger = {
 
 const keyOf = ({ type, name }: StateKey): string => `${type}/${name}`;
 
-/** Policies before the workloads that name them, and removals last: a workload never waits for a policy that is still in the queue. */
-const rank = (resource: StateKey, gone: boolean): number => (gone ? 2 : resource.type === ResourceType.AUTHORIZATION ? 0 : 1);
+/** Policies before the workloads that name them and the routes that say that they are guarded, and removals last: nothing waits for a policy that is
+ * still in the queue. */
+const FIRST: ReadonlySet<ResourceType> = new Set([ResourceType.AUTHORIZATION, ResourceType.ACCESS]);
+const rank = (resource: StateKey, gone: boolean): number => (gone ? 2 : FIRST.has(resource.type) ? 0 : 1);
 
 export function createLedger(): Ledger {
   const desired = new Map<string, StateResource>();

@@ -84,7 +84,7 @@ fn table() -> Result<Table, String> {
         producer: Some(RuleSet { kind: Some(Kind::Http(rules)) }),
         ..Port::default()
     };
-    let body = Routes { service: SERVICE.into(), ports: vec![port] }.encode_to_vec();
+    let body = Routes { service: SERVICE.into(), ports: vec![port], guarded: false }.encode_to_vec();
     let (table, rejected) = Table::default().apply([(SERVICE, &body[..])], []);
     rejected.first().map_or(Ok(table), |one| Err(one.reason.clone()))
 }

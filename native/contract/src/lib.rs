@@ -18,6 +18,12 @@ pub mod traffic {
     include!("gen/trackbed.traffic.v1.rs");
 }
 
+/// `proto/authorization.proto`: who may call what at a waypoint.
+#[allow(clippy::all, clippy::pedantic, missing_debug_implementations, unreachable_pub)]
+pub mod authorization {
+    include!("gen/trackbed.authorization.v1.rs");
+}
+
 /// Istio's messages for node proxies. The module names are the proto packages': generated code refers to `super::workload`.
 #[allow(clippy::all, clippy::pedantic, missing_debug_implementations, unreachable_pub)]
 pub mod istio {

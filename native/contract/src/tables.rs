@@ -267,6 +267,14 @@ pub mod errors {
     pub const SERVICE_NO_PORT: &str = "E_SERVICE_NO_PORT";
     /// a waypoint is named for a service whose routes it does not know yet; refused until it does; nothing if the waypoint or the service is new; otherwise see whether control rejected or lost the routes: trackbed waypoint status
     pub const ROUTES_UNKNOWN: &str = "E_ROUTES_UNKNOWN";
+    /// a service's routes say that policies guard it, and the waypoint does not know them yet; refused until it does; nothing if it is new; otherwise see whether control lost them: trackbed waypoint status
+    pub const ACCESS_UNKNOWN: &str = "E_ACCESS_UNKNOWN";
+    /// a request carries a token that no RequestAuthentication of the service accepts; the answer's WWW-Authenticate and the flow say why
+    pub const TOKEN_REFUSED: &str = "E_TOKEN_REFUSED";
+    /// an external authorization service denied a request; the flow names the policy whose provider was asked
+    pub const POLICY_EXTERNAL: &str = "E_POLICY_EXTERNAL";
+    /// an external authorization service could not be asked, or did not answer as the protocol says; denied; see its pods and its timeout; failOpen of the provider lets such requests pass
+    pub const POLICY_EXTERNAL_FAILED: &str = "E_POLICY_EXTERNAL_FAILED";
     /// no TCP connection to the peer's HBONE port; check that NetworkPolicies admit port 15008 and that the peer's engine runs
     pub const TUNNEL_UNREACHABLE: &str = "E_TUNNEL_UNREACHABLE";
     /// the TLS handshake or the HTTP/2 preface failed; compare roots and clocks of the two nodes
@@ -375,6 +383,10 @@ pub mod errors {
             ROUTES_UNKNOWN,
             "nothing if the waypoint or the service is new; otherwise see whether control rejected or lost the routes: trackbed waypoint status",
         ),
+        (ACCESS_UNKNOWN, "nothing if it is new; otherwise see whether control lost them: trackbed waypoint status"),
+        (TOKEN_REFUSED, "the answer's WWW-Authenticate and the flow say why"),
+        (POLICY_EXTERNAL, "the flow names the policy whose provider was asked"),
+        (POLICY_EXTERNAL_FAILED, "see its pods and its timeout; failOpen of the provider lets such requests pass"),
         (TUNNEL_UNREACHABLE, "check that NetworkPolicies admit port 15008 and that the peer's engine runs"),
         (TUNNEL_HANDSHAKE, "compare roots and clocks of the two nodes"),
         (TUNNEL_PEER_REFUSED, "the status says why: 400 request, 401 policy, 503 application"),

@@ -214,9 +214,7 @@ impl World {
                 outcome
             }
             // The rest is no part of where a connection may go.
-            _ => {
-                Err(rejected(resource, errors::SOURCE_UNSUPPORTED, format!("resource type {}", resource.r#type)))
-            }
+            _ => Err(rejected(resource, errors::SOURCE_UNSUPPORTED, format!("resource type {}", resource.r#type))),
         }
     }
 

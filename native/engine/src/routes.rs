@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     fn routes(name: &str, version: &str) -> Resource {
-        let body = trackbed_contract::route::Routes { service: name.into(), ports: Vec::new() }.encode_to_vec();
+        let body = trackbed_contract::route::Routes { service: name.into(), ports: Vec::new(), guarded: false }.encode_to_vec();
         Resource { r#type: ResourceType::Routes.into(), name: name.into(), version: version.into(), body }
     }
 

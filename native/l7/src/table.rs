@@ -152,7 +152,7 @@ mod tests {
 
     fn routes(rules: HttpRules) -> route::Routes {
         let producer = Some(RuleSet { kind: Some(rule_set::Kind::Http(rules)) });
-        route::Routes { service: "shop/cart".into(), ports: vec![Port { port: 80, producer, ..Port::default() }] }
+        route::Routes { service: "shop/cart".into(), ports: vec![Port { port: 80, producer, ..Port::default() }], guarded: false }
     }
 
     fn reason(routes: &route::Routes) -> String {
@@ -170,16 +170,19 @@ mod tests {
         without_rule.entries[0].rule = 1;
         let mut without_match = rule(HttpRule::default());
         without_match.entries[0].r#match = None;
-        let port = |port: Port| route::Routes { service: "shop/cart".into(), ports: vec![port] };
+        let port = |port: Port| route::Routes { service: "shop/cart".into(), ports: vec![port], guarded: false };
         let retry = Some(route::Retry { codes: vec![503, 200], ..route::Retry::default() });
         for (routes, expected) in [
-            (route::Routes { service: "shop/other".into(), ports: vec![] }, "the resource is named shop/cart and speaks of \"shop/other\""),
+            (
+                route::Routes { service: "shop/other".into(), ports: vec![], guarded: false },
+                "the resource is named shop/cart and speaks of \"shop/other\"",
+            ),
             (port(Port { port: 0, ..Port::default() }), "ports[0].port: 0 is not a port"),
             (port(Port { port: 65536, ..Port::default() }), "ports[0].port: 65536 is not a port"),
             (port(Port { port: 80, protocol: 99, ..Port::default() }), "ports[0].protocol: is not known"),
             (port(Port { port: 80, producer: Some(RuleSet { kind: None }), ..Port::default() }), "ports[0].producer.kind: is not set"),
             (
-                route::Routes { service: "shop/cart".into(), ports: vec![Port { port: 80, ..Port::default() }; 2] },
+                route::Routes { service: "shop/cart".into(), ports: vec![Port { port: 80, ..Port::default() }; 2], guarded: false },
                 "ports: port 80 is there twice",
             ),
             (routes(without_rule), "ports[0].producer.http.entries[0].rule: there is no rule 1"),
@@ -209,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_rejected_resource_leaves_what_was_in_force_and_the_others() {
-        let good = |name: &str| route::Routes { service: name.into(), ports: vec![] }.encode_to_vec();
+        let good = |name: &str| route::Routes { service: name.into(), ports: vec![], guarded: false }.encode_to_vec();
         let (first, _) = Table::default().apply([("shop/cart", good("shop/cart").as_slice()), ("shop/till", &good("shop/till"))], []);
         let (second, rejected) = first.apply([("shop/cart", &b"\xff"[..]), ("shop/new", &good("shop/new"))], ["shop/till"]);
         assert_eq!(rejected.len(), 1);

@@ -2,7 +2,8 @@
 use std::error::Error;
 use std::path::Path;
 
-const FILES: [&str; 5] = ["engine.proto", "route.proto", "traffic.proto", "istio/workload.proto", "istio/security.proto"];
+const FILES: [&str; 6] =
+    ["engine.proto", "route.proto", "authorization.proto", "traffic.proto", "istio/workload.proto", "istio/security.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -11,6 +12,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     std::fs::create_dir_all(&out)?;
     let descriptors = protox::compile(FILES.map(|file| proto.join(file)), [&proto])?;
     // The server half is for tests: a director in the engine's own test process.
-    tonic_prost_build::configure().build_transport(false).extern_path(".trackbed.route.v1", "crate::route").out_dir(&out).compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .build_transport(false)
+        .extern_path(".trackbed.route.v1", "crate::route")
+        .out_dir(&out)
+        .compile_fds(descriptors)?;
     Ok(())
 }

@@ -118,7 +118,7 @@ pub struct MeshSettings {
 pub struct Resource {
     #[prost(enumeration = "ResourceType", tag = "1")]
     pub r#type: i32,
-    /// Unique within its type: workload uid, "namespace/hostname" of a service, of its routes or settings, "namespace/name" of a policy.
+    /// Unique within its type: workload uid, "namespace/hostname" of a service, of its routes, access or settings, "namespace/name" of a policy.
     #[prost(string, tag = "2")]
     pub name: ::prost::alloc::string::String,
     /// Opaque; equal versions mean equal bodies.
@@ -515,6 +515,8 @@ pub enum ResourceType {
     Authorization = 2,
     /// body is a trackbed.route.v1.Routes (proto/route.proto); for waypoints only
     Routes = 3,
+    /// body is a trackbed.authorization.v1.Access (proto/authorization.proto); for waypoints only
+    Access = 4,
     /// body is a trackbed.traffic.v1.BackendSettings (proto/traffic.proto); for waypoints only
     BackendSettings = 6,
     /// body is a trackbed.traffic.v1.RequestSettings; for waypoints only
@@ -531,6 +533,7 @@ impl ResourceType {
             Self::Address => "RESOURCE_TYPE_ADDRESS",
             Self::Authorization => "RESOURCE_TYPE_AUTHORIZATION",
             Self::Routes => "RESOURCE_TYPE_ROUTES",
+            Self::Access => "RESOURCE_TYPE_ACCESS",
             Self::BackendSettings => "RESOURCE_TYPE_BACKEND_SETTINGS",
             Self::RequestSettings => "RESOURCE_TYPE_REQUEST_SETTINGS",
         }
@@ -542,6 +545,7 @@ impl ResourceType {
             "RESOURCE_TYPE_ADDRESS" => Some(Self::Address),
             "RESOURCE_TYPE_AUTHORIZATION" => Some(Self::Authorization),
             "RESOURCE_TYPE_ROUTES" => Some(Self::Routes),
+            "RESOURCE_TYPE_ACCESS" => Some(Self::Access),
             "RESOURCE_TYPE_BACKEND_SETTINGS" => Some(Self::BackendSettings),
             "RESOURCE_TYPE_REQUEST_SETTINGS" => Some(Self::RequestSettings),
             _ => None,

@@ -7,6 +7,9 @@ pub struct Routes {
     /// Ports that nothing is said of are carried as TCP, to the service's own endpoints.
     #[prost(message, repeated, tag = "2")]
     pub ports: ::prost::alloc::vec::Vec<Port>,
+    /// Requests for it are subject to its Access (proto/authorization.proto): nothing is served while that is not here.
+    #[prost(bool, tag = "3")]
+    pub guarded: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Port {

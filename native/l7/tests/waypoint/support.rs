@@ -204,7 +204,7 @@ pub(crate) async fn waypoint(port: route::Port) -> Waypoint {
 
 impl Waypoint {
     pub(crate) fn replace(&self, port: route::Port) {
-        let routes = route::Routes { service: SERVICE.into(), ports: vec![port] };
+        let routes = route::Routes { service: SERVICE.into(), ports: vec![port], guarded: false };
         let (table, rejected) = Table::default().apply([(SERVICE, routes.encode_to_vec().as_slice())], []);
         assert_eq!(rejected, []);
         self.context.replace(Arc::new(table));

@@ -213,5 +213,5 @@ pub(crate) fn plain_service(name: &str, address: &str, port: u16) -> workload::S
 pub(crate) fn routes(service: &str, port: u16, protocol: route::Protocol, producer: Option<route::RuleSet>) -> Resource {
     let name = format!("shop/{service}.shop.svc.cluster.local");
     let ports = vec![route::Port { port: port.into(), protocol: protocol.into(), producer, ..route::Port::default() }];
-    resource(ResourceType::Routes, &name, route::Routes { service: name.clone(), ports }.encode_to_vec())
+    resource(ResourceType::Routes, &name, route::Routes { service: name.clone(), ports, guarded: false }.encode_to_vec())
 }
