@@ -1,7 +1,8 @@
 // An AuthorizationPolicy as the data plane evaluates it. Where that would be less than what was written, it denies and says so.
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { Action, type Authorization, AuthorizationSchema, type RuleSchema, Scope } from "#contract/gen/istio/security_pb.ts";
-import { type AuthorizationPolicy, keyOf, type PolicyRule } from "#mesh/objects.ts";
+import type { AuthorizationPolicy, PolicyRule } from "#mesh/authorization.ts";
+import { keyOf } from "#mesh/objects.ts";
 import { isEmptySelector } from "#mesh/selector.ts";
 import { conditionMatch, type Inexpressible, operationMatch, sourceMatch } from "./match.ts";
 import type { ObjectFault } from "./resource.ts";

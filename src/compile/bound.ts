@@ -1,6 +1,7 @@
 // No resource may be larger than a stream can carry: one that is would end the stream of every node. What is too large is closed, not cut.
 import { bounds } from "#contract/tables.ts";
-import type { AuthorizationPolicy, ObjectKey } from "#mesh/objects.ts";
+import type { AuthorizationPolicy } from "#mesh/authorization.ts";
+import type { ObjectKey } from "#mesh/objects.ts";
 import type { ObjectFault, Resource } from "./resource.ts";
 
 /** Half of a message, as much as streams put into one: the other half is room for what stands around a resource. */

@@ -1,7 +1,8 @@
 // Everything known about the cluster, indexed so that each question costs as much as its answer.
+
+import type { AuthorizationPolicy } from "#mesh/authorization.ts";
 import { type Adoption, enrolment } from "#mesh/enrolment.ts";
 import {
-  type AuthorizationPolicy,
   keyOf,
   type MeshObject,
   type Namespace,

@@ -1,4 +1,6 @@
 // Turns changes of desired state into changes of xDS resources, at the cost of what changed and not of the cluster.
+
+import type { AuthorizationPolicy, RequestAuthentication } from "#mesh/authorization.ts";
 import type { Adoption } from "#mesh/enrolment.ts";
 import { keyOf, type MeshObject, type ObjectKey, type Pod } from "#mesh/objects.ts";
 import { withOpaquePorts } from "#mesh/opaque.ts";
@@ -192,6 +194,8 @@ export function createCompiler(settings: CompilerSettings): Compiler {
     const { namespace, name } = partsOf(key);
     const resourceName = `${namespace}/${name}`;
     if (object?.kind !== "AuthorizationPolicy") return absent(authorizations, resourceName);
+    // With targets it is for waypoints.
+    if (object.targets.length > 0) return { ...absent(authorizations, resourceName), faults: [notYet(object)] };
     const { authorization, faults } = compileAuthorization(object, rootNamespace);
     const resource = encodeAuthorization(authorization);
     if (!isTooLarge(resource)) return { output: authorizations, name: resourceName, resource, faults };
@@ -317,3 +321,10 @@ function flush(authorizations: Output, addresses: Output): Delta[] {
   }
   return deltas.filter(({ upsert, remove }) => upsert.length > 0 || remove.length > 0);
 }
+
+const notYet = (object: AuthorizationPolicy | RequestAuthentication): ObjectFault => ({
+  key: keyOf(object),
+  code: "E_POLICY_NO_WAYPOINT",
+  field: "spec.targetRefs",
+  reason: "no waypoint enforces it yet",
+});

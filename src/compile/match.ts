@@ -2,9 +2,9 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { AddressSchema, MatchSchema, ServiceAccountMatchSchema, StringMatchSchema } from "#contract/gen/istio/security_pb.ts";
 import { parseCidr } from "#mesh/address.ts";
+import type { Condition, Operation, Source } from "#mesh/authorization.ts";
 import { parsePort } from "#mesh/capture.ts";
 import { isLabel, isSubdomain } from "#mesh/identity.ts";
-import type { Condition, Operation, Source } from "#mesh/objects.ts";
 
 export type Match = MessageInitShape<typeof MatchSchema>;
 
@@ -12,7 +12,7 @@ export type Match = MessageInitShape<typeof MatchSchema>;
 export type Inexpressible = { field: string; reason: string }[];
 
 type StringMatch = MessageInitShape<typeof StringMatchSchema>;
-type Reader<T> = (value: string) => T | { readonly wrong: string };
+export type Reader<T> = (value: string) => T | { readonly wrong: string };
 
 /** `*` present, `*x` suffix, `x*` prefix, anything else exact. Never a regular expression. */
 const readString: Reader<StringMatch> = (value) => {
@@ -30,12 +30,12 @@ const readString: Reader<StringMatch> = (value) => {
 const readPrincipal: Reader<StringMatch> = (value) =>
   value.includes("://") ? { wrong: "principals are written without spiffe://" } : readString(value);
 
-const readBlock: Reader<MessageInitShape<typeof AddressSchema>> = (value) =>
+export const readBlock: Reader<MessageInitShape<typeof AddressSchema>> = (value) =>
   parseCidr(value) ?? { wrong: "is not an IP address or CIDR block" };
 
-const readPort: Reader<number> = (value) => parsePort(value) ?? { wrong: "is not a port from 1 to 65535" };
+export const readPort: Reader<number> = (value) => parsePort(value) ?? { wrong: "is not a port from 1 to 65535" };
 
-const readAccount =
+export const readAccount =
   (namespace: string): Reader<MessageInitShape<typeof ServiceAccountMatchSchema>> =>
   (value) => {
     const [first = "", second, ...rest] = value.split("/");
@@ -44,7 +44,7 @@ const readAccount =
     return { namespace: ns, serviceAccount: account };
   };
 
-function readAll<T>(values: readonly string[], field: string, read: Reader<T>, wrong: Inexpressible): T[] {
+export function readAll<T>(values: readonly string[], field: string, read: Reader<T>, wrong: Inexpressible): T[] {
   return values.flatMap((value, i) => {
     const result = read(value);
     if (typeof result !== "object" || result === null || !("wrong" in result)) return [result as T];
@@ -63,8 +63,10 @@ function unlessEmpty(match: Match, field: string, wrong: Inexpressible): Match {
 
 export function sourceMatch(source: Source, field: string, namespace: string, wrong: Inexpressible): Match {
   // Exhaustive by type: a field that the vocabulary gains does not compile until it is emitted here.
-  const { principals, notPrincipals, namespaces, notNamespaces, serviceAccounts, notServiceAccounts, ipBlocks, notIpBlocks, ...rest } =
+  const { principals, notPrincipals, namespaces, notNamespaces, serviceAccounts, notServiceAccounts, ipBlocks, notIpBlocks, ...more } =
     source;
+  // What only HTTP knows is in the policy's `unenforceable`.
+  const { requestPrincipals: _, notRequestPrincipals: __, remoteIpBlocks: ___, notRemoteIpBlocks: ____, ...rest } = more;
   rest satisfies Record<string, never>;
   const match: Match = {
     principals: readAll(principals, `${field}.principals`, readPrincipal, wrong),
@@ -80,7 +82,7 @@ export function sourceMatch(source: Source, field: string, namespace: string, wr
 }
 
 export function operationMatch(operation: Operation, field: string, wrong: Inexpressible): Match {
-  const { ports, notPorts, ...rest } = operation;
+  const { ports, notPorts, hosts: _, notHosts: __, methods: ___, notMethods: ____, paths: _____, notPaths: ______, ...rest } = operation;
   rest satisfies Record<string, never>;
   const match: Match = {
     destinationPorts: readAll(ports, `${field}.ports`, readPort, wrong),

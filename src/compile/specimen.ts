@@ -5,8 +5,8 @@ import { type Compiler, type CompilerSettings, createCompiler, type NodeUpdate }
 import { ADDRESS_TYPE, AUTHORIZATION_TYPE } from "#compile/resource.ts";
 import { type Authorization, AuthorizationSchema } from "#contract/gen/istio/security_pb.ts";
 import { AddressSchema, type Service as WireService, type Workload } from "#contract/gen/istio/workload_pb.ts";
+import type { AuthorizationPolicy } from "#mesh/authorization.ts";
 import type {
-  AuthorizationPolicy,
   EndpointSlice,
   Labels,
   MeshObject,
@@ -64,6 +64,8 @@ export const policy = (namespace: string, name: string, more: Partial<Authorizat
   kind: "AuthorizationPolicy",
   metadata: meta(namespace, name),
   action: "ALLOW",
+  provider: "",
+  targets: [],
   selector: {},
   rules: [],
   unenforceable: [],
@@ -80,6 +82,21 @@ export const ANYBODY: AuthorizationPolicy["rules"][number]["from"][number] = {
   notServiceAccounts: [],
   ipBlocks: [],
   notIpBlocks: [],
+  requestPrincipals: [],
+  notRequestPrincipals: [],
+  remoteIpBlocks: [],
+  notRemoteIpBlocks: [],
+};
+/** An operation that says nothing. */
+export const ANYTHING: AuthorizationPolicy["rules"][number]["to"][number] = {
+  ports: [],
+  notPorts: [],
+  hosts: [],
+  notHosts: [],
+  methods: [],
+  notMethods: [],
+  paths: [],
+  notPaths: [],
 };
 export const peer = (
   namespace: string,

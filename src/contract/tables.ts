@@ -114,6 +114,8 @@ export const kubernetes = {
   waypointController: "trackbed.dev/waypoint",
   /** name of the Gateway that a namespace with waypoint=auto gets */
   waypointAuto: "waypoint",
+  /** ConfigMap in the root namespace with what is said once for the mesh: extensionProviders, below its key mesh */
+  meshConfigMap: "trackbed-mesh",
   /** on pods of a waypoint: which Gateway they are of */
   gatewayNameLabel: "gateway.networking.k8s.io/gateway-name",
   /** on pods of a waypoint: the class of that Gateway; with trackbed-waypoint the pod is a waypoint and never captured */
@@ -158,6 +160,8 @@ export const annotations = {
   rotation: "trackbed.dev/rotation",
   /** comma list of ports and ranges of a service that a waypoint carries as TCP, whatever they are called; the service beats its namespace (Namespace, Service) */
   opaquePorts: "trackbed.dev/opaque-ports",
+  /** true: once its waypoint is ready, what did not come through it is refused at the service's pods, as where an L7 policy targets it (Service) */
+  requireWaypoint: "trackbed.dev/require-waypoint",
   /** beside use-waypoint-canary: its share of the connections, 0 to 100 (Namespace, Service) */
   useWaypointCanaryWeight: "trackbed.dev/use-waypoint-canary-weight",
   /** enabled | disabled, default enabled (Namespace, Pod) */
@@ -438,6 +442,12 @@ export const errors = {
     retryable: "yes",
     help: "an external authorization service could not be asked, or did not answer as the protocol says; denied",
     next: "see its pods and its timeout; failOpen of the provider lets such requests pass",
+  },
+  E_POLICY_NO_WAYPOINT: {
+    side: "control",
+    retryable: "yes",
+    help: "a policy targets what no waypoint enforces it for: nobody is denied or allowed by it",
+    next: "name a waypoint for the service (label trackbed.dev/use-waypoint), or correct the policy's targetRefs",
   },
   E_TUNNEL_UNREACHABLE: {
     side: "peer",

@@ -53,7 +53,7 @@ export async function kubernetesPlatform(parts: KubernetesParts, stop: AbortSign
   const authority = await openKeys({ api, namespace, issuer: options.issuer, instance }, log, ending);
   log.info({ secret: authority.secret, ...authority.expiry() }, "authority opened");
 
-  const resources = controlResources();
+  const resources = controlResources(namespace);
   const alive = new Map<string, number>();
   const complain = (what: string) => (object: string, error: unknown) =>
     quiet((suppressed) => log.warn({ object, reason: explainError(error), suppressed }, what));

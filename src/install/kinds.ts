@@ -25,6 +25,7 @@ export const kinds = {
   ValidatingAdmissionPolicyBinding: at("/apis/admissionregistration.k8s.io/v1", "validatingadmissionpolicybindings", false),
   AuthorizationPolicy: at("/apis/security.istio.io/v1", "authorizationpolicies"),
   PeerAuthentication: at("/apis/security.istio.io/v1", "peerauthentications"),
+  RequestAuthentication: at("/apis/security.istio.io/v1", "requestauthentications"),
   ServiceEntry: at("/apis/networking.istio.io/v1", "serviceentries"),
   GatewayClass: at("/apis/gateway.networking.k8s.io/v1", "gatewayclasses", false),
   Gateway: at("/apis/gateway.networking.k8s.io/v1", "gateways"),

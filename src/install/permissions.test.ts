@@ -18,7 +18,7 @@ type PodSpec = {
   readonly volumes?: readonly { readonly name: string; readonly hostPath?: { readonly path: string } }[];
 };
 
-const COUNTS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"];
+const COUNTS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"];
 const page = readFileSync(join(import.meta.dirname, "../../docs/permissions.md"), "utf8");
 const rows = page
   .split("\n")

@@ -1,6 +1,8 @@
 // The Kubernetes objects that the mesh reads, projected to the fields it needs. Every source (directory, later the API server) produces
 // exactly these, so nothing behind a source knows which one it was.
+import type { AuthorizationPolicy, RequestAuthentication } from "./authorization.ts";
 import type { Gateway, GatewayClass } from "./gateway.ts";
+import type { MeshConfig } from "./mesh-config.ts";
 import type { Route } from "./route.ts";
 
 export type Labels = Readonly<Record<string, string>>;
@@ -99,38 +101,6 @@ export type EndpointSlice = {
   readonly ports: readonly ContainerPort[];
 };
 
-export type Source = {
-  readonly principals: readonly string[];
-  readonly notPrincipals: readonly string[];
-  readonly namespaces: readonly string[];
-  readonly notNamespaces: readonly string[];
-  readonly serviceAccounts: readonly string[];
-  readonly notServiceAccounts: readonly string[];
-  readonly ipBlocks: readonly string[];
-  readonly notIpBlocks: readonly string[];
-};
-
-export type Operation = { readonly ports: readonly string[]; readonly notPorts: readonly string[] };
-
-export type Condition = { readonly key: string; readonly values: readonly string[]; readonly notValues: readonly string[] };
-
-export type PolicyRule = { readonly from: readonly Source[]; readonly to: readonly Operation[]; readonly when: readonly Condition[] };
-
-export type AuthorizationPolicy = {
-  readonly kind: "AuthorizationPolicy";
-  readonly metadata: ObjectMeta;
-  readonly action: "ALLOW" | "DENY";
-  /** Empty = every pod of the namespace, or of the mesh when the namespace is the root namespace. */
-  readonly selector: Labels;
-  readonly rules: readonly PolicyRule[];
-  /**
-   * Paths of fields that L4 cannot enforce, for example "spec.rules[0].to[0].operation.methods". A DENY with any of them denies its whole
-   * target; an ALLOW loses the rules that hold them (both fail closed).
-   */
-  readonly unenforceable: readonly string[];
-  readonly dryRun: boolean;
-};
-
 export type MutualTlsMode = "UNSET" | "DISABLE" | "PERMISSIVE" | "STRICT";
 
 export type PeerAuthentication = {
@@ -180,7 +150,9 @@ export type MeshObject =
   | EndpointSlice
   | ServiceEntry
   | AuthorizationPolicy
+  | RequestAuthentication
   | PeerAuthentication
+  | MeshConfig
   | GatewayClass
   | Gateway
   | Route;

@@ -114,6 +114,8 @@ pub mod kubernetes {
     pub const WAYPOINT_CONTROLLER: &str = "trackbed.dev/waypoint";
     /// name of the Gateway that a namespace with waypoint=auto gets
     pub const WAYPOINT_AUTO: &str = "waypoint";
+    /// ConfigMap in the root namespace with what is said once for the mesh: extensionProviders, below its key mesh
+    pub const MESH_CONFIG_MAP: &str = "trackbed-mesh";
     /// on pods of a waypoint: which Gateway they are of
     pub const GATEWAY_NAME_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
     /// on pods of a waypoint: the class of that Gateway; with trackbed-waypoint the pod is a waypoint and never captured
@@ -158,6 +160,8 @@ pub mod annotations {
     pub const ROTATION: &str = "trackbed.dev/rotation";
     /// comma list of ports and ranges of a service that a waypoint carries as TCP, whatever they are called; the service beats its namespace
     pub const OPAQUE_PORTS: &str = "trackbed.dev/opaque-ports";
+    /// true: once its waypoint is ready, what did not come through it is refused at the service's pods, as where an L7 policy targets it
+    pub const REQUIRE_WAYPOINT: &str = "trackbed.dev/require-waypoint";
     /// beside use-waypoint-canary: its share of the connections, 0 to 100
     pub const USE_WAYPOINT_CANARY_WEIGHT: &str = "trackbed.dev/use-waypoint-canary-weight";
     /// enabled | disabled, default enabled
@@ -275,6 +279,8 @@ pub mod errors {
     pub const POLICY_EXTERNAL: &str = "E_POLICY_EXTERNAL";
     /// an external authorization service could not be asked, or did not answer as the protocol says; denied; see its pods and its timeout; failOpen of the provider lets such requests pass
     pub const POLICY_EXTERNAL_FAILED: &str = "E_POLICY_EXTERNAL_FAILED";
+    /// a policy targets what no waypoint enforces it for: nobody is denied or allowed by it; name a waypoint for the service (label trackbed.dev/use-waypoint), or correct the policy's targetRefs
+    pub const POLICY_NO_WAYPOINT: &str = "E_POLICY_NO_WAYPOINT";
     /// no TCP connection to the peer's HBONE port; check that NetworkPolicies admit port 15008 and that the peer's engine runs
     pub const TUNNEL_UNREACHABLE: &str = "E_TUNNEL_UNREACHABLE";
     /// the TLS handshake or the HTTP/2 preface failed; compare roots and clocks of the two nodes
@@ -387,6 +393,7 @@ pub mod errors {
         (TOKEN_REFUSED, "the answer's WWW-Authenticate and the flow say why"),
         (POLICY_EXTERNAL, "the flow names the policy whose provider was asked"),
         (POLICY_EXTERNAL_FAILED, "see its pods and its timeout; failOpen of the provider lets such requests pass"),
+        (POLICY_NO_WAYPOINT, "name a waypoint for the service (label trackbed.dev/use-waypoint), or correct the policy's targetRefs"),
         (TUNNEL_UNREACHABLE, "check that NetworkPolicies admit port 15008 and that the peer's engine runs"),
         (TUNNEL_HANDSHAKE, "compare roots and clocks of the two nodes"),
         (TUNNEL_PEER_REFUSED, "the status says why: 400 request, 401 policy, 503 application"),

@@ -27,7 +27,7 @@ export type PolicyStatus = {
 
 /** Istio's API: status.conditions of its own policies have these fields. */
 export const ACCEPTED = kubernetes.acceptedCondition;
-const KINDS = ["AuthorizationPolicy", "PeerAuthentication", "ServiceEntry"];
+const KINDS = ["AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication", "ServiceEntry"];
 const MESSAGE_CHARACTERS = 2_048;
 
 const condition = z.looseObject({ type: z.string(), status: z.string().default(""), lastTransitionTime: z.string().optional() });

@@ -1,6 +1,7 @@
 // Policies that are written already, read as control would read them: what is wrong with them, and what would be stricter than people expect.
 import { kubernetes } from "#contract/tables.ts";
-import type { AuthorizationPolicy, MeshObject, PeerAuthentication } from "#mesh/objects.ts";
+import type { AuthorizationPolicy } from "#mesh/authorization.ts";
+import type { MeshObject, PeerAuthentication } from "#mesh/objects.ts";
 import { formatPath } from "#source/project/problem.ts";
 import { projectDocument } from "#source/project/project.ts";
 

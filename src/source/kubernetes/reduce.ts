@@ -34,8 +34,11 @@ export function reduce(resource: Resource, raw: Raw): Fields {
         spec,
         status: { conditions: items(fields(status)["conditions"]).map(said) },
       };
+    case "ConfigMap":
+      return { ...head, data: top["data"] ?? undefined };
     case "ServiceEntry":
     case "AuthorizationPolicy":
+    case "RequestAuthentication":
     case "PeerAuthentication":
       return { ...head, ...(spec === undefined ? {} : { spec }) };
     default:

@@ -1,5 +1,5 @@
 // What is read from the API server, as a table: where each kind is listed, how narrow the question is, and whether it may be absent.
-import { labels } from "#contract/tables.ts";
+import { kubernetes, labels, product } from "#contract/tables.ts";
 import { type Adoption, ISTIO_MODE } from "#mesh/enrolment.ts";
 import type { Kind, ObjectKey } from "#mesh/objects.ts";
 import { GATEWAY_GROUP } from "#mesh/route.ts";
@@ -53,16 +53,24 @@ const SLICES: Resource = {
   older: [],
 };
 
+/** The one ConfigMap of the mesh: roots that lead into a namespace list that alone. */
+const meshConfig = (namespace: string): Resource => ({
+  ...core("ConfigMap", "configmaps", { fieldSelector: `metadata.name=${kubernetes.meshConfigMap}` }),
+  root: `/api/v1/namespaces/${namespace}`,
+});
+
 /** All that control compiles. Pods that are over are nobody's peer and may be thousands, but certificates are refused to them by name. */
-export const controlResources = (): readonly Resource[] => [
+export const controlResources = (ownNamespace: string = product.controlPlaneNamespace): readonly Resource[] => [
   NAMESPACES,
   core("Node", "nodes"),
   core("Service", "services"),
   SLICES,
   PODS,
+  meshConfig(ownNamespace),
   defined("networking.istio.io", "ServiceEntry", "serviceentries"),
   defined("security.istio.io", "AuthorizationPolicy", "authorizationpolicies"),
   defined("security.istio.io", "PeerAuthentication", "peerauthentications"),
+  defined("security.istio.io", "RequestAuthentication", "requestauthentications"),
   defined(GATEWAY_GROUP, "GatewayClass", "gatewayclasses", ["v1beta1"]),
   defined(GATEWAY_GROUP, "Gateway", "gateways", ["v1beta1"]),
   defined(GATEWAY_GROUP, "HTTPRoute", "httproutes", ["v1beta1"]),
@@ -96,7 +104,7 @@ export const listPath = ({ root, plural }: Resource): string => `${root}/${plura
 
 /** Path of one object, for requests and for people. */
 export function objectPath(resource: Pick<Resource, "root" | "plural">, namespace: string, name: string): string {
-  const place = namespace === "" ? "" : `/namespaces/${encodeURIComponent(namespace)}`;
+  const place = namespace === "" || resource.root.includes("/namespaces/") ? "" : `/namespaces/${encodeURIComponent(namespace)}`;
   return `${resource.root}${place}/${resource.plural}/${encodeURIComponent(name)}`;
 }
 

@@ -1,9 +1,10 @@
 // AuthorizationPolicy documents: every field is enforced, named as unenforceable, or refused. Nothing is skipped.
 import { z } from "zod";
-import type { AuthorizationPolicy, Condition, Operation, PolicyRule, Source } from "#mesh/objects.ts";
+import type { AuthorizationPolicy, Condition, Operation, PolicyRule, Source, TargetRef } from "#mesh/authorization.ts";
 import { labelMap, metadata } from "./fields.ts";
 import { formatPath, invalid, type Path, type Problem, unsupported } from "./problem.ts";
 import type { Projector } from "./projector.ts";
+import { readTargets, targetFields } from "./target.ts";
 
 export const SOURCE_L4 = [
   "principals",
@@ -20,11 +21,18 @@ export const SOURCE_L7 = [
   "notRequestPrincipals",
   "remoteIpBlocks",
   "notRemoteIpBlocks",
-  "trustDomains",
-  "notTrustDomains",
-] as const;
+] as const satisfies readonly (keyof Source)[];
+/** Known to the API, enforced by nobody here. */
+export const SOURCE_NOWHERE = ["trustDomains", "notTrustDomains"] as const;
 export const OPERATION_L4 = ["ports", "notPorts"] as const satisfies readonly (keyof Operation)[];
-export const OPERATION_L7 = ["hosts", "notHosts", "methods", "notMethods", "paths", "notPaths"] as const;
+export const OPERATION_L7 = [
+  "hosts",
+  "notHosts",
+  "methods",
+  "notMethods",
+  "paths",
+  "notPaths",
+] as const satisfies readonly (keyof Operation)[];
 export const CONDITION_L4 = ["source.ip", "source.namespace", "source.principal", "destination.ip", "destination.port"] as const;
 
 const DRY_RUN = "istio.io/dry-run";
@@ -36,7 +44,7 @@ const lists = <K extends string>(names: readonly K[]): Record<K, z.ZodOptional<t
 const filled = <T extends z.ZodType<Record<string, unknown>>>(schema: T): T =>
   schema.refine((object) => Object.keys(object).length > 0, "must not be empty: leave it out to match anything");
 
-const source = filled(z.strictObject(lists([...SOURCE_L4, ...SOURCE_L7])));
+const source = filled(z.strictObject(lists([...SOURCE_L4, ...SOURCE_L7, ...SOURCE_NOWHERE])));
 const operation = filled(z.strictObject(lists([...OPERATION_L4, ...OPERATION_L7])));
 const condition = z
   .strictObject({ key: z.string().min(1), values: values.optional(), notValues: values.optional() })
@@ -46,14 +54,13 @@ const rule = z.strictObject({
   to: z.array(z.strictObject({ operation })).min(1, "must not be empty: leave the field out instead").optional(),
   when: z.array(condition).min(1, "must not be empty: leave the field out instead").optional(),
 });
-const selector = z.strictObject({ matchLabels: labelMap.default({}) });
+export const selector = z.strictObject({ matchLabels: labelMap.default({}) });
 const spec = z.strictObject({
-  selector: selector.default({ matchLabels: {} }),
+  selector: selector.optional(),
+  ...targetFields,
   action: z.enum(["ALLOW", "DENY", "AUDIT", "CUSTOM"]).default("ALLOW"),
+  provider: z.strictObject({ name: z.string().min(1) }).optional(),
   rules: z.array(rule).default([]),
-  targetRef: z.unknown().optional(),
-  targetRefs: z.unknown().optional(),
-  provider: z.unknown().optional(),
 });
 const document = z.strictObject({
   apiVersion: z.string(),
@@ -64,6 +71,7 @@ const document = z.strictObject({
 });
 
 type Document = z.infer<typeof document>;
+type Spec = z.infer<typeof spec>;
 type Rule = z.infer<typeof rule>;
 
 export const projectAuthorizationPolicy: Projector<AuthorizationPolicy, Document> = {
@@ -72,35 +80,38 @@ export const projectAuthorizationPolicy: Projector<AuthorizationPolicy, Document
   schema: document,
   refusesNull: true,
   project: ({ spec }, meta) => {
-    const { action, selector, rules } = spec;
+    const { action, rules, provider } = spec;
     const dryRun = meta.annotations[DRY_RUN] ?? "false";
-    const problems: Problem[] = [];
-    if (action === "AUDIT" || action === "CUSTOM") problems.push(unsupported(["spec", "action"], `action ${action} is not supported`));
-    for (const field of ["targetRef", "targetRefs", "provider"] as const)
-      if (spec[field] !== undefined)
-        problems.push(unsupported(["spec", field], "this version has no waypoint or provider that could enforce it"));
+    const { targets, problems: misplaced } = readTargets(spec, meta.namespace);
+    const problems: Problem[] = [...misplaced, ...problemsIn(spec, targets)];
     if (dryRun !== "true" && dryRun !== "false") problems.push(invalid(["metadata", "annotations", DRY_RUN], "must be true or false"));
-    if (problems.length > 0 || action === "AUDIT" || action === "CUSTOM") return { object: null, problems };
+    if (problems.length > 0) return { object: null, problems };
     const object: AuthorizationPolicy = {
       kind: "AuthorizationPolicy",
       metadata: meta,
       action,
-      selector: selector.matchLabels,
+      provider: provider?.name ?? "",
+      targets,
+      selector: spec.selector?.matchLabels ?? {},
       rules: rules.map(policyRule),
-      unenforceable: rules.flatMap(unenforceable).map(formatPath),
+      unenforceable: rules.flatMap((one, i) => unenforceable(one, i, targets.length > 0)).map(formatPath),
       dryRun: dryRun === "true",
     };
-    return { object, problems };
+    return { object, problems: [] };
   },
   standIn: (raw, meta, problem) => {
-    // These never deny anybody by themselves: AUDIT only logs, and without a waypoint nothing has a targetRef in force.
     const readable = z.object({ spec: z.looseObject({}) }).safeParse(raw).data?.spec ?? {};
-    if (readable["action"] === "AUDIT" || "targetRef" in readable || "targetRefs" in readable) return null;
+    if (readable["action"] === "AUDIT") return null; // it never denies anybody by itself
+    const targets = readTargets(readable, meta.namespace).targets;
+    // What it is for cannot be told, and it is for no pod: nothing can be closed in its name.
+    if (targets.length === 0 && ("targetRef" in readable || "targetRefs" in readable)) return null;
     const chosen = selector.safeParse(readable["selector"] ?? {});
     return {
       kind: "AuthorizationPolicy",
       metadata: meta,
       action: "DENY",
+      provider: "",
+      targets,
       selector: chosen.success ? chosen.data.matchLabels : {},
       rules: [],
       unenforceable: [formatPath(problem.path) || "spec"],
@@ -109,10 +120,20 @@ export const projectAuthorizationPolicy: Projector<AuthorizationPolicy, Document
   },
 };
 
+/** What needs HTTP needs a waypoint, and so targets. */
+function problemsIn({ action, provider }: Spec, targets: readonly TargetRef[]): Problem[] {
+  const problems: Problem[] = [];
+  if (targets.length === 0 && (action === "AUDIT" || action === "CUSTOM"))
+    problems.push(unsupported(["spec", "action"], `action ${action} needs targetRefs: only a waypoint can do it`));
+  if (action === "CUSTOM" && provider === undefined) problems.push(invalid(["spec", "provider"], "CUSTOM needs the name of who is asked"));
+  if (action !== "CUSTOM" && provider !== undefined) problems.push(invalid(["spec", "provider"], "is for action CUSTOM only"));
+  return problems;
+}
+
 const policyRule = ({ from = [], to = [], when = [] }: Rule): PolicyRule => ({
-  from: from.map(({ source }) => pick(SOURCE_L4, source)),
-  to: to.map(({ operation }) => pick(OPERATION_L4, operation)),
-  when: when.filter(isL4).map(({ key, values = [], notValues = [] }): Condition => ({ key, values, notValues })),
+  from: from.map(({ source }) => pick([...SOURCE_L4, ...SOURCE_L7], source)),
+  to: to.map(({ operation }) => pick([...OPERATION_L4, ...OPERATION_L7], operation)),
+  when: when.map(({ key, values = [], notValues = [] }): Condition => ({ key, values, notValues })),
 });
 
 const isL4 = ({ key }: { readonly key: string }): boolean => (CONDITION_L4 as readonly string[]).includes(key);
@@ -123,15 +144,18 @@ const pick = <K extends string>(
 ): Record<K, readonly string[]> =>
   Object.fromEntries(names.map((name): [K, readonly string[]] => [name, from[name] ?? []])) as Record<K, readonly string[]>;
 
-function unenforceable({ from = [], to = [], when = [] }: Rule, index: number): Path[] {
+function unenforceable({ from = [], to = [], when = [] }: Rule, index: number, atWaypoint: boolean): Path[] {
   const rule = ["spec", "rules", index];
+  const sources = atWaypoint ? SOURCE_NOWHERE : [...SOURCE_L7, ...SOURCE_NOWHERE];
+  const operations = atWaypoint ? [] : OPERATION_L7;
   return [
     ...from.flatMap(({ source }, i) =>
-      SOURCE_L7.filter((name) => source[name] !== undefined).map((name) => [...rule, "from", i, "source", name]),
+      sources.filter((name) => source[name] !== undefined).map((name) => [...rule, "from", i, "source", name]),
     ),
     ...to.flatMap(({ operation }, i) =>
-      OPERATION_L7.filter((name) => operation[name] !== undefined).map((name) => [...rule, "to", i, "operation", name]),
+      operations.filter((name) => operation[name] !== undefined).map((name) => [...rule, "to", i, "operation", name]),
     ),
-    ...when.flatMap((one, i) => (isL4(one) ? [] : [[...rule, "when", i, "key"]])),
+    // What a waypoint knows of conditions is settled where they are compiled.
+    ...when.flatMap((one, i) => (atWaypoint || isL4(one) ? [] : [[...rule, "when", i, "key"]])),
   ];
 }

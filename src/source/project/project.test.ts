@@ -2,8 +2,9 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { parse } from "yaml";
-import type { AuthorizationPolicy, Pod, ServiceEntry } from "#mesh/objects.ts";
-import { CONDITION_L4, OPERATION_L4, OPERATION_L7, SOURCE_L4, SOURCE_L7 } from "./authorization.ts";
+import type { AuthorizationPolicy } from "#mesh/authorization.ts";
+import type { Pod, ServiceEntry } from "#mesh/objects.ts";
+import { CONDITION_L4, OPERATION_L4, OPERATION_L7, SOURCE_L4, SOURCE_L7, SOURCE_NOWHERE } from "./authorization.ts";
 import { formatPath } from "./problem.ts";
 import { projectDocument } from "./project.ts";
 
@@ -16,6 +17,7 @@ const policy = (spec: object, extra: object = {}) =>
     spec,
   });
 const fieldOf = (object: object | undefined, name: string): unknown => Object.entries(object ?? {}).find(([key]) => key === name)?.[1];
+const TARGETS = { targetRefs: [{ kind: "Service", group: "", name: "web" }] };
 const reasons = (problems: readonly { code: string; path: readonly (string | number)[] }[]) =>
   problems.map(({ code, path }) => `${code} ${formatPath(path)}`);
 
@@ -43,27 +45,114 @@ test("a pod without a status runs, is ready, and has defaults as the API server 
 });
 
 test("every field of a source, an operation and a condition is projected, named as unenforceable, or refused", () => {
-  for (const name of [...SOURCE_L4, ...SOURCE_L7]) {
-    const { object, problems } = policy({ rules: [{ from: [{ source: { [name]: ["x"] } }] }] });
-    assert.deepEqual(problems, []);
-    const { rules, unenforceable } = object as AuthorizationPolicy;
-    const l4 = (SOURCE_L4 as readonly string[]).includes(name);
-    assert.deepEqual(unenforceable, l4 ? [] : [`spec.rules[0].from[0].source.${name}`]);
-    if (l4) assert.deepEqual(fieldOf(rules[0]?.from[0], name), ["x"]);
+  for (const [targets, enforced] of [
+    [{}, [...SOURCE_L4, ...OPERATION_L4, ...CONDITION_L4]],
+    [TARGETS, [...SOURCE_L4, ...SOURCE_L7, ...OPERATION_L4, ...OPERATION_L7, ...CONDITION_L4, "request.headers[x]", "connection.sni"]],
+  ] as [object, readonly string[]][]) {
+    const told = (name: string, path: string): string[] => (enforced.includes(name) ? [] : [path]);
+    for (const name of [...SOURCE_L4, ...SOURCE_L7, ...SOURCE_NOWHERE]) {
+      const { object, problems } = policy({ ...targets, rules: [{ from: [{ source: { [name]: ["x"] } }] }] });
+      assert.deepEqual(problems, []);
+      const { rules, unenforceable } = object as AuthorizationPolicy;
+      assert.deepEqual(unenforceable, told(name, `spec.rules[0].from[0].source.${name}`));
+      if (enforced.includes(name)) assert.deepEqual(fieldOf(rules[0]?.from[0], name), ["x"]);
+    }
+    for (const name of [...OPERATION_L4, ...OPERATION_L7]) {
+      const { object } = policy({ ...targets, rules: [{ to: [{ operation: { [name]: ["1"] } }] }] });
+      const { rules, unenforceable } = object as AuthorizationPolicy;
+      assert.deepEqual(unenforceable, told(name, `spec.rules[0].to[0].operation.${name}`));
+      if (enforced.includes(name)) assert.deepEqual(fieldOf(rules[0]?.to[0], name), ["1"]);
+    }
+    for (const key of [...CONDITION_L4, "request.headers[x]", "connection.sni"]) {
+      const { object } = policy({ ...targets, rules: [{ when: [{ key, values: ["1"] }] }] });
+      const { rules, unenforceable } = object as AuthorizationPolicy;
+      assert.deepEqual(unenforceable, told(key, "spec.rules[0].when[0].key"));
+      assert.deepEqual(rules[0]?.when, [{ key, values: ["1"], notValues: [] }]);
+    }
   }
-  for (const name of [...OPERATION_L4, ...OPERATION_L7]) {
-    const { object } = policy({ rules: [{ to: [{ operation: { [name]: ["1"] } }] }] });
-    const { rules, unenforceable } = object as AuthorizationPolicy;
-    const l4 = (OPERATION_L4 as readonly string[]).includes(name);
-    assert.deepEqual(unenforceable, l4 ? [] : [`spec.rules[0].to[0].operation.${name}`]);
-    if (l4) assert.deepEqual(fieldOf(rules[0]?.to[0], name), ["1"]);
+});
+
+test("targets are Services, Gateways, ServiceEntries and classes of the policy's own namespace, written once or as a list", () => {
+  const targetsOf = (spec: object): unknown => (policy(spec).object as AuthorizationPolicy | null)?.targets;
+  const web = { group: "", kind: "Service", name: "web", sectionName: "" };
+  const { sectionName: _, ...written } = web;
+  assert.deepEqual(targetsOf({ targetRef: { ...written, group: "core" } }), [web]);
+  assert.deepEqual(
+    targetsOf({
+      targetRefs: [
+        { kind: "Service", name: "web" },
+        { ...written, namespace: "shop" },
+      ],
+    }),
+    [web, web],
+  );
+  assert.equal(targetsOf({ action: "CUSTOM", provider: { name: "opa" }, ...TARGETS }) === undefined, false);
+  const wrong: [object, string][] = [
+    [{ targetRef: written, targetRefs: [written] }, "spec.targetRef"],
+    [{ ...TARGETS, selector: { matchLabels: { a: "b" } } }, "spec.selector"],
+    [{ targetRefs: [{ ...written, namespace: "other" }] }, "spec.targetRefs[0].namespace"],
+    [{ targetRefs: [written, { ...written, kind: "Pod" }] }, "spec.targetRefs[1].kind"],
+    [{ targetRefs: [] }, "spec.targetRefs"],
+    [{ targetRefs: [{ ...written, sectionName: "http" }] }, "spec.targetRefs[0].sectionName"],
+    [{ action: "CUSTOM", ...TARGETS }, "spec.provider"],
+    [{ action: "DENY", provider: { name: "opa" }, ...TARGETS }, "spec.provider"],
+    [{ action: "CUSTOM", provider: { name: "opa" } }, "spec.action"],
+    [{ action: "AUDIT" }, "spec.action"],
+  ];
+  for (const [spec, field] of wrong)
+    assert.deepEqual(
+      policy(spec).problems.map(({ path }) => formatPath(path)),
+      [field],
+      JSON.stringify(spec),
+    );
+});
+
+const jwt = (spec: object) =>
+  projectDocument({ apiVersion: "security.istio.io/v1", kind: "RequestAuthentication", metadata: { name: "j", namespace: "shop" }, spec });
+
+test("every field of a JWT rule is read, and a rule that could verify nothing is refused", () => {
+  const rule = { issuer: "https://id.example", jwksUri: "https://id.example/keys" };
+  const fields: [object, string, unknown][] = [
+    [{ audiences: ["a"] }, "audiences", ["a"]],
+    [{ fromHeaders: [{ name: "x-jwt" }] }, "fromHeaders", [{ name: "x-jwt", prefix: "" }]],
+    [{ fromParams: ["t"] }, "fromParams", ["t"]],
+    [{ fromCookies: ["c"] }, "fromCookies", ["c"]],
+    [{ forwardOriginalToken: true }, "forwardOriginalToken", true],
+    [{ outputPayloadToHeader: "x-p" }, "outputPayloadToHeader", "x-p"],
+    [{ outputClaimToHeaders: [{ header: "x-c", claim: "c" }] }, "outputClaimToHeaders", [{ header: "x-c", claim: "c" }]],
+    [{ spaceDelimitedClaims: ["scp"] }, "spaceDelimitedClaims", ["scp"]],
+    [{ timeout: "1.5s" }, "timeoutMilliseconds", 1500],
+    [{ timeout: "20ms" }, "timeoutMilliseconds", 20],
+    [{}, "jwksUri", "https://id.example/keys"],
+    [{ jwksUri: undefined, jwks_uri: "http://id.svc/keys" }, "jwksUri", "http://id.svc/keys"],
+    [{ jwksUri: undefined, jwks: '{"keys":[]}' }, "jwks", '{"keys":[]}'],
+    [{ jwksUri: undefined }, "issuer", "https://id.example"],
+  ];
+  for (const [more, field, expected] of fields) {
+    const { object, problems } = jwt({ ...TARGETS, jwtRules: [JSON.parse(JSON.stringify({ ...rule, ...more }))] });
+    assert.deepEqual(problems, [], field);
+    assert.ok(object?.kind === "RequestAuthentication");
+    assert.deepEqual(fieldOf(object.jwtRules[0], field), expected);
   }
-  for (const key of [...CONDITION_L4, "request.headers[x]", "connection.sni", "source.invented"]) {
-    const { object } = policy({ rules: [{ when: [{ key, values: ["1"] }] }] });
-    const { rules, unenforceable } = object as AuthorizationPolicy;
-    const l4 = (CONDITION_L4 as readonly string[]).includes(key);
-    assert.deepEqual(unenforceable, l4 ? [] : ["spec.rules[0].when[0].key"]);
-    assert.equal(rules[0]?.when.length, l4 ? 1 : 0);
+  const wrong: [object, string][] = [
+    [{ issuer: "" }, "issuer"],
+    [{ jwksUri: "file:///etc/passwd" }, "jwksUri"],
+    [{ jwksUri: "http://user:word@id.example/" }, "jwksUri"],
+    [{ jwks: "{}" }, "jwks"],
+    [{ jwksUri: undefined, jwks: "not JSON" }, "jwks"],
+    [{ jwksUri: undefined, issuer: "somebody" }, "jwksUri"],
+    [{ fromHeaders: [{ name: "a b" }] }, "fromHeaders[0].name"],
+    [{ timeout: "soon" }, "timeout"],
+    [{ tomorrow: 1 }, "tomorrow"],
+  ];
+  for (const [more, field] of wrong) {
+    const { object, problems, standIn } = jwt({ ...TARGETS, jwtRules: [JSON.parse(JSON.stringify({ ...rule, ...more }))] });
+    assert.equal(object, null, field);
+    assert.ok(
+      problems.some(({ path }) => formatPath(path) === `spec.jwtRules[0].${field}`),
+      `${field}: ${JSON.stringify(problems)}`,
+    );
+    assert.ok(standIn?.kind === "RequestAuthentication" && standIn.unenforceable.length > 0 && standIn.targets.length === 1);
   }
 });
 
@@ -150,9 +239,11 @@ test("a policy that was never valid stands in closed for what it selects; AUDIT 
   );
   for (const spec of [{ action: "AUDIT" }, { targetRefs: [{}] }, { targetRef: {} }]) {
     const audit = policy(spec);
-    assert.deepEqual([audit.object, audit.standIn, audit.problems.length], [null, null, 1]);
+    assert.deepEqual([audit.object, audit.standIn, audit.problems.length > 0], [null, null, true]);
   }
   assert.ok(policy({ action: "CUSTOM", provider: { name: "x" } }).standIn !== null);
+  const closed = policy({ ...TARGETS, rulez: [] }).standIn;
+  assert.ok(closed?.kind === "AuthorizationPolicy" && closed.action === "DENY" && closed.targets.length === 1);
 });
 
 test("a PeerAuthentication keeps its port modes, needs a selector for them, and stands in STRICT when it is not valid", () => {

@@ -8,10 +8,12 @@ import { projectNamespace, projectNode } from "./cluster.ts";
 import { projectEndpointSlice } from "./endpoint-slice.ts";
 import { metadata, namespaceOf, objectMeta } from "./fields.ts";
 import { projectGateway, projectGatewayClass } from "./gateway.ts";
+import { projectMeshConfig } from "./mesh-config.ts";
 import { projectPeerAuthentication } from "./peer-authentication.ts";
 import { projectPod } from "./pod.ts";
 import { invalid, type Problem, problemsOf, unsupported } from "./problem.ts";
 import type { Projector } from "./projector.ts";
+import { projectRequestAuthentication } from "./request-authentication.ts";
 import { projectGRPCRoute } from "./route/grpc-route.ts";
 import { projectHTTPRoute } from "./route/http-route.ts";
 import { projectTCPRoute, projectTLSRoute } from "./route/stream-route.ts";
@@ -47,7 +49,9 @@ const KNOWN: Readonly<Record<Kind, { readonly apiVersions: readonly string[]; re
   EndpointSlice: { apiVersions: ["discovery.k8s.io/v1"], projector: erase(projectEndpointSlice) },
   ServiceEntry: { apiVersions: NETWORKING, projector: erase(projectServiceEntry) },
   AuthorizationPolicy: { apiVersions: SECURITY, projector: erase(projectAuthorizationPolicy) },
+  RequestAuthentication: { apiVersions: SECURITY, projector: erase(projectRequestAuthentication) },
   PeerAuthentication: { apiVersions: SECURITY, projector: erase(projectPeerAuthentication) },
+  ConfigMap: { apiVersions: CORE, projector: erase(projectMeshConfig) },
   GatewayClass: { apiVersions: GATEWAY, projector: erase(projectGatewayClass) },
   Gateway: { apiVersions: GATEWAY, projector: erase(projectGateway) },
   HTTPRoute: { apiVersions: GATEWAY, projector: erase(projectHTTPRoute) },
@@ -60,7 +64,6 @@ const KNOWN: Readonly<Record<Kind, { readonly apiVersions: readonly string[]; re
 const IRRELEVANT: ReadonlySet<string> = new Set([
   "ClusterRole",
   "ClusterRoleBinding",
-  "ConfigMap",
   "CronJob",
   "DaemonSet",
   "Deployment",
