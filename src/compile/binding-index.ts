@@ -1,33 +1,44 @@
-// Which waypoint each service asks for, and whether that is there: kept up to date at the cost of what changed.
-import { kubernetes } from "#contract/tables.ts";
+// Which waypoint each destination asks for, and whether that is there: kept up to date at the cost of what changed.
+import { kubernetes, labels } from "#contract/tables.ts";
 import type { Adoption } from "#mesh/enrolment.ts";
 import type { Gateway } from "#mesh/gateway.ts";
-import type { MeshObject, Pod, Service } from "#mesh/objects.ts";
+import type { MeshObject, ObjectMeta, Pod, Service } from "#mesh/objects.ts";
 import { isEmptySelector, selects } from "#mesh/selector.ts";
 import { gatewayOf, waypointClasses } from "#mesh/waypoint-pod.ts";
 import { admits, type Binding, bindingOf, gatewaysOf, type WantedCanary } from "#waypoint/binding.ts";
+import type { DestinationKey } from "#waypoint/destination.ts";
 import { type Canary, type Standing, waypointsOf } from "#waypoint/standing.ts";
+import { type Traffic, trafficOf } from "#waypoint/traffic.ts";
 import { type GatewayName, type WaypointKey, waypointKey } from "#waypoint/waypoint.ts";
 import type { Cluster } from "./cluster.ts";
-import type { ServiceKey } from "./route-index.ts";
+import type { Destinations } from "./destinations.ts";
 import { isReachable } from "./workload.ts";
 
 export type BindingIndex = {
-  /** An object came or went; `dirty` gathers services whose standing may be another. */
-  note(object: MeshObject, dirty: Set<ServiceKey>): void;
-  /** After a batch: binds the dirty services anew, and adds those whose waypoint came, went, or became ready. */
-  settle(dirty: Set<ServiceKey>): void;
-  standing(service: ServiceKey): Standing;
+  /** An object came or went; `dirty` gathers destinations whose standing may be another. */
+  note(object: MeshObject, dirty: Set<DestinationKey>): void;
+  /**
+   * After a batch: binds the dirty destinations anew, and adds those whose waypoint came, went, or became ready. Returns the waypoints to which
+   * that happened, and whether they are, or were, for pods.
+   */
+  settle(dirty: Set<DestinationKey>): ReadonlyMap<WaypointKey, boolean>;
+  standing(destination: DestinationKey): Standing;
+  /** Why the namespace cannot use the waypoint; null when it can. One that is implied need not be written by anybody. */
+  obstacleTo(waypoint: GatewayName, namespace: string, implied: boolean): string | null;
+  /** Whose traffic it is for: services' while nobody wrote it. */
+  traffic(key: WaypointKey): Traffic;
   gateway(key: WaypointKey): Gateway | null;
   /** Of our classes, written by somebody. */
   gateways(): Iterable<Gateway>;
   /** Gateways that nobody wrote and that something needs. */
   implied(): Iterable<WaypointKey>;
   isReady(key: WaypointKey): boolean;
-  /** Services whose traffic passes it or will. */
-  served(key: WaypointKey): readonly ServiceKey[];
+  /** Destinations whose traffic passes it or will. */
+  served(key: WaypointKey): readonly DestinationKey[];
 };
 
+/** Of a Gateway that is implied. */
+const UNWRITTEN: ObjectMeta = { namespace: "", name: "", uid: "", labels: {}, annotations: {}, creationTimestamp: "" };
 const NO_BINDING: Binding = { kind: "none" };
 
 const splitKey = (key: string): readonly [string, string] => {
@@ -35,29 +46,33 @@ const splitKey = (key: string): readonly [string, string] => {
   return [key.slice(0, at), key.slice(at + 1)];
 };
 
-export function bindingIndex(cluster: Cluster, adopt: Adoption): BindingIndex {
+export function bindingIndex(cluster: Cluster, destinations: Destinations, adopt: Adoption): BindingIndex {
   const classes = waypointClasses(adopt);
-  const bindings = new Map<ServiceKey, Binding>();
-  const byWaypoint = new Map<WaypointKey, Set<ServiceKey>>();
+  const bindings = new Map<DestinationKey, Binding>();
+  const byWaypoint = new Map<WaypointKey, Set<DestinationKey>>();
   const gateways = new Map<WaypointKey, Gateway>();
   /** Whether a waypoint was ready after the last batch. */
   const ready = new Map<WaypointKey, boolean>();
   const touched = new Set<WaypointKey>();
   /** Gateways that came, went or changed in the batch. */
   const written = new Set<WaypointKey>();
+  /** Those that came, went, or became ready: whether for pods. */
+  const changed = new Map<WaypointKey, boolean>();
 
-  const boundTo = (key: WaypointKey): ReadonlySet<ServiceKey> => byWaypoint.get(key) ?? new Set();
+  const traffic = (key: WaypointKey): Traffic => trafficOf(gateways.get(key)?.metadata ?? UNWRITTEN, adopt);
 
-  const serviceOf = (key: ServiceKey): Service | undefined => {
-    const [namespace, name] = splitKey(key);
-    const found = cluster.objects.get(`Service/${namespace}/${name}`);
+  const boundTo = (key: WaypointKey): ReadonlySet<DestinationKey> => byWaypoint.get(key) ?? new Set();
+
+  /** Its own. */
+  const serviceOf = (waypoint: WaypointKey): Service | undefined => {
+    const found = cluster.objects.get(`Service/${waypoint}`);
     return found?.kind === "Service" ? found : undefined;
   };
 
-  function bind(key: ServiceKey): void {
-    const service = serviceOf(key);
+  function bind(key: DestinationKey): void {
+    const metadata = cluster.objects.get(key)?.metadata;
     const before = bindings.get(key);
-    const now = service === undefined ? NO_BINDING : bindingOf(service.metadata, cluster.namespace(service.metadata.namespace), adopt);
+    const now = metadata === undefined ? NO_BINDING : bindingOf(metadata, cluster.namespace(metadata.namespace), adopt);
     const [left, joined] = [before ?? NO_BINDING, now].map((one) => gatewaysOf(one).map(waypointKey));
     for (const waypoint of left ?? []) {
       touched.add(waypoint);
@@ -73,43 +88,55 @@ export function bindingIndex(cluster: Cluster, adopt: Adoption): BindingIndex {
     else bindings.set(key, now);
   }
 
-  function note(object: MeshObject, dirty: Set<ServiceKey>): void {
+  function note(object: MeshObject, dirty: Set<DestinationKey>): void {
     const { namespace, name } = object.metadata;
     if (object.kind === "Pod") {
       const gateway = gatewayOf(object, adopt);
       if (gateway !== null) touched.add(waypointKey({ namespace, name: gateway }));
     } else if (object.kind === "Service") {
-      const key: WaypointKey = `${namespace}/${name}`;
-      dirty.add(key);
-      touched.add(key);
+      dirty.add(`Service/${namespace}/${name}`);
+      touched.add(`${namespace}/${name}`);
+    } else if (object.kind === "ServiceEntry") {
+      dirty.add(`ServiceEntry/${namespace}/${name}`);
+      // Also the others: a host may be theirs now.
+      for (const { metadata } of cluster.entries.of(namespace)) dirty.add(`ServiceEntry/${namespace}/${metadata.name}`);
     } else if (object.kind === "Namespace") {
       for (const { metadata } of [...cluster.services.unselective(name), ...cluster.services.selective(name)])
-        dirty.add(`${name}/${metadata.name}`);
+        dirty.add(`Service/${name}/${metadata.name}`);
+      for (const { metadata } of cluster.entries.of(name)) dirty.add(`ServiceEntry/${name}/${metadata.name}`);
     } else if (object.kind === "Gateway") {
       written.add(waypointKey({ namespace, name }));
     }
   }
 
-  function refresh(waypoint: WaypointKey, dirty: Set<ServiceKey>): void {
+  function refresh(waypoint: WaypointKey, dirty: Set<DestinationKey>): void {
     const current = cluster.objects.get(`Gateway/${waypoint}`);
+    const before = traffic(waypoint).workloads;
     if (current?.kind === "Gateway" && classes.includes(current.className)) gateways.set(waypoint, current);
     else gateways.delete(waypoint);
+    changed.set(waypoint, before || traffic(waypoint).workloads);
     touched.add(waypoint);
     // Also the service of the same name: as a waypoint's own it has none.
-    for (const key of [...boundTo(waypoint), waypoint]) dirty.add(key);
+    for (const key of [...boundTo(waypoint), `Service/${waypoint}` as const]) dirty.add(key);
   }
 
-  function settle(dirty: Set<ServiceKey>): void {
+  function settle(dirty: Set<DestinationKey>): ReadonlyMap<WaypointKey, boolean> {
     for (const waypoint of written) refresh(waypoint, dirty);
     written.clear();
     for (const key of dirty) bind(key);
     for (const waypoint of touched) {
       const now = readyNow(waypoint);
-      if (ready.get(waypoint) !== now) for (const key of boundTo(waypoint)) dirty.add(key);
+      if (ready.get(waypoint) !== now) {
+        for (const key of boundTo(waypoint)) dirty.add(key);
+        changed.set(waypoint, changed.get(waypoint) === true || traffic(waypoint).workloads);
+      }
       if (byWaypoint.has(waypoint) || gateways.has(waypoint)) ready.set(waypoint, now);
       else ready.delete(waypoint);
     }
     touched.clear();
+    const told = new Map(changed);
+    changed.clear();
+    return told;
   }
 
   function readyNow(waypoint: WaypointKey): boolean {
@@ -123,16 +150,30 @@ export function bindingIndex(cluster: Cluster, adopt: Adoption): BindingIndex {
   const podsOf = (namespace: string, name: string): Pod[] =>
     [...cluster.pods.find(namespace, { [kubernetes.gatewayNameLabel]: name })].filter((pod) => gatewayOf(pod, adopt) === name);
 
-  function standing(key: ServiceKey): Standing {
+  function standing(key: DestinationKey): Standing {
     const binding = bindings.get(key) ?? NO_BINDING;
     if (binding.kind === "none") return { kind: "none", reason: "neither it nor its namespace is labelled with one" };
-    if ((serviceOf(key)?.clusterIPs.length ?? 0) === 0) return { kind: "none", reason: "it has no address of its own" };
+    const destination = destinations.find(key);
+    const wanted = binding.kind === "named" && binding.own;
+    // Nobody meant each of a namespace's; who is meant by name is told.
+    const without = (reason: string): Standing =>
+      wanted && key.startsWith("ServiceEntry/") ? { kind: "absent", gateway: binding.gateway, reason } : { kind: "none", reason };
+    if (destination === undefined) return { kind: "none", reason: "it is not there" };
+    if (destination.unroutable !== "") return without(`it ${destination.unroutable}`);
     // Its own Service must not lead to it once more.
-    if (gateways.has(key) || gatewaysOf(binding).some((one) => waypointKey(one) === key))
+    const itself = (one: WaypointKey): boolean => key === `Service/${one}`;
+    const { namespace, name } = destination.metadata;
+    if (
+      (itself(`${namespace}/${name}`) && gateways.has(`${namespace}/${name}`)) ||
+      gatewaysOf(binding).some((one) => itself(waypointKey(one)))
+    )
       return { kind: "none", reason: "it is a waypoint itself" };
     if (binding.kind === "auto" && cluster.routes.attachedTo(key).length === 0) return { kind: "none", reason: "nothing of it needs one" };
-    const [namespace] = splitKey(key);
     const obstacle = obstacleTo(binding.gateway, namespace, binding.kind === "auto");
+    if (obstacle === null && !traffic(waypointKey(binding.gateway)).services) {
+      const reason = `Gateway ${waypointKey(binding.gateway)} is not for services (label ${labels.waypointFor})`;
+      return wanted ? { kind: "absent", gateway: binding.gateway, reason } : { kind: "none", reason };
+    }
     if (obstacle !== null) return { kind: "absent", gateway: binding.gateway, reason: obstacle };
     const canary = binding.kind === "named" && binding.canary !== null ? canaryOf(binding.canary, namespace) : { canary: null, fault: "" };
     return { kind: isReady(binding.gateway) ? "ready" : "waiting", gateway: binding.gateway, ...canary };
@@ -146,7 +187,6 @@ export function bindingIndex(cluster: Cluster, adopt: Adoption): BindingIndex {
     return { canary: { gateway, weight: weight ?? 0, ready: isReady(gateway) }, fault: "" };
   }
 
-  /** Why the namespace cannot use the waypoint; null when it can. One that is implied need not be written by anybody. */
   function obstacleTo(named: GatewayName, namespace: string, implied: boolean): string | null {
     const waypoint = waypointKey(named);
     const gateway = gateways.get(waypoint);
@@ -159,13 +199,15 @@ export function bindingIndex(cluster: Cluster, adopt: Adoption): BindingIndex {
     return `no listener of Gateway ${waypoint} admits namespace ${namespace} (allowedRoutes.namespaces)`;
   }
 
-  const servedBy = (waypoint: WaypointKey): ServiceKey[] =>
+  const servedBy = (waypoint: WaypointKey): DestinationKey[] =>
     [...boundTo(waypoint)].filter((key) => waypointsOf(standing(key)).some((one) => waypointKey(one) === waypoint));
 
   return {
     note,
     settle,
     standing,
+    obstacleTo,
+    traffic,
     gateway: (key) => gateways.get(key) ?? null,
     gateways: () => gateways.values(),
     implied: () => [...byWaypoint.keys()].filter((key) => !gateways.has(key) && servedBy(key).length > 0),

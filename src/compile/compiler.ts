@@ -2,11 +2,11 @@
 
 import type { AuthorizationPolicy, RequestAuthentication } from "#mesh/authorization.ts";
 import type { Adoption } from "#mesh/enrolment.ts";
-import { keyOf, type MeshObject, type ObjectKey, type Pod } from "#mesh/objects.ts";
+import { keyOf, type MeshObject, type ObjectKey, type Pod, type ServiceEntry } from "#mesh/objects.ts";
 import { withOpaquePorts } from "#mesh/opaque.ts";
 import { isEmptySelector } from "#mesh/selector.ts";
 import type { Change } from "#source/source.ts";
-import { waypointLabel } from "#waypoint/binding.ts";
+import { hasWaypoint, type Standing } from "#waypoint/standing.ts";
 import type { GatewayStatus, RouteStatus } from "#waypoint/status.ts";
 import type { Scope, Waypoint, WaypointKey } from "#waypoint/waypoint.ts";
 import { compileAuthorization } from "./authorization.ts";
@@ -75,6 +75,17 @@ type Output = {
   readonly remove: Set<string>;
 };
 
+/** A workload that somebody named by its address. */
+type Addressed = { readonly uid: string; readonly namespace: string };
+
+/** What the ServiceEntries of a namespace became. */
+type Entries = {
+  readonly names: ReadonlySet<string>;
+  readonly faults: readonly ObjectFault[];
+  /** "namespace/host" */
+  readonly byHost: ReadonlyMap<string, readonly Addressed[]>;
+};
+
 /** What one object has become. */
 type Outcome = {
   readonly output: Output;
@@ -90,13 +101,11 @@ export function createCompiler(settings: CompilerSettings): Compiler {
   const { rootNamespace } = settings;
   const cluster = createCluster(rootNamespace, settings.adopt);
   const faults = new Map<ObjectKey, readonly ObjectFault[]>();
-  /** Names of the resources that each EndpointSlice became. */
-  const endpoints = new Map<ObjectKey, ReadonlySet<string>>();
+  /** What each EndpointSlice became, by name. */
+  const endpoints = new Map<ObjectKey, ReadonlyMap<string, Addressed>>();
   /** What the ServiceEntries of each namespace became. */
-  const entries = new Map<string, { readonly names: ReadonlySet<string>; readonly faults: readonly ObjectFault[] }>();
-  const waypoints = createWaypoints(cluster, settings, (namespace, name) =>
-    [...cluster.slices.of(namespace, name)].flatMap((one) => [...(endpoints.get(keyOf(one)) ?? [])]),
-  );
+  const entries = new Map<string, Entries>();
+  const waypoints = createWaypoints(cluster, settings, { addressed, policiesOf });
   const addresses: Output = { held: new Map(), upsert: new Map(), remove: new Set() };
   const authorizations: Output = { held: new Map(), upsert: new Map(), remove: new Set() };
   const strict = encodeAuthorization(staticStrict(rootNamespace));
@@ -110,7 +119,8 @@ export function createCompiler(settings: CompilerSettings): Compiler {
     // Without an address it is still a workload: its own node must know its policies.
     const settled = cluster.claims.settle(object);
     const { object: pod } = settled;
-    const faults = [...settled.faults, ...waypointOfItsOwn(object, settings.adopt)];
+    const standing = waypoints.standingOf(object);
+    const faults = [...settled.faults, ...withoutWaypoint(key, standing)];
     const inputs = {
       pod,
       node: cluster.node(pod.nodeName),
@@ -118,6 +128,7 @@ export function createCompiler(settings: CompilerSettings): Compiler {
       entries: entryHostsOf(pod),
       services: cluster.services.matching(namespace, pod.metadata.labels).filter(({ type }) => type !== "ExternalName"),
       policies: policiesOf(pod),
+      waypoint: standing.kind === "ready" ? standing.gateway : null,
     };
     const encode = (given: WorkloadInputs) => encodeWorkload(compileWorkload(given, settings), !pod.hostNetwork);
     const resource = encode(inputs);
@@ -125,6 +136,16 @@ export function createCompiler(settings: CompilerSettings): Compiler {
     const effect = `${inputs.policies.length} policies and ${inputs.services.length} services select the pod; it is refused to everybody`;
     const closed = encode({ ...inputs, services: [], entries: [], policies: [UNTOLD_POLICY] });
     return { output: addresses, name: uid, resource: closed, faults: [...faults, tooLarge(key, "E_POLICY_INVALID", resource, effect)] };
+  }
+
+  function addressed(name: string): Addressed[] {
+    const [namespace = "", host = ""] = name.split("/");
+    const [service = ""] = host.split(".");
+    const slices = name === `${namespace}/${hostnameOf(namespace, service, settings)}` ? [...cluster.slices.of(namespace, service)] : [];
+    return [
+      ...slices.flatMap((one) => [...(endpoints.get(keyOf(one))?.values() ?? [])]),
+      ...(entries.get(namespace)?.byHost.get(name) ?? []),
+    ];
   }
 
   /** Those that pick the pod by selector: policies without one reach it by their scope. */
@@ -142,7 +163,7 @@ export function createCompiler(settings: CompilerSettings): Compiler {
     if (object?.kind !== "Service") return absent(addresses, resourceName);
     const settled = cluster.claims.settle(object);
     const opaque = withOpaquePorts(settled.object, cluster.namespace(namespace));
-    const compiled = compileService(opaque.service, waypoints.standing(namespace, name), settings);
+    const compiled = compileService(opaque.service, waypoints.standing(`Service/${namespace}/${name}`), settings);
     const { service } = compiled;
     const misread = opaque.faults.map(({ annotation, reason }): ObjectFault => {
       return { key, code: "E_SOURCE_INVALID", field: `metadata.annotations.${annotation}`, reason };
@@ -158,12 +179,12 @@ export function createCompiler(settings: CompilerSettings): Compiler {
   /** An endpoint is a resource of its own, so a slice becomes as many as it has, and those that it no longer has go. */
   function slice(key: ObjectKey): void {
     const object = cluster.objects.get(key);
-    const before = endpoints.get(key) ?? new Set();
+    const before = new Set(endpoints.get(key)?.keys());
     const compiled =
       object?.kind === "EndpointSlice"
         ? compileEndpoints(object, cluster.objects.get(`Service/${object.metadata.namespace}/${object.service}`), cluster, settings)
         : [];
-    const now = new Set(compiled.map(({ uid }) => uid));
+    const now = new Map(compiled.map(({ uid, namespace }) => [uid, { uid, namespace }]));
     for (const uid of before.difference(now)) set(addresses, uid, null);
     for (const one of compiled) set(addresses, one.uid, encodeWorkload(one, false));
     if (now.size === 0) endpoints.delete(key);
@@ -178,15 +199,15 @@ export function createCompiler(settings: CompilerSettings): Compiler {
 
   /** All of a namespace: who has a host depends on all. */
   function entriesOf(namespace: string): void {
-    const compiled = compileEntries(cluster.entries.of(namespace), cluster, settings);
+    const standing = ({ metadata }: ServiceEntry) => waypoints.standing(`ServiceEntry/${metadata.namespace}/${metadata.name}`);
+    const compiled = compileEntries(cluster.entries.of(namespace), standing, cluster, settings);
     const resources = [...compiled.services.map(encodeService), ...compiled.workloads.map((one) => encodeWorkload(one, false))];
     const names = new Set(resources.map(({ name }) => name));
     for (const name of (entries.get(namespace)?.names ?? new Set()).difference(names)) set(addresses, name, null);
     for (const one of resources) set(addresses, one.name, one);
-    const labelled = [...cluster.entries.of(namespace)].flatMap((one) => waypointOfItsOwn(one, settings.adopt));
-    const faults = [...compiled.faults, ...labelled];
+    const { faults, workloads } = compiled;
     if (names.size + faults.length === 0) entries.delete(namespace);
-    else entries.set(namespace, { names, faults });
+    else entries.set(namespace, { names, faults, byHost: Map.groupBy(workloads, ({ services }) => Object.keys(services)[0] ?? "") });
   }
 
   function policy(key: ObjectKey): Outcome {
@@ -252,8 +273,12 @@ export function createCompiler(settings: CompilerSettings): Compiler {
       }
       cluster.settle(dirty.pods);
       for (const update of nodes) for (const pod of cluster.report(update)) dirty.pods.add(keyOf(pod));
-      const { services, touched } = waypoints.settle();
-      for (const key of services) dirty.services.add(key);
+      const { destinations, pods, touched } = waypoints.settle();
+      for (const key of destinations) {
+        if (key.startsWith("Service/")) dirty.services.add(key);
+        else dirty.entries.add(partsOf(key).namespace);
+      }
+      for (const key of pods) dirty.pods.add(key);
       recompile(dirty.policies, policy);
       recompile(dirty.peers, peer);
       recompile(dirty.services, service);
@@ -280,12 +305,15 @@ export function createCompiler(settings: CompilerSettings): Compiler {
   };
 }
 
-/** What only Services can have. */
-function waypointOfItsOwn(object: MeshObject, adopt: Adoption): ObjectFault[] {
-  const label = waypointLabel(object.metadata, adopt);
-  if (label === null) return [];
-  const reason = `label ${label} is followed on Services and Namespaces: who asks for this ${object.kind} by its own address passes no waypoint`;
-  return [{ key: keyOf(object), code: "E_SOURCE_UNSUPPORTED", field: "metadata.labels", reason }];
+/** What stands against the waypoint that a pod names by its own label. */
+function withoutWaypoint(key: ObjectKey, standing: Standing): ObjectFault[] {
+  const reason =
+    standing.kind === "absent"
+      ? `${standing.reason}: who asks for the pod by its address reaches it without a waypoint`
+      : hasWaypoint(standing)
+        ? standing.fault
+        : "";
+  return reason === "" ? [] : [{ key, code: "E_WAYPOINT_ABSENT", field: "metadata.labels", reason }];
 }
 
 /** The names of an object that may be gone. */

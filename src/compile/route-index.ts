@@ -1,41 +1,40 @@
-// Finds the routes that are attached to a service, and those that send to it.
+// Finds the routes that are attached to a destination, and those that send to it.
 import type { Filter, ObjectRef, Route } from "#mesh/route.ts";
-import { isOfService } from "#waypoint/attach.ts";
+import { type DestinationKey, destinationKey } from "#waypoint/destination.ts";
 
-/** "namespace/name" of a Service, there or not. */
-export type ServiceKey = `${string}/${string}`;
+/** What a reference depends on: a destination, or a host of whatever destination it is. */
+export type ReferenceKey = DestinationKey | `Hostname/${string}`;
 
 export type RouteIndex = {
   add(route: Route): void;
   delete(route: Route): void;
-  attachedTo(service: ServiceKey): readonly Route[];
-  /** Services whose routes send to this one: what they do depends on whether it is there. */
-  sendingTo(service: ServiceKey): ReadonlySet<ServiceKey>;
+  attachedTo(destination: DestinationKey): readonly Route[];
+  /** Destinations whose routes send to this one: what they do depends on whether it is there. */
+  sendingTo(reference: ReferenceKey): ReadonlySet<DestinationKey>;
   all(): Iterable<Route>;
 };
 
-const keyOf = ({ namespace, name }: { readonly namespace: string; readonly name: string }): ServiceKey => `${namespace}/${name}`;
-
-export const parentsOf = ({ parents }: Route): ServiceKey[] => [...new Set(parents.filter(isOfService).map(keyOf))];
+export const parentsOf = ({ parents }: Route): DestinationKey[] => [...new Set(parents.map(destinationKey).filter((key) => key !== null))];
 
 const mirrors = (filters: readonly Filter[]): ObjectRef[] => filters.flatMap((one) => (one.type === "RequestMirror" ? [one.backend] : []));
 
-const backendsOf = (route: Route): ServiceKey[] => {
+const backendsOf = (route: Route): ReferenceKey[] => {
   const refs = route.rules.flatMap((rule) => [
     ...rule.backends,
     ...rule.backends.flatMap(({ filters }) => mirrors(filters)),
     ...("filters" in rule ? mirrors(rule.filters) : []),
   ]);
-  return [...new Set(refs.map(keyOf))];
+  // Of a kind that is none of ours nothing ever comes.
+  return [...new Set(refs.map((ref): ReferenceKey => destinationKey(ref) ?? `Hostname/${ref.name}`))];
 };
 
 export function routeIndex(): RouteIndex {
   const routes = new Set<Route>();
-  const byParent = new Map<ServiceKey, Set<Route>>();
-  const byBackend = new Map<ServiceKey, Set<Route>>();
-  const put = (index: Map<ServiceKey, Set<Route>>, key: ServiceKey, route: Route): void =>
+  const byParent = new Map<string, Set<Route>>();
+  const byBackend = new Map<string, Set<Route>>();
+  const put = (index: Map<string, Set<Route>>, key: string, route: Route): void =>
     void index.set(key, (index.get(key) ?? new Set()).add(route));
-  const take = (index: Map<ServiceKey, Set<Route>>, key: ServiceKey, route: Route): void => {
+  const take = (index: Map<string, Set<Route>>, key: string, route: Route): void => {
     index.get(key)?.delete(route);
     if (index.get(key)?.size === 0) index.delete(key);
   };
@@ -50,8 +49,8 @@ export function routeIndex(): RouteIndex {
       for (const key of parentsOf(route)) take(byParent, key, route);
       for (const key of backendsOf(route)) take(byBackend, key, route);
     },
-    attachedTo: (service) => [...(byParent.get(service) ?? [])],
-    sendingTo: (service) => new Set([...(byBackend.get(service) ?? [])].flatMap(parentsOf)),
+    attachedTo: (destination) => [...(byParent.get(destination) ?? [])],
+    sendingTo: (reference) => new Set([...(byBackend.get(reference) ?? [])].flatMap(parentsOf)),
     all: () => routes.values(),
   };
 }

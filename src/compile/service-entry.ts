@@ -19,10 +19,12 @@ import {
 import { formatAddress, parseAddress, parseCidr } from "#mesh/address.ts";
 import { compareAge } from "#mesh/age.ts";
 import { type EntryEndpoint, type EntryPort, keyOf, type ServiceEntry } from "#mesh/objects.ts";
+import type { Standing } from "#waypoint/standing.ts";
 import type { Cluster } from "./cluster.ts";
 import type { CompilerSettings } from "./compiler.ts";
 import { identityOf } from "./endpoint.ts";
 import type { ObjectFault } from "./resource.ts";
+import { waypointsAt } from "./waypoint-address.ts";
 
 export type CompiledEntries = {
   readonly services: readonly WireService[];
@@ -38,10 +40,15 @@ export type EntryHost = { readonly entry: ServiceEntry; readonly host: string; r
 
 type Net = { readonly address: Uint8Array; readonly length: number };
 
-export function compileEntries(entries: Iterable<ServiceEntry>, cluster: Known, settings: Settings): CompiledEntries {
+export function compileEntries(
+  entries: Iterable<ServiceEntry>,
+  standing: (entry: ServiceEntry) => Standing,
+  cluster: Known,
+  settings: Settings,
+): CompiledEntries {
   const { hosts, faults } = settleHosts(entries, settings);
   return {
-    services: hosts.map((one) => serviceOf(one, settings)),
+    services: hosts.map((one) => serviceOf(one, standing(one.entry), settings)),
     workloads: hosts.flatMap((one) => workloadsOf(one, cluster, settings)),
     faults,
   };
@@ -113,8 +120,11 @@ function addressesOf(entry: ServiceEntry, host: string): readonly Net[] {
   return [v4, v6].map((address) => ({ address, length: address.length * 8 }));
 }
 
-function serviceOf({ entry, host, addresses }: EntryHost, settings: Settings): WireService {
-  const root = entry.metadata.namespace === settings.rootNamespace;
+/** Nobody routes the traffic of another namespace, except who may govern the whole mesh. */
+export const countsEverywhere = ({ metadata, exportTo }: ServiceEntry, rootNamespace: string): boolean =>
+  metadata.namespace === rootNamespace && !exportTo.includes(".");
+
+function serviceOf({ entry, host, addresses }: EntryHost, standing: Standing, settings: Settings): WireService {
   return create(ServiceSchema, {
     name: entry.metadata.name,
     namespace: entry.metadata.namespace,
@@ -129,8 +139,8 @@ function serviceOf({ entry, host, addresses }: EntryHost, settings: Settings): W
     ...(entry.resolution === "NONE" ? { loadBalancing: create(LoadBalancingSchema, { mode: LoadBalancing_Mode.PASSTHROUGH }) } : {}),
     ipFamilies: IPFamilies.AUTOMATIC,
     canonical: false,
-    // Nobody routes the traffic of another namespace, except who may govern the whole mesh.
-    visibility: root && !entry.exportTo.includes(".") ? Service_Visibility.PUBLIC : Service_Visibility.NAMESPACE,
+    visibility: countsEverywhere(entry, settings.rootNamespace) ? Service_Visibility.PUBLIC : Service_Visibility.NAMESPACE,
+    ...(standing.kind === "ready" ? waypointsAt(standing, settings) : {}),
   });
 }
 

@@ -11,15 +11,14 @@ import {
   ServiceSchema,
   type Service as WireService,
 } from "#contract/gen/istio/workload_pb.ts";
-import { ports } from "#contract/tables.ts";
 import { parseAddress } from "#mesh/address.ts";
 import { serviceHostname } from "#mesh/dns.ts";
 import { keyOf, type Service, type ServicePort } from "#mesh/objects.ts";
 import { isTcp, type PortProtocol, protocolOf } from "#mesh/protocol.ts";
 import type { Standing } from "#waypoint/standing.ts";
-import type { GatewayName } from "#waypoint/waypoint.ts";
 import type { CompilerSettings } from "./compiler.ts";
 import type { ObjectFault } from "./resource.ts";
+import { waypointsAt } from "./waypoint-address.ts";
 
 export const hostnameOf = (namespace: string, name: string, settings: CompilerSettings): string =>
   serviceHostname(namespace, name, settings.clusterDomain);
@@ -51,23 +50,6 @@ export function compileService(service: Service, standing: Standing, settings: C
     faults,
   };
 }
-
-/** The first stays named beside the shares, for readers that know of no shares. */
-function waypointsAt({ gateway, canary }: Extract<Standing, { kind: "ready" }>, settings: CompilerSettings) {
-  const waypoint = waypointAt(gateway, settings);
-  if (canary === null || !canary.ready) return { waypoint };
-  const shares = [
-    { destination: waypoint, weight: 100 - canary.weight },
-    { destination: waypointAt(canary.gateway, settings), weight: canary.weight },
-  ];
-  return { waypoint, weightedWaypoints: shares };
-}
-
-/** By the name of its Service, whose endpoints its pods are. */
-const waypointAt = ({ namespace, name }: GatewayName, settings: CompilerSettings) => ({
-  destination: { case: "hostname" as const, value: { namespace, hostname: hostnameOf(namespace, name, settings) } },
-  hboneMtlsPort: ports.hbone,
-});
 
 const { NETWORK, REGION, ZONE, SUBZONE, NODE } = LoadBalancing_Scope;
 

@@ -11,10 +11,12 @@ import { keyOf, type Labels, type MeshObject, type Pod } from "#mesh/objects.ts"
 import type { Route } from "#mesh/route.ts";
 import { backendOf, gatewayOf, httpRoute, httpRule, matchOf, parentOf, streamRoute } from "#mesh/route-specimen.ts";
 import { waypointKey } from "#waypoint/waypoint.ts";
-import { ENABLED, entry, held, meta, namespace, pod, put, remove, service, settings, slice } from "./specimen.ts";
+import { ENABLED, entry, held, meta, namespace, peer, pod, policy, put, remove, service, settings, slice } from "./specimen.ts";
 
 const OF_WEB = "shop/web.shop.svc.cluster.local";
 const USE = { "trackbed.dev/use-waypoint": "gate" };
+const FOR_PODS = { "trackbed.dev/waypoint-for": "workload" };
+const ENTRY_GROUP = "networking.istio.io";
 const ofGate = (className = "trackbed-waypoint"): Labels => ({
   [kubernetes.gatewayNameLabel]: "gate",
   [kubernetes.gatewayClassLabel]: className,
@@ -157,21 +159,163 @@ test("a Gateway that is not there, or is of another class, is told on who names 
   assert.deepEqual([waypointAt(mesh), mesh.compiler.faults()], [GATE, []]);
 });
 
-test("a pod or a ServiceEntry that asks for a waypoint of its own is told that this is for Services", () => {
+const ofPod = (mesh: ReturnType<typeof held>, name: string): string | undefined => {
+  const { destination } = mesh.workload("shop", name)?.waypoint ?? {};
+  return destination?.case === "hostname" ? destination.value.hostname : undefined;
+};
+
+test("a pod is reached through a waypoint for pods, which its own label or its namespace's names, and never through one for services", () => {
   const mesh = held();
-  const alone = pod("shop", "alone", USE);
-  mesh.apply(
-    put(gate, alone, entry("shop", "e", { metadata: meta("shop", "e", USE) }), pod("shop", "out", { "trackbed.dev/use-waypoint": "none" })),
-  );
+  const forPods = (kind: string) => gatewayOf("shop", "gate", { metadata: meta("shop", "gate", { "trackbed.dev/waypoint-for": kind }) });
+  const out = pod("shop", "out", { "trackbed.dev/use-waypoint": "none" });
+  mesh.apply(put(pod("shop", "alone", USE), pod("shop", "other"), out, gate, front, proxy(), web));
+  const all = () => [ofPod(mesh, "alone"), ofPod(mesh, "other"), ofPod(mesh, "out"), ofPod(mesh, "gate-1"), waypointAt(mesh)?.[0]];
+  const [at] = GATE as [string];
+  assert.deepEqual(all(), [undefined, undefined, undefined, undefined, at]);
+  assert.match(mesh.compiler.faults().find(({ key }) => key === "Pod/shop/alone")?.reason ?? "", /not for pods: label it/);
+  mesh.apply(put(forPods("all")));
+  assert.deepEqual([all(), mesh.compiler.faults()], [[at, undefined, undefined, undefined, at], []]);
+  mesh.apply(put(namespace("shop", USE)));
+  assert.deepEqual(all(), [at, at, undefined, undefined, at]);
+  const served = () => [...(mesh.compiler.scopeOf("shop/gate")?.addresses ?? [])].filter((name) => name.includes("/Pod/"));
+  assert.deepEqual(served(), ["Kubernetes//Pod/shop/alone", "Kubernetes//Pod/shop/other"]);
+  mesh.apply(put(forPods("workload")));
+  assert.deepEqual(all(), [at, at, undefined, undefined, undefined]);
   assert.deepEqual(
-    mesh.compiler.faults().map(({ key, code, field }) => [key, code, field]),
-    [
-      ["Pod/shop/alone", "E_SOURCE_UNSUPPORTED", "metadata.labels"],
-      ["ServiceEntry/shop/e", "E_SOURCE_UNSUPPORTED", "metadata.labels"],
-    ],
+    mesh.compiler.faults().map(({ key, reason }) => [key, reason.split(" (")[0]]),
+    [["Service/shop/web", "Gateway shop/gate is not for services"]],
   );
-  mesh.apply(put(pod("shop", "alone")));
-  assert.equal(mesh.compiler.faults().length, 1);
+  mesh.apply(put(forPods("none")));
+  assert.deepEqual([all(), served()], [[undefined, undefined, undefined, undefined, undefined], []]);
+  mesh.apply(put(forPods("pods")));
+  assert.match(mesh.compiler.gatewayStatuses()[0]?.conditions[0]?.message ?? "", /"pods" is not one of service, workload, all, none/);
+});
+
+test("what is addressed to a pod goes past its waypoint until that was ready once, and stays with it afterwards", () => {
+  const mesh = held();
+  const programmed = gatewayOf("shop", "gate", { metadata: meta("shop", "gate", FOR_PODS), programmed: true });
+  const steps: [MeshObject[], string | undefined][] = [
+    [[pod("shop", "alone", USE)], undefined],
+    [[{ ...programmed, programmed: false }, front, proxy({ ready: false })], undefined],
+    [[proxy()], GATE[0] as string],
+    [[programmed, proxy({ ready: false })], GATE[0] as string],
+  ];
+  for (const [objects, expected] of steps) {
+    mesh.apply(put(...objects));
+    assert.equal(ofPod(mesh, "alone"), expected);
+  }
+  mesh.apply(remove(gate));
+  assert.equal(ofPod(mesh, "alone"), undefined);
+});
+
+const api = (more = {}) => entry("shop", "api", { metadata: meta("shop", "api", USE), hosts: ["a.example.com", "b.example.com"], ...more });
+const toApi = (more = {}) =>
+  httpRoute(
+    "shop",
+    "r",
+    [httpRule({ backends: [backendOf("shop", "a.example.com", { group: ENTRY_GROUP, kind: "Hostname", port: 5432 })] })],
+    {
+      parents: [parentOf("shop", "api", { group: ENTRY_GROUP, kind: "ServiceEntry", port: 5432 })],
+      ...more,
+    },
+  );
+
+test("the hosts of a ServiceEntry are reached through its waypoint, each with the routes of the entry", () => {
+  const mesh = held();
+  mesh.apply(put(api(), toApi(), gate, front, proxy()));
+  assert.deepEqual([waypointAt(mesh, "shop/a.example.com"), waypointAt(mesh, "shop/b.example.com")], [GATE, GATE]);
+  assert.deepEqual([...mesh.compiler.routes().keys()].sort(), ["shop/a.example.com", "shop/b.example.com"]);
+  assert.deepEqual(reasonsOf(mesh.compiler, toApi()), [["Accepted True Accepted", "ResolvedRefs True ResolvedRefs"]]);
+  const { producer } = fromBinary(RoutesSchema, mesh.compiler.routes().get("shop/b.example.com")?.body ?? new Uint8Array()).ports[0] ?? {};
+  assert.equal(producer?.kind.case === "http" && producer.kind.value.rules[0]?.backends[0]?.service, "shop/a.example.com");
+  const scope = () => [...(mesh.compiler.scopeOf("shop/gate")?.addresses ?? [])].sort();
+  const endpoint = (host: string) => `Kubernetes/networking.istio.io/ServiceEntry/shop/api/${host}/192.0.2.1`;
+  assert.deepEqual(scope(), [
+    endpoint("a.example.com"),
+    endpoint("b.example.com"),
+    "shop/a.example.com",
+    "shop/b.example.com",
+    "shop/gate.shop.svc.cluster.local",
+  ]);
+  // An older one takes a host away: its routes and its waypoint are another's business now.
+  mesh.apply(put(entry("shop", "old", { hosts: ["b.example.com"], metadata: meta("shop", "old", {}, "2026-01-01T00:00:00Z") })));
+  assert.deepEqual([waypointAt(mesh, "shop/b.example.com"), [...mesh.compiler.routes().keys()]], [null, ["shop/a.example.com"]]);
+  mesh.apply(remove(api()));
+  assert.deepEqual(reasonsOf(mesh.compiler, toApi()), [["Accepted False NoMatchingParent", "ResolvedRefs True ResolvedRefs"]]);
+});
+
+test("who is sent to a ServiceEntry that clients of his namespace do not know is refused, and one with several hosts is asked which", () => {
+  const mesh = held();
+  const refs = [
+    backendOf("shop", "api", { group: ENTRY_GROUP, kind: "ServiceEntry", port: 5432 }),
+    backendOf("bank", "ledger", { group: ENTRY_GROUP, kind: "ServiceEntry", port: 5432 }),
+    backendOf("root", "public", { group: ENTRY_GROUP, kind: "ServiceEntry", port: 5432 }),
+    backendOf("shop", "public.example.com", { group: ENTRY_GROUP, kind: "Hostname", port: 5432 }),
+    backendOf("shop", "ledger.example.com", { group: ENTRY_GROUP, kind: "Hostname", port: 5432 }),
+    backendOf("shop", "web.shop.svc.cluster.local", { group: ENTRY_GROUP, kind: "Hostname" }),
+    backendOf("shop", "net", { group: ENTRY_GROUP, kind: "ServiceEntry", port: 5432 }),
+  ];
+  const open = entry("shop", "net", { resolution: "NONE", endpoints: [], addresses: ["198.51.100.0/24"] });
+  mesh.apply(
+    put(web, gate, api(), open, entry("bank", "ledger"), entry("root", "public"), httpRoute("shop", "r", [httpRule({ backends: refs })])),
+  );
+  const { producer } = fromBinary(RoutesSchema, mesh.compiler.routes().get(OF_WEB)?.body ?? new Uint8Array()).ports[0] ?? {};
+  assert.equal(producer?.kind.case, "http");
+  assert.deepEqual(
+    producer.kind.case === "http" && producer.kind.value.rules[0]?.backends.map(({ service, refuseStatus }) => service || refuseStatus),
+    [500, 500, "root/public.example.com", "root/public.example.com", 500, OF_WEB, 500],
+  );
+  const [status] = mesh.compiler.routeStatuses();
+  const told = status?.parents[0]?.conditions[1]?.message ?? "";
+  for (const part of [
+    /several hosts; name one/,
+    /for clients of bank alone/,
+    /no host ledger.example.com for clients of shop/,
+    /resolution NONE/,
+  ])
+    assert.match(told, part);
+});
+
+test("a ServiceEntry whose clients say themselves where to passes no waypoint, and is told if it asks for one", () => {
+  const mesh = held();
+  mesh.apply(put(api({ resolution: "NONE", endpoints: [], addresses: ["198.51.100.0/24"] }), gate, front, proxy()));
+  assert.equal(waypointAt(mesh, "shop/a.example.com"), null);
+  assert.match(mesh.compiler.faults()[0]?.reason ?? "", /resolution NONE.*reached without a waypoint/);
+  mesh.apply(
+    put(namespace("shop", USE), api({ metadata: meta("shop", "api"), resolution: "NONE", endpoints: [], addresses: ["198.51.100.0/24"] })),
+  );
+  assert.deepEqual([waypointAt(mesh, "shop/a.example.com"), mesh.compiler.faults()], [null, []]);
+});
+
+test("a waypoint is told of policies that may say something of what it reaches or of its own pods, and of no others", () => {
+  const mesh = held();
+  const back = service("bank", "back", { app: "back" });
+  const route = httpRoute("shop", "r", [httpRule({ backends: [backendOf("bank", "back")] })]);
+  mesh.apply(put(web, back, gate, front, proxy(), route, pod("shop", "web-0", { app: "web" }), pod("bank", "back-0", { app: "back" })));
+  const policies = () => [...(mesh.compiler.scopeOf("shop/gate")?.policies ?? [])].sort();
+  assert.deepEqual(policies(), []);
+  const known = [
+    policy("root", "everywhere"),
+    policy("shop", "all"),
+    policy("bank", "all"),
+    policy("bank", "back", { selector: { app: "back" } }),
+    policy("root", "picks-web", { selector: { app: "web" } }),
+    policy("shop", "gates", { selector: ofGate() }),
+  ];
+  const strangers = [
+    policy("mail", "all"),
+    policy("bank", "else", { selector: { app: "else" } }),
+    policy("mail", "web", { selector: { app: "web" } }),
+  ];
+  mesh.apply(put(...known, ...strangers));
+  assert.deepEqual(policies(), known.map(({ metadata }) => `${metadata.namespace}/${metadata.name}`).sort());
+  const before = mesh.compiler.scopeOf("shop/gate");
+  mesh.apply(put(...strangers, policy("mail", "new")));
+  assert.equal(mesh.compiler.scopeOf("shop/gate"), before);
+  mesh.apply(put(peer("bank", "strict", "STRICT")));
+  assert.ok(policies().includes("root/istio_converted_static_strict"));
+  mesh.apply(remove(...known, peer("bank", "strict", "STRICT")));
+  assert.deepEqual(policies(), []);
 });
 
 test("Istio's labels and class count only where they were adopted", () => {
@@ -352,7 +496,7 @@ function all(compiler: Compiler) {
     waypoints,
     scopes: waypoints.map((one) => {
       const scope = compiler.scopeOf(waypointKey(one));
-      return [[...(scope?.addresses ?? [])].sort(), [...(scope?.routes ?? [])].sort()];
+      return [scope?.addresses, scope?.routes, scope?.policies].map((names) => [...(names ?? [])].sort());
     }),
     routes: [...compiler.routes()].map(([name, { version }]) => [name, version]).sort(),
     statuses: [...compiler.routeStatuses(), ...compiler.gatewayStatuses()].map((one) => JSON.stringify(one)).sort(),
@@ -389,12 +533,46 @@ test("any sequence of changes gives the waypoints that a compiler that starts wi
     ),
     fc.tuple(place, fc.boolean()).map(([ns, selects]) => service(ns, "gate", selects ? { [kubernetes.gatewayNameLabel]: "gate" } : {})),
     fc.tuple(place, fc.boolean(), fc.boolean()).map(([ns, ready, ours]) => pod(ns, "gate-1", ours ? ofGate() : {}, { ready })),
-    fc.tuple(place, name, name).map(([ns, n, app]) => pod(ns, `${n}-1`, { app })),
+    fc.tuple(place, name, name, bound).map(([ns, n, app, l]) => pod(ns, `${n}-1`, { app, ...l })),
+    fc
+      .tuple(place, name, fc.constantFrom<Labels>({}, { app: "web" }))
+      .map(([ns, n, selector]) => policy(ns === "bank" ? "root" : ns, n, { selector })),
+    fc
+      .tuple(place, fc.constantFrom<Labels>({}, { app: "web" }))
+      .map(([ns, selector]) => peer(ns === "bank" ? "root" : ns, "p", "STRICT", { selector })),
+    fc
+      .tuple(
+        place,
+        name,
+        bound,
+        fc.uniqueArray(fc.constantFrom("a", "b", "c"), { minLength: 1 }),
+        fc.constantFrom("NONE", "STATIC", "PODS"),
+      )
+      .map(([ns, n, l, hosts, how]) =>
+        entry(ns, n, {
+          metadata: meta(ns, n, l),
+          hosts: hosts.map((host) => `${host}.example.com`),
+          ...(how === "STATIC" ? {} : { endpoints: [] }),
+          ...(how === "NONE" ? { resolution: how, addresses: ["198.51.100.0/24"] } : {}),
+          ...(how === "PODS" ? { selector: { app: "web" } } : {}),
+        }),
+      ),
     fc.tuple(place, name).map(([ns, of]) => slice(ns, "hand", of, ["192.0.2.1"])),
     fc
-      .tuple(place, fc.constantFrom("trackbed-waypoint", "trackbed-waypoint", "other"), fc.constantFrom("Same", "All"), fc.boolean())
-      .map(([ns, className, from, programmed]) =>
-        gatewayOf(ns, "gate", { className, programmed, listeners: [{ name: "mesh", port: 15008, protocol: "HBONE", from, selector: {} }] }),
+      .tuple(
+        place,
+        fc.constantFrom("trackbed-waypoint", "trackbed-waypoint", "other"),
+        fc.constantFrom("Same", "All"),
+        fc.boolean(),
+        fc.constantFrom<Labels>({}, FOR_PODS, { "trackbed.dev/waypoint-for": "all" }),
+      )
+      .map(([ns, className, from, programmed, l]) =>
+        gatewayOf(ns, "gate", {
+          metadata: meta(ns, "gate", l),
+          className,
+          programmed,
+          listeners: [{ name: "mesh", port: 15008, protocol: "HBONE", from, selector: {} }],
+        }),
       ),
     fc
       .tuple(
@@ -406,11 +584,14 @@ test("any sequence of changes gives the waypoints that a compiler that starts wi
         name,
         fc.constantFrom("HTTPRoute" as const, "TCPRoute" as const),
         fc.boolean(),
+        fc.constantFrom("", "ServiceEntry", "Hostname"),
       )
-      .map(([ns, n, parentNs, parent, backendNs, backend, kind, supported]) => {
-        const parents = [parentOf(parentNs, parent)];
+      .map(([ns, n, parentNs, parent, backendNs, backend, kind, supported, other]) => {
+        const ofEntry = { group: "networking.istio.io", kind: "ServiceEntry" };
+        const parents = [parentOf(parentNs, parent, other === "ServiceEntry" ? ofEntry : {})];
         const unsupported = supported ? [] : [{ field: "spec.x", reason: "unknown" }];
-        const backends = [backendOf(backendNs, backend)];
+        const more = other === "" ? {} : { ...ofEntry, kind: other, port: 5432 };
+        const backends = [backendOf(backendNs, other === "Hostname" ? "a.example.com" : backend, more)];
         return kind === "HTTPRoute"
           ? httpRoute(ns, n, [httpRule({ backends })], { parents, unsupported })
           : streamRoute(kind, ns, n, [{ name: "", backends }], { parents, unsupported });
@@ -433,6 +614,7 @@ test("any sequence of changes gives the waypoints that a compiler that starts wi
       const services = (mesh: ReturnType<typeof held>) =>
         ["shop", "bank"].flatMap((ns) => ["web", "back", "gate"].map((n) => waypointAt(mesh, `${ns}/${n}.${ns}.svc.cluster.local`)));
       assert.deepEqual(services(incremental), services(scratch));
+      assert.deepEqual([...incremental.resources].sort(), [...scratch.resources].sort());
     }),
     { numRuns: 300 },
   );

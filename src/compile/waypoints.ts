@@ -1,35 +1,41 @@
-// The part of the compiler that is about waypoints: tables of routes for services that have one, what became of routes and Gateways, and what
+// The part of the compiler that is about waypoints: tables of routes for destinations that have one, what became of routes and Gateways, and what
 // each waypoint needs to know. Incremental as the rest: a change costs what depends on it.
 import { isDeepStrictEqual } from "node:util";
 import type { Routes } from "#contract/gen/route_pb.ts";
 import { kubernetes } from "#contract/tables.ts";
-import { type MeshObject, type ObjectKey, keyOf as objectKeyOf, type Pod, type Service } from "#mesh/objects.ts";
+import { type MeshObject, type ObjectKey, keyOf as objectKeyOf, type Pod } from "#mesh/objects.ts";
 import { withOpaquePorts } from "#mesh/opaque.ts";
 import type { ParentRef, Route } from "#mesh/route.ts";
+import { isEmptySelector } from "#mesh/selector.ts";
 import { gatewayOf } from "#mesh/waypoint-pod.ts";
+import { type DestinationKey, destinationKey } from "#waypoint/destination.ts";
 import { gatewayStatus } from "#waypoint/gateway-status.ts";
 import { type ParentFacts, routeStatus } from "#waypoint/route-status.ts";
 import { hasWaypoint, type Standing, waypointsOf } from "#waypoint/standing.ts";
 import type { GatewayStatus, RouteStatus } from "#waypoint/status.ts";
 import { closedTable, compileTable, type Table } from "#waypoint/table.ts";
+import { trafficFault } from "#waypoint/traffic.ts";
 import { type Scope, type Waypoint, type WaypointKey, waypointKey } from "#waypoint/waypoint.ts";
 import { bindingIndex } from "./binding-index.ts";
 import { isTooLarge, tooLarge } from "./bound.ts";
 import type { Cluster } from "./cluster.ts";
 import type { CompilerSettings } from "./compiler.ts";
+import { createDestinations } from "./destinations.ts";
 import { encodeRoutes } from "./encode.ts";
+import { podBindings } from "./pod-binding.ts";
 import type { ObjectFault, Resource } from "./resource.ts";
-import { parentsOf, type ServiceKey } from "./route-index.ts";
-import { backendsOf, scopeOf, settled } from "./scope.ts";
+import { parentsOf } from "./route-index.ts";
+import { backendsOf, type EndpointName, scopeOf, settled } from "./scope.ts";
 import { hostnameOf } from "./service.ts";
 import { uidOf } from "./workload.ts";
 
 export type Waypoints = {
   /** An object came or went. */
   note(object: MeshObject): void;
-  /** After a batch: services whose WDS resource must be compiled again; `touched` counts the tables that were. */
-  settle(): { readonly services: readonly ObjectKey[]; readonly touched: number };
-  standing(namespace: string, service: string): Standing;
+  /** After a batch: destinations and pods whose WDS resources must be compiled again; `touched` counts the tables that were. */
+  settle(): { readonly destinations: readonly DestinationKey[]; readonly pods: readonly ObjectKey[]; readonly touched: number };
+  standing(key: DestinationKey): Standing;
+  standingOf(pod: Pod): Standing;
   routes(): ReadonlyMap<string, Resource>;
   waypoints(): readonly Waypoint[];
   scopeOf(key: WaypointKey): Scope | null;
@@ -39,20 +45,28 @@ export type Waypoints = {
 };
 
 /** What stays of a table beside its bytes. */
-type Kept = Omit<Table, "routes"> & { readonly service: string; readonly backends: readonly string[] };
+type Kept = Omit<Table, "routes"> & { readonly names: readonly string[]; readonly backends: readonly string[] };
 
 type View = { readonly waypoint: Waypoint; readonly status: GatewayStatus | null };
 
-/** Names of the resources that an EndpointSlice became. */
-type SlicesOf = (namespace: string, service: string) => Iterable<string>;
+/** What the rest of the compiler knows of workloads. */
+export type Workloads = {
+  /** Those that were named by address: of an EndpointSlice of the Service, or of the ServiceEntry with this host. */
+  addressed(name: string): Iterable<Omit<EndpointName, "policies">>;
+  policiesOf(pod: Pod): readonly string[];
+};
 
-export function createWaypoints(cluster: Cluster, settings: CompilerSettings, slicesOf: SlicesOf): Waypoints {
-  const bindings = bindingIndex(cluster, settings.adopt);
-  /** Of services that have a waypoint, or routes. */
-  const tables = new Map<ServiceKey, Kept>();
-  const standings = new Map<ServiceKey, Standing>();
+export function createWaypoints(cluster: Cluster, settings: CompilerSettings, workloads: Workloads): Waypoints {
+  const destinations = createDestinations(cluster, settings);
+  const bindings = bindingIndex(cluster, destinations, settings.adopt);
+  const pods = podBindings(cluster, bindings, settings.adopt);
+  /** Of destinations that have a waypoint, or routes. */
+  const tables = new Map<DestinationKey, Kept>();
+  const standings = new Map<DestinationKey, Standing>();
   const resources = new Map<string, Resource>();
-  /** Services whose tables are too large to be sent. */
+  /** Whose they are, by their names. */
+  const published = new Map<string, DestinationKey>();
+  /** Destinations whose tables are too large to be sent. */
   const large = new Map<ObjectKey, ObjectFault>();
   const statuses = new Map<ObjectKey, RouteStatus>();
   /** Of waypoints about which nothing changed since somebody asked. */
@@ -60,56 +74,79 @@ export function createWaypoints(cluster: Cluster, settings: CompilerSettings, sl
   const scopes = new Map<WaypointKey, Scope>();
   /** Scopes that may be others than they were. */
   const stale = new Set<WaypointKey>();
-  /** Services that scopes name, and in which. */
-  const scoped = new Map<ServiceKey, Set<WaypointKey>>();
-  let dirty = new Set<ServiceKey>();
+  /** What scopes depend on: names of services, and namespaces whose policies hold in them. */
+  const scoped = new Map<string, Set<WaypointKey>>();
+  const dependencies = new Map<WaypointKey, ReadonlySet<string>>();
+  let dirty = new Set<DestinationKey>();
   const dirtyRoutes = new Set<ObjectKey>();
 
-  const serviceOf = (namespace: string, name: string): Service | undefined => {
-    const found = cluster.objects.get(`Service/${namespace}/${name}`);
-    return found?.kind === "Service" ? found : undefined;
-  };
-  const byKey = (key: ServiceKey): Service | undefined => {
-    const [namespace = "", name = ""] = key.split("/");
-    return serviceOf(namespace, name);
-  };
-  const resourceName = (key: ServiceKey): string => {
-    const [namespace = "", name = ""] = key.split("/");
-    return `${namespace}/${hostnameOf(namespace, name, settings)}`;
-  };
+  const nameOfService = (namespace: string, name: string): string => `${namespace}/${hostnameOf(namespace, name, settings)}`;
 
   function note(object: MeshObject): void {
     const { namespace, name } = object.metadata;
+    if (object.kind === "ServiceEntry") destinations.forget(namespace);
     bindings.note(object, dirty);
+    pods.note(object);
     if (object.kind === "Service") {
-      for (const key of cluster.routes.sendingTo(`${namespace}/${name}`)) dirty.add(key);
-      for (const route of cluster.routes.attachedTo(`${namespace}/${name}`)) dirtyRoutes.add(objectKeyOf(route));
-      outdate(`${namespace}/${name}`);
+      noteDestination(`Service/${namespace}/${name}`);
+      for (const key of cluster.routes.sendingTo(`Hostname/${hostnameOf(namespace, name, settings)}`)) dirty.add(key);
+      outdate(nameOfService(namespace, name));
       views.delete(`${namespace}/${name}`);
+    } else if (object.kind === "ServiceEntry") {
+      // A host that it gives up may be another's.
+      for (const one of [object, ...cluster.entries.of(namespace)]) noteDestination(`ServiceEntry/${namespace}/${one.metadata.name}`);
+      for (const host of object.hosts) {
+        for (const key of cluster.routes.sendingTo(`Hostname/${host}`)) dirty.add(key);
+        outdate(`${namespace}/${host}`);
+      }
     } else if ("parents" in object) {
       dirtyRoutes.add(objectKeyOf(object));
       for (const key of parentsOf(object)) dirty.add(key);
     } else if (object.kind === "Pod") notePod(object);
-    else if (object.kind === "EndpointSlice") outdate(`${namespace}/${object.service}`);
+    else if (object.kind === "EndpointSlice") outdate(nameOfService(namespace, object.service));
     else if (object.kind === "Gateway") views.delete(waypointKey(object.metadata));
+    else if (object.kind === "AuthorizationPolicy" || object.kind === "PeerAuthentication") notePolicies(namespace);
+    else if (object.kind === "Namespace") for (const key of pods.namedBy(object)) stale.add(key);
+  }
+
+  function noteDestination(key: DestinationKey): void {
+    for (const one of cluster.routes.sendingTo(key)) dirty.add(one);
+    for (const route of cluster.routes.attachedTo(key)) dirtyRoutes.add(objectKeyOf(route));
   }
 
   /** Most clusters have no waypoint, and most pods are behind none. */
   function notePod(pod: Pod): void {
     const { namespace, labels } = pod.metadata;
     const gateway = gatewayOf(pod, settings.adopt);
-    if (gateway !== null) views.delete(waypointKey({ namespace, name: gateway }));
+    if (gateway !== null) {
+      views.delete(waypointKey({ namespace, name: gateway }));
+      stale.add(waypointKey({ namespace, name: gateway }));
+    }
+    for (const key of pods.namedBy(pod)) stale.add(key);
     if (scoped.size === 0) return;
-    for (const { metadata } of cluster.services.matching(namespace, labels)) outdate(`${namespace}/${metadata.name}`);
+    for (const { metadata } of cluster.services.matching(namespace, labels)) outdate(nameOfService(namespace, metadata.name));
+    for (const { hosts } of cluster.selectiveEntries.matching(namespace, labels)) for (const host of hosts) outdate(`${namespace}/${host}`);
+    // What names it by address is of its namespace.
+    for (const slice of cluster.slices.naming(pod.podIPs)) outdate(nameOfService(slice.metadata.namespace, slice.service));
+    for (const one of cluster.entries.naming(pod.podIPs)) for (const { host } of destinations.hostsOf(one)) outdate(`${one}/${host}`);
   }
 
-  const outdate = (key: ServiceKey): void => {
-    for (const waypoint of scoped.get(key) ?? []) stale.add(waypoint);
+  function notePolicies(namespace: string): void {
+    if (namespace === settings.rootNamespace) for (const key of scopes.keys()) stale.add(key);
+    else outdate(policiesOfNamespace(namespace));
+  }
+
+  const outdate = (dependency: string): void => {
+    for (const waypoint of scoped.get(dependency) ?? []) stale.add(waypoint);
   };
 
   function settle() {
-    bindings.settle(dirty);
-    const changed: ObjectKey[] = [];
+    const changedPods = [...bindings.settle(dirty)].flatMap(([waypoint, forPods]) => {
+      if (forPods) stale.add(waypoint);
+      // Of one that is not for pods, those hear that ask for it by their own label.
+      return (forPods ? pods.naming(waypoint) : pods.labelled(waypoint)).map(objectKeyOf);
+    });
+    const changed: DestinationKey[] = [];
     for (const key of dirty) {
       const before = standings.get(key);
       const now = bindings.standing(key);
@@ -119,41 +156,50 @@ export function createWaypoints(cluster: Cluster, settings: CompilerSettings, sl
       }
       if (now.kind === "none") standings.delete(key);
       else standings.set(key, now);
-      const service = byKey(key);
-      const name = service === undefined ? null : objectKeyOf(service);
-      if (name !== null && !isDeepStrictEqual(before ?? NONE, now.kind === "none" ? NONE : now)) changed.push(name);
-      recompile(key, service, now);
+      if (cluster.objects.has(key) && !isDeepStrictEqual(before ?? NONE, now.kind === "none" ? NONE : now)) changed.push(key);
+      recompile(key, now);
     }
     for (const key of dirtyRoutes) refresh(key);
     dirtyRoutes.clear();
     const touched = [...dirty].filter((key) => tables.has(key)).length;
     dirty = new Set();
-    return { services: changed, touched };
+    return { destinations: changed, pods: changedPods, touched };
   }
 
-  function recompile(key: ServiceKey, service: Service | undefined, standing: Standing): void {
+  function recompile(key: DestinationKey, standing: Standing): void {
     const attached = cluster.routes.attachedTo(key);
     for (const route of attached) dirtyRoutes.add(objectKeyOf(route));
-    const name = resourceName(key);
-    large.delete(`Service/${key}`);
-    if (service === undefined || (attached.length === 0 && !hasWaypoint(standing))) {
+    large.delete(key);
+    const destination = destinations.find(key);
+    const before = tables.get(key)?.names ?? [];
+    if (destination === undefined || (attached.length === 0 && !hasWaypoint(standing))) {
       tables.delete(key);
-      resources.delete(name);
+      withdraw(key, before);
       return;
     }
-    const known = { clusterDomain: settings.clusterDomain, service: serviceOf };
-    const spoken = withOpaquePorts(service, cluster.namespace(service.metadata.namespace)).service;
+    const known = { destination: destinations.find, host: destinations.host };
+    const spoken = withOpaquePorts(destination, cluster.namespace(destination.metadata.namespace)).service;
     const { routes, verdicts, faults } = compileTable(spoken, attached, known);
-    tables.set(key, { verdicts, faults, service: routes.service, backends: backendsOf(routes) });
-    if (!hasWaypoint(standing)) resources.delete(name);
-    else publish(objectKeyOf(service), name, routes);
+    tables.set(key, { verdicts, faults, names: destination.names, backends: backendsOf(routes) });
+    withdraw(key, hasWaypoint(standing) ? before.filter((name) => !destination.names.includes(name)) : before);
+    if (hasWaypoint(standing)) for (const name of destination.names) publish(key, name, { ...routes, service: name });
   }
 
-  function publish(key: ObjectKey, name: string, routes: Routes): void {
+  /** A host that another ServiceEntry has now is not taken from it. */
+  function withdraw(key: DestinationKey, names: readonly string[]): void {
+    for (const name of names)
+      if (published.get(name) === key) {
+        published.delete(name);
+        resources.delete(name);
+      }
+  }
+
+  function publish(key: DestinationKey, name: string, routes: Routes): void {
+    published.set(name, key);
     const whole = encodeRoutes(routes);
     const resource = isTooLarge(whole) ? encodeRoutes(closedTable(routes)) : whole;
     if (resource !== whole)
-      large.set(key, tooLarge(key, "E_SOURCE_INVALID", whole, "what the routes of the service are about is refused; make them fewer"));
+      large.set(key, tooLarge(key, "E_SOURCE_INVALID", whole, "what its routes are about is refused; make them fewer"));
     if (resources.get(name)?.version !== resource.version) resources.set(name, resource);
   }
 
@@ -167,56 +213,81 @@ export function createWaypoints(cluster: Cluster, settings: CompilerSettings, sl
     if (!isDeepStrictEqual(statuses.get(key), now)) statuses.set(key, now);
   }
 
-  function factsOf(route: Route, { namespace, name }: ParentRef, index: number): ParentFacts | null {
-    const key: ServiceKey = `${namespace}/${name}`;
-    const service = serviceOf(namespace, name);
-    if (service === undefined) return null;
+  function factsOf(route: Route, parent: ParentRef, index: number): ParentFacts | null {
+    const key = destinationKey(parent);
+    const destination = key === null ? undefined : destinations.find(key);
+    if (key === null || destination === undefined) return null;
     const table = tables.get(key);
     return {
-      service,
+      destination,
       standing: bindings.standing(key),
       verdict: table?.verdicts.get(route)?.get(index),
       faults: table?.faults.get(route) ?? [],
     };
   }
 
+  const endpointOf = (pod: Pod): EndpointName => ({
+    uid: uidOf(pod.metadata.namespace, pod.metadata.name, settings),
+    namespace: pod.metadata.namespace,
+    policies: workloads.policiesOf(pod),
+  });
+
   /** Its pods, and what somebody named by hand. */
-  function* endpointsOf(service: string): Iterable<string> {
-    const [namespace = "", hostname = ""] = service.split("/");
-    const name = hostname.split(".")[0] ?? "";
-    const found = serviceOf(namespace, name);
-    if (found === undefined) return;
-    if (Object.keys(found.selector).length > 0)
-      for (const { metadata } of cluster.pods.find(namespace, found.selector)) yield uidOf(metadata.namespace, metadata.name, settings);
-    yield* slicesOf(namespace, name);
+  function* endpointsOf(name: string): Iterable<EndpointName> {
+    for (const one of workloads.addressed(name)) yield { ...one, policies: [] };
+    const key = destinations.named(name);
+    const found = key === undefined ? undefined : cluster.objects.get(key);
+    if (found?.kind !== "Service" && found?.kind !== "ServiceEntry") return;
+    if (!isEmptySelector(found.selector))
+      for (const pod of cluster.pods.find(found.metadata.namespace, found.selector)) yield endpointOf(pod);
   }
+
+  const policiesIn = (namespace: string): string[] =>
+    [...new Set([namespace, settings.rootNamespace])].flatMap((one) =>
+      [...cluster.policies.unselective(one)].map(({ metadata }) => `${metadata.namespace}/${metadata.name}`),
+    );
 
   function scope(key: WaypointKey): Scope | null {
     if (bindings.gateway(key) === null && bindings.served(key).length === 0) {
+      depend(key, new Set());
       scopes.delete(key);
       return null;
     }
     const before = scopes.get(key);
     if (before !== undefined && !stale.delete(key)) return before;
-    const found = bindings.served(key).flatMap((one) => tables.get(one) ?? []);
-    const now = settled(before, scopeOf({ own: resourceName(key), served: found, endpointsOf }));
-    scopes.set(key, now);
     stale.delete(key);
-    if (before === now) return now;
-    for (const service of servicesIn(before)) {
-      scoped.get(service)?.delete(key);
-      if (scoped.get(service)?.size === 0) scoped.delete(service);
-    }
-    for (const service of servicesIn(now)) scoped.set(service, (scoped.get(service) ?? new Set()).add(key));
+    const [namespace = "", name = ""] = key.split("/");
+    const { scope: found, namespaces } = scopeOf({
+      own: nameOfService(namespace, name),
+      served: bindings.served(key).flatMap((one) => servedAs(one)),
+      endpointsOf,
+      pods: pods.served(key).map(endpointOf),
+      itself: [...cluster.pods.find(namespace, { [kubernetes.gatewayNameLabel]: name })].map(endpointOf),
+      policiesIn,
+    });
+    const now = settled(before, found);
+    scopes.set(key, now);
+    // Names of workloads are paths, and those of services two parts.
+    const services = [...now.addresses].filter((one) => one.indexOf("/") === one.lastIndexOf("/"));
+    depend(key, new Set([...services, ...[...namespaces].map(policiesOfNamespace)]));
     return now;
   }
 
-  /** Names of workloads are paths, and those of services two parts. */
-  const servicesIn = (scope: Scope | undefined): ServiceKey[] =>
-    [...(scope?.addresses ?? [])].flatMap((name): ServiceKey[] => {
-      const [namespace = "", hostname = "", more] = name.split("/");
-      return more === undefined ? [`${namespace}/${hostname.split(".")[0] ?? ""}`] : [];
-    });
+  function servedAs(key: DestinationKey): { readonly service: string; readonly backends: readonly string[] }[] {
+    const table = tables.get(key);
+    return (table?.names ?? []).map((service) => ({ service, backends: table?.backends ?? [] }));
+  }
+
+  function depend(key: WaypointKey, on: ReadonlySet<string>): void {
+    const before = dependencies.get(key) ?? new Set();
+    for (const one of before.difference(on)) {
+      scoped.get(one)?.delete(key);
+      if (scoped.get(one)?.size === 0) scoped.delete(one);
+    }
+    for (const one of on.difference(before)) scoped.set(one, (scoped.get(one) ?? new Set()).add(key));
+    if (on.size === 0) dependencies.delete(key);
+    else dependencies.set(key, on);
+  }
 
   function viewOf(key: WaypointKey): View {
     const known = views.get(key);
@@ -226,11 +297,20 @@ export function createWaypoints(cluster: Cluster, settings: CompilerSettings, sl
     const served = bindings.served(key);
     const ready = bindings.isReady(key);
     const routes = new Set(served.flatMap((one) => [...(tables.get(one)?.verdicts.keys() ?? [])]));
-    const addresses = serviceOf(namespace, name)?.clusterIPs ?? [];
+    const service = cluster.objects.get(`Service/${key}`);
+    const addresses = service?.kind === "Service" ? service.clusterIPs : [];
     const className = gateway?.className ?? kubernetes.waypointClass;
     const view: View = {
-      waypoint: { namespace, name, gateway, className, ready, services: served.map(resourceName).sort() },
-      status: gateway === null ? null : gatewayStatus(gateway, { ready, addresses, attachedRoutes: routes.size }),
+      waypoint: { namespace, name, gateway, className, ready, services: served.flatMap((one) => tables.get(one)?.names ?? []).sort() },
+      status:
+        gateway === null
+          ? null
+          : gatewayStatus(gateway, {
+              ready,
+              addresses,
+              attachedRoutes: routes.size,
+              trafficFault: trafficFault(gateway.metadata, settings.adopt),
+            }),
     };
     views.set(key, view);
     return view;
@@ -239,7 +319,8 @@ export function createWaypoints(cluster: Cluster, settings: CompilerSettings, sl
   return {
     note,
     settle,
-    standing: (namespace, service) => standings.get(`${namespace}/${service}`) ?? NONE,
+    standing: (key) => standings.get(key) ?? NONE,
+    standingOf: pods.standing,
     routes: () => resources,
     waypoints: () => {
       const declared = [...bindings.gateways()].map(({ metadata }) => waypointKey(metadata));
@@ -252,17 +333,15 @@ export function createWaypoints(cluster: Cluster, settings: CompilerSettings, sl
       ...large.values(),
       ...[...standings].flatMap(([key, standing]): ObjectFault[] => {
         const reason =
-          standing.kind === "absent"
-            ? `${standing.reason}: the service is reached without a waypoint`
-            : hasWaypoint(standing)
-              ? standing.fault
-              : "";
+          standing.kind === "absent" ? `${standing.reason}: it is reached without a waypoint` : hasWaypoint(standing) ? standing.fault : "";
         if (reason === "") return [];
-        const [namespace = "", name = ""] = key.split("/");
-        return [{ key: `Service/${namespace}/${name}`, code: "E_WAYPOINT_ABSENT", field: "metadata.labels", reason }];
+        return [{ key, code: "E_WAYPOINT_ABSENT", field: "metadata.labels", reason }];
       }),
     ],
   };
 }
 
 const NONE: Standing = { kind: "none", reason: "" };
+
+/** As a dependency of a scope. */
+const policiesOfNamespace = (namespace: string): string => `policies of ${namespace}`;

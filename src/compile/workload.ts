@@ -15,9 +15,11 @@ import { parseAddress } from "#mesh/address.ts";
 import type { Node, Pod, Service } from "#mesh/objects.ts";
 import { isTcp } from "#mesh/protocol.ts";
 import { gatewayOf } from "#mesh/waypoint-pod.ts";
+import type { GatewayName } from "#waypoint/waypoint.ts";
 import type { CompilerSettings } from "./compiler.ts";
 import { appProtocolOf, hostnameOf } from "./service.ts";
 import { type EntryHost, entryName, wirePort } from "./service-entry.ts";
+import { waypointAt } from "./waypoint-address.ts";
 
 export type WorkloadInputs = {
   readonly pod: Pod;
@@ -30,6 +32,8 @@ export type WorkloadInputs = {
   readonly entries: readonly EntryHost[];
   /** "namespace/name", sorted. */
   readonly policies: readonly string[];
+  /** What is addressed to the pod itself passes it; null: nothing of the kind is ready. */
+  readonly waypoint: GatewayName | null;
 };
 
 export const uidOf = (namespace: string, name: string, settings: CompilerSettings): string =>
@@ -38,7 +42,10 @@ export const uidOf = (namespace: string, name: string, settings: CompilerSetting
 /** A pod that is over or has no address yet is nobody that could be reached. */
 export const isReachable = (pod: Pod): boolean => pod.phase !== "Succeeded" && pod.phase !== "Failed" && pod.podIPs.length > 0;
 
-export function compileWorkload({ pod, node, tunnel, services, entries, policies }: WorkloadInputs, settings: CompilerSettings): Workload {
+export function compileWorkload(
+  { pod, node, tunnel, services, entries, policies, waypoint }: WorkloadInputs,
+  settings: CompilerSettings,
+): Workload {
   const { metadata } = pod;
   const { type, name } = workloadOf(pod);
   return create(WorkloadSchema, {
@@ -58,6 +65,7 @@ export function compileWorkload({ pod, node, tunnel, services, entries, policies
     workloadType: type,
     workloadName: name,
     authorizationPolicies: [...policies],
+    ...(waypoint === null ? {} : { waypoint: waypointAt(waypoint, settings) }),
     status: pod.ready ? WorkloadStatus.HEALTHY : WorkloadStatus.UNHEALTHY,
     clusterId: settings.clusterId,
     services: Object.fromEntries(

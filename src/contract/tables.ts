@@ -129,14 +129,16 @@ export const kubernetes = {
 export const labels = {
   /** enabled | disabled; the pod beats the namespace (Namespace, Pod) */
   mesh: "trackbed.dev/mesh",
-  /** name of the Gateway that its traffic passes, none to opt out; the object beats its namespace (Namespace, Service) */
+  /** name of the Gateway that its traffic passes, none to opt out; the object beats its namespace (Namespace, Service, ServiceEntry, Pod) */
   useWaypoint: "trackbed.dev/use-waypoint",
-  /** namespace of that Gateway, where it is another (Namespace, Service) */
+  /** namespace of that Gateway, where it is another (Namespace, Service, ServiceEntry, Pod) */
   useWaypointNamespace: "trackbed.dev/use-waypoint-namespace",
-  /** beside use-waypoint: a second Gateway, which gets a share of the connections (Namespace, Service) */
+  /** beside use-waypoint: a second Gateway, which gets a share of the connections (Namespace, Service, ServiceEntry) */
   useWaypointCanary: "trackbed.dev/use-waypoint-canary",
-  /** namespace of that second Gateway, where it is another (Namespace, Service) */
+  /** namespace of that second Gateway, where it is another (Namespace, Service, ServiceEntry) */
   useWaypointCanaryNamespace: "trackbed.dev/use-waypoint-canary-namespace",
+  /** service | workload | all | none, default service: whether what is addressed to services passes the waypoint, or to pods by their own addresses (Gateway) */
+  waypointFor: "trackbed.dev/waypoint-for",
   /** auto: the namespace gets a waypoint as soon as something needs one (Namespace) */
   waypoint: "trackbed.dev/waypoint",
 } as const;

@@ -20,7 +20,7 @@ const resource = (name: string, version: number): Resource => ({ name, version: 
 function mesh() {
   const store = createStore();
   const routes = new Map<string, Resource>();
-  let scope: Scope | null = { addresses: new Set(["a", "b"]), routes: new Set(["a"]) };
+  let scope: Scope | null = { addresses: new Set(["a", "b"]), routes: new Set(["a"]), policies: new Set(["p", "q"]) };
   const compiler = { scopeOf: (key: string) => (key === "shop/waypoint" ? scope : null), routes: () => routes };
   const feed = scopedFeed({ store, compiler, uidOf: () => "own", adopt: "none" });
   store.watch(feed.touched);
@@ -44,7 +44,7 @@ function holder() {
 test("what is outside of its scope costs nothing, and what is inside is told alone", () => {
   const { store, routes, feed } = mesh();
   store.update(ADDRESS_TYPE, [resource("own", 1), resource("a", 1), resource("stranger", 1)], []);
-  store.update(AUTHORIZATION_TYPE, [resource("p", 1)], []);
+  store.update(AUTHORIZATION_TYPE, [resource("p", 1), resource("stranger", 1)], []);
   routes.set("a", resource("a", 1));
   const follow = feed.open();
   const first = follow(pod);
@@ -60,11 +60,13 @@ test("what is outside of its scope costs nothing, and what is inside is told alo
   );
   feed.settled();
   store.update(ADDRESS_TYPE, [resource("stranger", 2)], []);
+  store.update(AUTHORIZATION_TYPE, [resource("stranger", 2)], []);
   assert.deepEqual(follow(pod), { reset: false, upsert: [], remove: [] });
   feed.settled();
   store.update(ADDRESS_TYPE, [resource("b", 1)], ["own"]);
+  store.update(AUTHORIZATION_TYPE, [resource("q", 1)], []);
   const next = follow(pod);
-  assert.deepEqual([next.reset, next.upsert.map(({ name }) => name), next.remove.map(({ name }) => name)], [false, ["b"], ["own"]]);
+  assert.deepEqual([next.reset, next.upsert.map(({ name }) => name), next.remove.map(({ name }) => name)], [false, ["q", "b"], ["own"]]);
 });
 
 test("by difference it holds what it would get as a whole, whatever changes and whenever it is asked", () => {
@@ -89,7 +91,7 @@ test("by difference it holds what it would get as a whole, whatever changes and 
     if (what === 2) store.update(AUTHORIZATION_TYPE, random(3) === 0 ? [] : [resource(name, step)], random(2) === 0 ? [name] : []);
     if (what === 3) routes.set(name, resource(name, step));
     if (what === 4) routes.delete(name);
-    if (what === 5 && random(4) === 0) setScope(random(8) === 0 ? null : { addresses: subset(), routes: subset() });
+    if (what === 5 && random(4) === 0) setScope(random(8) === 0 ? null : { addresses: subset(), routes: subset(), policies: subset() });
     if (what === 6) {
       if (random(10) === 0) [follow, engine] = [feed.open(), holder()]; // another stream
       const change = follow(pod);

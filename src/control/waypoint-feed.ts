@@ -1,4 +1,4 @@
-// What a waypoint's engine gets of everything that is compiled: itself, what is in its scope, and every policy. After the first time at the cost of
+// What a waypoint's engine gets of everything that is compiled: itself, and what is in its scope. After the first time at the cost of
 // what a batch brought.
 import type { Compiler } from "#compile/compiler.ts";
 import type { Resource } from "#compile/resource.ts";
@@ -71,7 +71,9 @@ export function scopedFeed({ store, compiler, uidOf, adopt }: FeedOptions): Wayp
       const all = [...(now?.routes ?? [])];
       const outdated = whole ? all : all.filter((name) => routes.get(name) !== known.get(name));
       // A workload names its policies, and one that is not known denies: all of them are there before anything asks.
-      const policies = whole ? store.names(AUTHORIZATION_TYPE) : changedOf(AUTHORIZATION_TYPE);
+      const policies = whole
+        ? (now?.policies ?? new Set())
+        : [...changedOf(AUTHORIZATION_TYPE)].filter((name) => now?.policies.has(name) === true);
       const addresses = whole
         ? new Set([own, ...(now?.addresses ?? [])])
         : [...changedOf(ADDRESS_TYPE)].filter((name) => name === own || now?.addresses.has(name) === true);

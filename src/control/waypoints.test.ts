@@ -41,6 +41,12 @@ metadata: { name: waypoint, namespace: shop }
 spec: { gatewayClassName: trackbed-waypoint, listeners: [{ name: mesh, port: 15008, protocol: HBONE }] }
 `;
 
+const DENY = `apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: { name: deny, namespace: shop }
+spec: { action: DENY, rules: [{ from: [{ source: { namespaces: [mail] } }] }] }
+`;
+
 const pod = (name: string, ip: string, labels = "{}"): string => `apiVersion: v1
 kind: Pod
 metadata: { name: ${name}, namespace: shop, uid: uid-${name}, labels: ${labels}, annotations: { trackbed.dev/netns: /run/netns/${name} } }
@@ -70,6 +76,7 @@ async function mesh(t: TestContext) {
   write("gateway.yaml", GATEWAY);
   write("cart.yaml", pod("cart", "10.0.0.1"));
   write("way.yaml", pod("way", "10.0.0.9", OF_GATEWAY));
+  write("deny.yaml", DENY);
   const options = {
     platform: { kind: "directory", mesh: join(dir, "mesh"), state: join(dir, "state"), tokens: join(dir, "tokens") },
     listen: [{ host: "127.0.0.1", port: 0 }],
@@ -141,7 +148,7 @@ test("a waypoint is told who it is and what there is, policies and addresses, an
   assert.deepEqual(added?.addresses, [Uint8Array.of(10, 0, 0, 9)]);
   const upserted = one.states().flatMap(({ upsert }) => upsert);
   assert.ok(upserted.some(({ type, name }) => type === ResourceType.ADDRESS && name === "Kubernetes//Pod/shop/way"));
-  assert.ok(upserted.some(({ type }) => type === ResourceType.AUTHORIZATION));
+  assert.ok(upserted.some(({ type, name }) => type === ResourceType.AUTHORIZATION && name === "shop/deny"));
 });
 
 test("a change reaches an attached waypoint as the difference", async (t) => {

@@ -1,7 +1,7 @@
 // Ports of a service whose bytes nobody looks into, whatever the port is called: by annotation, of the service or else of its namespace.
 import { annotations } from "#contract/tables.ts";
 import { type AnnotationFault, parseList, parsePort } from "./capture.ts";
-import type { Namespace, Service } from "./objects.ts";
+import type { Namespace, ObjectMeta, ServicePort } from "./objects.ts";
 
 type Range = { readonly first: number; readonly last: number };
 
@@ -14,10 +14,10 @@ function parseRange(item: string): Range | null {
  * The service with TCP as what is spoken at its opaque ports. An annotation that cannot be read makes all of its ports opaque: what was not
  * to be looked into is not.
  */
-export function withOpaquePorts(
-  service: Service,
+export function withOpaquePorts<S extends { readonly metadata: ObjectMeta; readonly ports: readonly ServicePort[] }>(
+  service: S,
   namespace: Namespace | undefined,
-): { readonly service: Service; readonly faults: readonly AnnotationFault[] } {
+): { readonly service: S; readonly faults: readonly AnnotationFault[] } {
   const annotation = annotations.opaquePorts;
   const value = service.metadata.annotations[annotation] ?? namespace?.metadata.annotations[annotation];
   if (value === undefined) return { service, faults: [] };

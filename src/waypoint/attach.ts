@@ -1,7 +1,8 @@
-// Which routes a port of a service has, for whom: by parentRefs, by the route's namespace, and by the rank of its kind.
-import type { Service, ServicePort } from "#mesh/objects.ts";
-import { isTcp, type PortProtocol, protocolOf } from "#mesh/protocol.ts";
-import { type ParentRef, ROUTE_KINDS, type Route } from "#mesh/route.ts";
+// Which routes a port of a destination has, for whom: by parentRefs, by the route's namespace, and by the rank of its kind.
+import type { ServicePort } from "#mesh/objects.ts";
+import { type PortProtocol, protocolOf } from "#mesh/protocol.ts";
+import { ROUTE_KINDS, type Route } from "#mesh/route.ts";
+import { type Destination, destinationKey } from "./destination.ts";
 
 export type Attachment = {
   readonly route: Route;
@@ -12,16 +13,11 @@ export type Attachment = {
   readonly explicit: boolean;
 };
 
-/** Whose requests: empty for everybody's, by routes of the service's own namespace; otherwise those of clients of one namespace, by its routes. */
+/** Whose requests: empty for everybody's, by routes of the destination's own namespace; otherwise those of clients of one namespace, by its routes. */
 export type Audience = string;
 
-export const audienceOf = (route: Route, service: Service): Audience =>
-  route.metadata.namespace === service.metadata.namespace ? "" : route.metadata.namespace;
-
-export const isOfService = ({ group, kind }: ParentRef): boolean => group === "" && kind === "Service";
-
-const names = (parent: ParentRef, { metadata }: Service): boolean =>
-  isOfService(parent) && parent.namespace === metadata.namespace && parent.name === metadata.name;
+export const audienceOf = (route: Route, { metadata }: Pick<Destination, "metadata">): Audience =>
+  route.metadata.namespace === metadata.namespace ? "" : route.metadata.namespace;
 
 /** What a route without a port in its parentRef leaves alone: it would break clients who were never asked. */
 const FOREIGN: Readonly<Record<Route["kind"], readonly (PortProtocol | null)[]>> = {
@@ -31,12 +27,11 @@ const FOREIGN: Readonly<Record<Route["kind"], readonly (PortProtocol | null)[]>>
   TCPRoute: [],
 };
 
-export function attachmentsOf(route: Route, service: Service): Attachment[] {
+export function attachmentsOf(route: Route, { key, ports }: Destination): Attachment[] {
   return route.parents.flatMap((parent, index) => {
-    if (!names(parent, service)) return [];
+    if (destinationKey(parent) !== key) return [];
     const explicit = parent.port !== null || parent.sectionName !== "";
-    return service.ports
-      .filter(isTcp)
+    return ports
       .filter(
         (port) => (parent.port === null || parent.port === port.port) && (parent.sectionName === "" || parent.sectionName === port.name),
       )

@@ -1,10 +1,9 @@
-// What a route's reference to a backend means: a port of a service that the waypoint knows, or why its requests are refused.
+// What a route's reference to a backend means: a port of a destination that the waypoint knows, or why its requests are refused.
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { type BackendSchema, Protocol } from "#contract/gen/route_pb.ts";
-import { serviceHostname } from "#mesh/dns.ts";
-import type { Service } from "#mesh/objects.ts";
-import { isTcp, type PortProtocol, protocolOf } from "#mesh/protocol.ts";
+import { type PortProtocol, protocolOf } from "#mesh/protocol.ts";
 import type { ObjectRef } from "#mesh/route.ts";
+import { type Destination, type DestinationKey, destinationKey, ENTRY_GROUP, titleOf } from "./destination.ts";
 
 export type BackendFault = {
   readonly reason: "InvalidKind" | "BackendNotFound" | "RefNotPermitted" | "UnsupportedProtocol";
@@ -13,8 +12,9 @@ export type BackendFault = {
 
 /** What compiling a table may ask of the cluster. */
 export type Known = {
-  readonly clusterDomain: string;
-  service(namespace: string, name: string): Service | undefined;
+  destination(key: DestinationKey): Destination | undefined;
+  /** Who has this host, as clients of the namespace find it. */
+  host(host: string, namespace: string): Destination | undefined;
 };
 
 export type WireBackend = MessageInitShape<typeof BackendSchema>;
@@ -32,28 +32,33 @@ export const WIRE_PROTOCOLS: Readonly<Record<PortProtocol, Protocol>> = {
 
 export type Resolved = { readonly service: string; readonly port: number; readonly protocol: Protocol };
 
-/** Any namespace: routes of a mesh need no ReferenceGrant (GEP-1294), since they let nobody reach what was not in reach before. */
-export function resolve(ref: ObjectRef, known: Known): Resolved | BackendFault {
-  const where = `${ref.field}: `;
-  if (ref.group !== "" || ref.kind !== "Service")
-    return {
-      reason: "InvalidKind",
-      message: `${where}${ref.kind} of ${ref.group === "" ? "the core" : ref.group} is no backend; Services are`,
-    };
-  const missing = (what: string): BackendFault => ({ reason: "BackendNotFound", message: `${where}${what}` });
-  const name = `Service ${ref.namespace}/${ref.name}`;
-  const service = known.service(ref.namespace, ref.name);
-  if (service === undefined) return missing(`there is no ${name}`);
-  if (service.type === "ExternalName") return missing(`${name} is an ExternalName: it has no endpoints`);
-  if (ref.port === null) return missing(`needs the port of ${name}`);
-  const port = service.ports.find((one) => one.port === ref.port && isTcp(one));
-  if (port === undefined) return missing(`${name} has no TCP port ${ref.port}`);
+/** Istio's reference to a host, of whatever it is. */
+const isHostname = ({ group, kind }: ObjectRef): boolean => group === ENTRY_GROUP && kind === "Hostname";
+
+/**
+ * Any namespace's Services: routes of a mesh need no ReferenceGrant (GEP-1294), since they let nobody reach what was not in reach before.
+ * `namespace`: the route's, for a ServiceEntry may be known to clients of one namespace alone.
+ */
+export function resolve(ref: ObjectRef, namespace: string, known: Known): Resolved | BackendFault {
+  const fault = (reason: BackendFault["reason"], what: string): BackendFault => ({ reason, message: `${ref.field}: ${what}` });
+  const key = destinationKey(ref);
+  if (key === null && !isHostname(ref)) {
+    const kinds = `Services are, and ServiceEntry and Hostname of ${ENTRY_GROUP}`;
+    return fault("InvalidKind", `${ref.kind} of ${ref.group === "" ? "the core" : ref.group} is no backend; ${kinds}`);
+  }
+  const found = key === null ? known.host(ref.name, namespace) : known.destination(key);
+  const title = key === null ? `host ${ref.name}` : titleOf(key);
+  if (found === undefined) return fault("BackendNotFound", `there is no ${title}${key === null ? ` for clients of ${namespace}` : ""}`);
+  if (found.unusable !== "") return fault("BackendNotFound", `${title} ${found.unusable}`);
+  if (found.onlyFor !== null && found.onlyFor !== namespace)
+    return fault("RefNotPermitted", `${title} is for clients of ${found.onlyFor} alone`);
+  const [name = "", ...more] = key === null ? found.names.filter((one) => one.endsWith(`/${ref.name}`)) : found.names;
+  if (more.length > 0) return fault("BackendNotFound", `${title} has several hosts; name one, with kind Hostname of ${ENTRY_GROUP}`);
+  if (ref.port === null) return fault("BackendNotFound", `needs the port of ${title}`);
+  const port = found.ports.find((one) => one.port === ref.port);
+  if (port === undefined) return fault("BackendNotFound", `${title} has no TCP port ${ref.port}`);
   const protocol = protocolOf(port);
-  return {
-    service: `${ref.namespace}/${serviceHostname(ref.namespace, ref.name, known.clusterDomain)}`,
-    port: ref.port,
-    protocol: protocol === null ? Protocol.UNSPECIFIED : WIRE_PROTOCOLS[protocol],
-  };
+  return { service: name, port: ref.port, protocol: protocol === null ? Protocol.UNSPECIFIED : WIRE_PROTOCOLS[protocol] };
 }
 
 export const isFault = (resolved: Resolved | BackendFault): resolved is BackendFault => "reason" in resolved;

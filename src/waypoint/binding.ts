@@ -37,7 +37,12 @@ const AUTO = "auto";
 export type Binding =
   /** Nobody asks for one, or it was opted out of. */
   | { readonly kind: "none" }
-  | { readonly kind: "named"; readonly gateway: GatewayName; readonly canary: WantedCanary | null }
+  | {
+      readonly kind: "named";
+      readonly gateway: GatewayName;
+      readonly canary: WantedCanary | null /** Not by its namespace alone. */;
+      readonly own: boolean;
+    }
   /** The namespace is labelled auto: only what needs a waypoint passes it. */
   | { readonly kind: "auto"; readonly gateway: GatewayName };
 
@@ -55,7 +60,7 @@ const NONE: Binding = { kind: "none" };
 /** The object beats its namespace, and our labels beat Istio's. `namespace` is undefined while it is not known. */
 export function bindingOf(object: ObjectMeta, namespace: Namespace | undefined, adopt: Adoption): Binding {
   const own = namedBy(object, object.namespace, adopt);
-  if (own !== null) return own;
+  if (own !== null) return own.kind === "named" ? { ...own, own: true } : own;
   if (namespace === undefined) return NONE;
   const inherited = namedBy(namespace.metadata, object.namespace, adopt);
   if (inherited !== null) return inherited;
@@ -75,6 +80,7 @@ function namedBy(object: ObjectMeta, namespace: string, adopt: Adoption): Bindin
       kind: "named",
       gateway: { namespace: object.labels[names.namespace] ?? namespace, name },
       canary: canaryOf(object, namespace, names),
+      own: false,
     };
   }
   return null;
@@ -88,11 +94,8 @@ function canaryOf({ labels: written, annotations: noted }: ObjectMeta, namespace
   return { gateway: { namespace: written[names.canaryNamespace] ?? namespace, name }, weight };
 }
 
-/** The label by which the object itself asks for a waypoint, null when by none. */
-export const waypointLabel = ({ labels: written }: ObjectMeta, adopt: Adoption): string | null =>
-  namesOf(adopt)
-    .map(({ use }) => use)
-    .find((name) => written[name] !== undefined && written[name] !== "" && written[name] !== OPT_OUT) ?? null;
+/** Labels by which a pod or a destination names a Gateway. */
+export const useLabels = (adopt: Adoption): readonly string[] => namesOf(adopt).map(({ use }) => use);
 
 /**
  * Whether what is in `namespace` may use the waypoint: always in its own, elsewhere only where a listener says so, because a waypoint sees, in

@@ -12,6 +12,8 @@ export type GatewayFacts = {
   readonly addresses: readonly string[];
   /** Of the services that it serves. */
   readonly attachedRoutes: number;
+  /** What stands against the label that says whose traffic it is for; null: nothing. */
+  readonly trafficFault: string | null;
 };
 
 type Outcome = Pick<Condition, "status" | "reason" | "message">;
@@ -30,7 +32,7 @@ export function gatewayStatus(gateway: Gateway, facts: GatewayFacts): GatewaySta
     : no("Pending", "no pod of it was ready yet: what it will serve is reached without it until then");
   return {
     key: keyOf(gateway),
-    conditions: [condition("Accepted", accepted(gateway)), condition("Programmed", programmed)],
+    conditions: [condition("Accepted", accepted(gateway, facts)), condition("Programmed", programmed)],
     addresses: facts.addresses.map((value) => ({ type: "IPAddress", value })),
     listeners: gateway.listeners.map((listener): ListenerStatus => {
       const fault = listenerFault(listener);
@@ -48,13 +50,14 @@ export function gatewayStatus(gateway: Gateway, facts: GatewayFacts): GatewaySta
   };
 }
 
-function accepted({ unsupported, listeners }: Gateway): Outcome {
+function accepted({ unsupported, listeners }: Gateway, { trafficFault }: GatewayFacts): Outcome {
   if (unsupported.length > 0) {
     const fields = unsupported.map(({ field, reason }) => `${field}: ${reason}`).join("; ");
     return no("Invalid", `${fields}; it stays as it was until it is corrected`);
   }
   const wrong = listeners.map(listenerFault).find((fault) => fault !== null);
-  return wrong === undefined ? yes("Accepted", "a waypoint") : no("ListenersNotValid", wrong.message);
+  if (wrong !== undefined) return no("ListenersNotValid", wrong.message);
+  return trafficFault === null ? yes("Accepted", "a waypoint") : no("Invalid", trafficFault);
 }
 
 /** A waypoint listens for HBONE, and nothing else reaches it. */

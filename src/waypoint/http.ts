@@ -29,6 +29,9 @@ const DEFAULT_ATTEMPTS = 2;
 /** Whoever asks hears of each reference that cannot be used. */
 export type Tell = (fault: BackendFault) => void;
 
+/** Whose references are resolved: what may be asked, from which namespace, and who hears of those that cannot be used. */
+export type Asking = { readonly known: Known; readonly namespace: string; readonly tell: Tell };
+
 export function compileHttp(
   routes: readonly HTTPRoute[],
   known: Known,
@@ -39,7 +42,7 @@ export function compileHttp(
     requestTimeoutMilliseconds: rule.requestTimeoutMilliseconds,
     backendTimeoutMilliseconds: rule.backendTimeoutMilliseconds,
     ...(rule.retry === null ? {} : { retry: retryOf(rule.retry) }),
-    ...actionsOf(rule.filters, rule.backends, known, (fault) => tell(route, fault)),
+    ...actionsOf(rule.filters, rule.backends, { known, namespace: route.metadata.namespace, tell: (fault) => tell(route, fault) }),
   }));
 }
 
@@ -50,7 +53,7 @@ export function compileGrpc(
 ): WireHttpRules {
   return tableOf(routes, compareGrpc, grpcMatch, (route, rule, index) => ({
     id: idOf(route, rule.name, index),
-    ...actionsOf(rule.filters, rule.backends, known, (fault) => tell(route, fault)),
+    ...actionsOf(rule.filters, rule.backends, { known, namespace: route.metadata.namespace, tell: (fault) => tell(route, fault) }),
   }));
 }
 
@@ -125,28 +128,27 @@ const retryOf = ({ codes, attempts, backoffMilliseconds }: Retry) => ({
   onConnectionError: true,
 });
 
-function actionsOf(filters: readonly Filter[], refs: readonly BackendRef[], known: Known, tell: Tell) {
+function actionsOf(filters: readonly Filter[], refs: readonly BackendRef[], from: Asking) {
   const redirects = filters.some(({ type }) => type === "RequestRedirect");
-  const backends = refs.map((ref) => backendOf(ref, known, tell));
+  const backends = refs.map((ref) => backendOf(ref, from));
   return {
-    filters: filtersOf(filters, known, tell),
+    filters: filtersOf(filters, from),
     backends: backends.length === 0 && !redirects ? [refusal()] : [...weighted(backends)],
   };
 }
 
-export function backendOf(ref: BackendRef, known: Known, tell: Tell): WireBackend {
-  const resolved = resolve(ref, known);
+export function backendOf(ref: BackendRef, from: Asking): WireBackend {
+  const resolved = resolve(ref, from.namespace, from.known);
   if (isFault(resolved)) {
-    tell(resolved);
+    from.tell(resolved);
     return { weight: ref.weight, refuseStatus: REFUSED };
   }
-  return { ...resolved, weight: ref.weight, filters: filtersOf(ref.filters, known, tell) };
+  return { ...resolved, weight: ref.weight, filters: filtersOf(ref.filters, from) };
 }
 
-const filtersOf = (filters: readonly Filter[], known: Known, tell: Tell): WireFilter[] =>
-  filters.flatMap((filter) => filterOf(filter, known, tell));
+const filtersOf = (filters: readonly Filter[], from: Asking): WireFilter[] => filters.flatMap((filter) => filterOf(filter, from));
 
-function filterOf(filter: Filter, known: Known, tell: Tell): WireFilter[] {
+function filterOf(filter: Filter, { known, namespace, tell }: Asking): WireFilter[] {
   switch (filter.type) {
     case "RequestHeaderModifier":
       return [{ kind: { case: "requestHeaders", value: headerChange(filter.change) } }];
@@ -166,7 +168,7 @@ function filterOf(filter: Filter, known: Known, tell: Tell): WireFilter[] {
     }
     case "RequestMirror": {
       const { backend, numerator, denominator } = filter;
-      const resolved = resolve(backend, known);
+      const resolved = resolve(backend, namespace, known);
       // By the API a mirror that leads nowhere is left out, and the status says so.
       if (isFault(resolved)) tell(resolved);
       if (isFault(resolved) || numerator === 0) return [];

@@ -6,7 +6,7 @@ import type { Service } from "#mesh/objects.ts";
 import type { HTTPRoute, HttpMatch } from "#mesh/route.ts";
 import { backendOf, httpRoute, httpRule, matchOf, parentOf } from "#mesh/route-specimen.ts";
 import { meta } from "#mesh/specimen.ts";
-import { type Request, ruleFor } from "./specimen.ts";
+import { destinationOf, knownOf, type Request, ruleFor } from "./specimen.ts";
 import { compileTable } from "./table.ts";
 
 const web: Service = {
@@ -19,7 +19,7 @@ const web: Service = {
   trafficDistribution: "",
   publishNotReadyAddresses: false,
 };
-const known = { clusterDomain: "cluster.local", service: () => web };
+const known = knownOf([web]);
 
 const named = (names: readonly string[]) =>
   fc.subarray([...names]).map((some) => some.map((name) => ({ type: "Exact" as const, name, value: "1" })));
@@ -104,7 +104,7 @@ test("the first match of the table is the one that the API's rules of precedence
       fc.array(request, { minLength: 1, maxLength: 8 }),
       fc.boolean(),
       (routes, requests, turned) => {
-        const table = compileTable(web, turned ? routes.toReversed() : routes, known);
+        const table = compileTable(destinationOf(web), turned ? routes.toReversed() : routes, known);
         const places = routes.flatMap((one) =>
           one.rules.flatMap(({ matches }, rule) => matches.map((match) => ({ route: one, rule, match }))),
         );

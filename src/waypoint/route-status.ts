@@ -1,19 +1,18 @@
 // The status of a route, parent by parent: whether it is in force there, and if not, what its author has to do.
 import { kubernetes } from "#contract/tables.ts";
-import { keyOf, type Service } from "#mesh/objects.ts";
-import { isTcp } from "#mesh/protocol.ts";
+import { keyOf } from "#mesh/objects.ts";
 import type { ParentRef, Route } from "#mesh/route.ts";
-import { isOfService } from "./attach.ts";
 import type { BackendFault } from "./backend.ts";
+import { type Destination, destinationKey, titleOf } from "./destination.ts";
 import type { Standing } from "./standing.ts";
 import type { Condition, RouteParentStatus, RouteStatus } from "./status.ts";
 import type { Verdict } from "./table.ts";
 
-/** What is known of the service that a parentRef names. */
+/** What is known of the destination that a parentRef names. */
 export type ParentFacts = {
-  readonly service: Service;
+  readonly destination: Destination;
   readonly standing: Standing;
-  /** Undefined where no port of the service fits. */
+  /** Undefined where no port of it fits. */
   readonly verdict: Verdict | undefined;
   readonly faults: readonly BackendFault[];
 };
@@ -23,17 +22,19 @@ type Outcome = Pick<Condition, "status" | "reason" | "message">;
 /** Longer is cut: a status is read by people. */
 const MESSAGE_CHARACTERS = 2048;
 
-/** Parents that are not Services are not ours to speak of. */
+/** Parents that are neither Services nor ServiceEntries are not ours to speak of. */
 export function routeStatus(route: Route, factsOf: (parent: ParentRef, index: number) => ParentFacts | null): RouteStatus {
   const parents = route.parents.flatMap((parent, index): RouteParentStatus[] => {
-    if (!isOfService(parent)) return [];
+    const key = destinationKey(parent);
+    if (key === null) return [];
+    const title = titleOf(key);
     const facts = factsOf(parent, index);
     return [
       {
         parentRef: parent.written,
         controllerName: kubernetes.waypointController,
         conditions: [
-          conditionOf(route, "Accepted", accepted(route, parent, facts)),
+          conditionOf(route, "Accepted", accepted(route, parent, title, facts)),
           conditionOf(route, "ResolvedRefs", resolved(facts?.faults ?? [])),
         ],
       },
@@ -52,14 +53,14 @@ const conditionOf = ({ generation }: Route, type: Condition["type"], { status, r
 
 const no = (reason: string, message: string): Outcome => ({ status: "False", reason, message });
 
-function accepted(route: Route, parent: ParentRef, facts: ParentFacts | null): Outcome {
-  const name = `Service ${parent.namespace}/${parent.name}`;
+function accepted(route: Route, parent: ParentRef, name: string, facts: ParentFacts | null): Outcome {
   if (facts === null) return no("NoMatchingParent", `there is no ${name}`);
-  const { service, standing, verdict } = facts;
-  if (service.type === "ExternalName") return no("NoMatchingParent", `${name} is an ExternalName: nothing is reached through it`);
-  if (service.clusterIPs.length === 0) return no("NoMatchingParent", `${name} is headless: its clients address pods, not the service`);
+  const { destination, standing, verdict } = facts;
+  const { onlyFor, unroutable } = destination;
+  if (unroutable !== "") return no("NoMatchingParent", `${name} ${unroutable}`);
+  if (onlyFor !== null && onlyFor !== route.metadata.namespace) return no("NoMatchingParent", `${name} is for clients of ${onlyFor} alone`);
   if (route.unsupported.length > 0) return no("UnsupportedValue", unsupported(route));
-  if (verdict === undefined) return no("NoMatchingParent", noPort(route, parent, service));
+  if (verdict === undefined) return no("NoMatchingParent", noPort(route, parent, name, destination));
   if (standing.kind === "none") return no("NoWaypoint", `${name} has no waypoint: ${standing.reason}`);
   if (standing.kind === "absent") return no("NoWaypoint", `${name} has no waypoint: ${standing.reason}`);
   const lost = verdict.conflicts.map(({ port, kind }) => `port ${port} of ${name} belongs to its ${kind}s`).join("; ");
@@ -76,9 +77,8 @@ function unsupported({ unsupported, rules }: Route): string {
   return `${fields}; until it is corrected ${effect}`;
 }
 
-function noPort({ kind }: Route, { port, sectionName }: ParentRef, service: Service): string {
-  const ports = service.ports.filter(isTcp).map((one) => `${one.port}${one.name === "" ? "" : ` (${one.name})`}`);
-  const name = `Service ${service.metadata.namespace}/${service.metadata.name}`;
+function noPort({ kind }: Route, { port, sectionName }: ParentRef, name: string, destination: Destination): string {
+  const ports = destination.ports.map((one) => `${one.port}${one.name === "" ? "" : ` (${one.name})`}`);
   const asked = [port === null ? "" : `port ${port}`, sectionName === "" ? "" : `name ${sectionName}`].filter((one) => one !== "");
   return asked.length > 0
     ? `${name} has no TCP port with ${asked.join(" and ")}; it has ${ports.join(", ") || "none"}`

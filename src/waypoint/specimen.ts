@@ -1,9 +1,12 @@
 // For tests: documents as people write them become a table, and a table says which rule a request meets. Slow and plain, so that it can be read.
 import assert from "node:assert/strict";
 import type { HttpMatch, NamedText, Port, Routes, RuleId, RuleSet, Text } from "#contract/gen/route_pb.ts";
+import { serviceHostname } from "#mesh/dns.ts";
 import type { MeshObject, Service } from "#mesh/objects.ts";
 import type { Route } from "#mesh/route.ts";
 import { projectDocument } from "#source/project/project.ts";
+import type { Known } from "./backend.ts";
+import { type Destination, destinationOfService } from "./destination.ts";
 import { compileTable, type Table } from "./table.ts";
 
 export type Request = {
@@ -27,6 +30,15 @@ export function objectsOf(documents: readonly unknown[]): MeshObject[] {
   });
 }
 
+export const destinationOf = (service: Service): Destination =>
+  destinationOfService(service, serviceHostname(service.metadata.namespace, service.metadata.name, "cluster.local"));
+
+/** A cluster of these Services alone. */
+export const knownOf = (services: readonly Service[]): Known => {
+  const all = new Map(services.map(destinationOf).map((one) => [one.key, one]));
+  return { destination: (key) => all.get(key), host: () => undefined };
+};
+
 /** Of the first Service among the documents. */
 export function tableOf(documents: readonly unknown[]): Table {
   const objects = objectsOf(documents);
@@ -34,9 +46,7 @@ export function tableOf(documents: readonly unknown[]): Table {
   const [service] = services;
   assert.ok(service !== undefined);
   const routes = objects.filter((one): one is Route => "parents" in one);
-  const known = (namespace: string, name: string) =>
-    services.find(({ metadata }) => metadata.namespace === namespace && metadata.name === name);
-  return compileTable(service, routes, { clusterDomain: "cluster.local", service: known });
+  return compileTable(destinationOf(service), routes, knownOf(services));
 }
 
 /** "HTTPRoute shop/r 0", "own" where no route is attached, "refused" where none matches. */

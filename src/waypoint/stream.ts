@@ -4,7 +4,7 @@ import type { StreamRulesSchema } from "#contract/gen/route_pb.ts";
 import { compareAge } from "#mesh/age.ts";
 import type { TCPRoute, TLSRoute } from "#mesh/route.ts";
 import { type BackendFault, type Known, refusal, weighted } from "./backend.ts";
-import { backendOf, idOf } from "./http.ts";
+import { type Asking, backendOf, idOf } from "./http.ts";
 
 type Stream = TLSRoute | TCPRoute;
 
@@ -17,6 +17,7 @@ export function compileStream<R extends Stream>(
   known: Known,
   tell: (route: R, fault: BackendFault) => void,
 ): MessageInitShape<typeof StreamRulesSchema> {
+  const asking = (route: R): Asking => ({ known, namespace: route.metadata.namespace, tell: (fault) => tell(route, fault) });
   const places = routes.flatMap((route) =>
     route.rules.flatMap((rule, index) => namesOf(route).map((name) => ({ route, rule, index, name }))),
   );
@@ -25,10 +26,7 @@ export function compileStream<R extends Stream>(
     rules: places.map(({ route, rule, index, name }) => ({
       id: idOf(route, rule.name, index),
       serverNames: name === "" ? [] : [name],
-      backends:
-        route.unsupported.length > 0
-          ? [refusal()]
-          : [...weighted(rule.backends.map((ref) => backendOf(ref, known, (fault) => tell(route, fault))))],
+      backends: route.unsupported.length > 0 ? [refusal()] : [...weighted(rule.backends.map((ref) => backendOf(ref, asking(route))))],
     })),
   };
 }

@@ -7,6 +7,7 @@ import type { Route } from "#mesh/route.ts";
 import { backendOf, grpcRoute, httpRoute, httpRule, matchOf, parentOf, streamRoute } from "#mesh/route-specimen.ts";
 import { meta } from "#mesh/specimen.ts";
 import { routeStatus } from "./route-status.ts";
+import { destinationOf, knownOf } from "./specimen.ts";
 import type { Standing } from "./standing.ts";
 import { compileTable, type Table } from "./table.ts";
 
@@ -33,21 +34,23 @@ const serviceOf = (name: string, more: Partial<Service> = {}): Service => ({
 
 const web = serviceOf("web");
 const services = [web, serviceOf("alias", { type: "ExternalName", clusterIPs: [] }), serviceOf("headless", { clusterIPs: [] })];
-const known = {
-  clusterDomain: "cluster.local",
-  service: (namespace: string, name: string) => services.find(({ metadata }) => metadata.namespace === namespace && metadata.name === name),
-};
+const known = knownOf(services);
 const READY: Standing = { kind: "ready", gateway: { namespace: "shop", name: "gate" }, canary: null, fault: "" };
 
-const compile = (...routes: Route[]): Table => compileTable(web, routes, known);
+const compile = (...routes: Route[]): Table => compileTable(destinationOf(web), routes, known);
 
 /** "Accepted reason, ResolvedRefs reason" of each parent. */
 function reasons(route: Route, { routes = [route], service = web as Service | null, standing = READY } = {}): string[] {
-  const table = service === null ? null : compileTable(service, routes, known);
+  const table = service === null ? null : compileTable(destinationOf(service), routes, known);
   const { parents } = routeStatus(route, (_, index) =>
     service === null || table === null
       ? null
-      : { service, standing, verdict: table.verdicts.get(route)?.get(index), faults: table.faults.get(route) ?? [] },
+      : {
+          destination: destinationOf(service),
+          standing,
+          verdict: table.verdicts.get(route)?.get(index),
+          faults: table.faults.get(route) ?? [],
+        },
   );
   return parents.map(({ conditions }) => conditions.map(({ reason }) => reason).join(", "));
 }

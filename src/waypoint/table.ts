@@ -1,13 +1,13 @@
-// All that a waypoint knows of one service, from the routes attached to it, and what became of each of these routes.
+// All that a waypoint knows of one destination, from the routes attached to it, and what became of each of these routes.
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { type PortSchema, Protocol, type Routes, RoutesSchema, type RuleSetSchema } from "#contract/gen/route_pb.ts";
 import { compareAge } from "#mesh/age.ts";
-import { serviceHostname } from "#mesh/dns.ts";
-import type { Service, ServicePort } from "#mesh/objects.ts";
-import { isTcp, protocolOf } from "#mesh/protocol.ts";
+import type { ServicePort } from "#mesh/objects.ts";
+import { protocolOf } from "#mesh/protocol.ts";
 import type { GRPCRoute, HTTPRoute, Route, TCPRoute, TLSRoute } from "#mesh/route.ts";
 import { type Attachment, type Audience, attachmentsOf, audienceOf, kindInForce } from "./attach.ts";
 import { type BackendFault, type Known, WIRE_PROTOCOLS } from "./backend.ts";
+import type { Destination } from "./destination.ts";
 import { compileGrpc, compileHttp } from "./http.ts";
 import { compileStream } from "./stream.ts";
 
@@ -19,8 +19,9 @@ export type Verdict = {
 };
 
 export type Table = {
+  /** Under the first name of the destination; under each other they are the same. */
   readonly routes: Routes;
-  /** By route, then by index in route.parents. A parentRef that names no port of the service is not there. */
+  /** By route, then by index in route.parents. A parentRef that names no port of it is not there. */
   readonly verdicts: ReadonlyMap<Route, ReadonlyMap<number, Verdict>>;
   /** References that cannot be used, by route. */
   readonly faults: ReadonlyMap<Route, readonly BackendFault[]>;
@@ -29,29 +30,28 @@ export type Table = {
 type WireRules = MessageInitShape<typeof RuleSetSchema>;
 type Tell = (route: Route, fault: BackendFault) => void;
 
-/** `attached` has at least every route with a parentRef to the service, each once. */
-export function compileTable(service: Service, attached: readonly Route[], known: Known): Table {
+/** `attached` has at least every route with a parentRef to the destination, each once. */
+export function compileTable(destination: Destination, attached: readonly Route[], known: Known): Table {
   // In an order of their own, so that equal routes make equal tables.
-  const attachments = [...attached].sort(compareAge).flatMap((route) => attachmentsOf(route, service));
+  const attachments = [...attached].sort(compareAge).flatMap((route) => attachmentsOf(route, destination));
   const faults = new Map<Route, Map<string, BackendFault>>();
   const tell: Tell = (route, fault) => {
     const told = faults.get(route) ?? new Map<string, BackendFault>();
     faults.set(route, told.set(fault.message, fault));
   };
   const verdicts = new Map<Route, Map<number, Verdict>>();
-  const ports = service.ports.filter(isTcp).map((port) =>
+  const ports = destination.ports.map((port) =>
     portOf(
       port,
       attachments.filter((one) => one.port === port),
-      service,
+      destination,
       verdicts,
       known,
       tell,
     ),
   );
-  const { namespace, name } = service.metadata;
   return {
-    routes: create(RoutesSchema, { service: `${namespace}/${serviceHostname(namespace, name, known.clusterDomain)}`, ports }),
+    routes: create(RoutesSchema, { service: destination.names[0] ?? "", ports }),
     verdicts,
     faults: new Map([...faults].map(([route, told]) => [route, [...told.values()]])),
   };
@@ -71,7 +71,7 @@ export function closedTable(routes: Routes): Routes {
 function portOf(
   port: ServicePort,
   attachments: readonly Attachment[],
-  service: Service,
+  destination: Destination,
   verdicts: Map<Route, Map<number, Verdict>>,
   known: Known,
   tell: Tell,
@@ -79,7 +79,7 @@ function portOf(
   const consumers: Record<Audience, WireRules> = {};
   let producer: WireRules | null = null;
   let protocol = declaredOf(port);
-  const byAudience = Map.groupBy(attachments, ({ route }) => audienceOf(route, service));
+  const byAudience = Map.groupBy(attachments, ({ route }) => audienceOf(route, destination));
   for (const audience of [...byAudience.keys()].sort()) {
     const here = byAudience.get(audience) ?? [];
     const kind = kindInForce(here.map(({ route }) => route));

@@ -23,7 +23,9 @@ export type Waypoint = GatewayName & {
  * changed, so that an engine that has it needs to look only at what a batch brought.
  */
 export type Scope = {
-  /** Services that it serves, backends of their routes, the workloads of all of them, its own Service. */
+  /** Services that it serves, backends of their routes, the workloads of all of them, pods that it serves, its own Service. */
   readonly addresses: ReadonlySet<string>;
   readonly routes: ReadonlySet<string>;
+  /** Authorizations that may say something of these workloads, or of the waypoint's own pods. */
+  readonly policies: ReadonlySet<string>;
 };

@@ -137,6 +137,8 @@ pub mod labels {
     pub const USE_WAYPOINT_CANARY: &str = "trackbed.dev/use-waypoint-canary";
     /// namespace of that second Gateway, where it is another
     pub const USE_WAYPOINT_CANARY_NAMESPACE: &str = "trackbed.dev/use-waypoint-canary-namespace";
+    /// service | workload | all | none, default service: whether what is addressed to services passes the waypoint, or to pods by their own addresses
+    pub const WAYPOINT_FOR: &str = "trackbed.dev/waypoint-for";
     /// auto: the namespace gets a waypoint as soon as something needs one
     pub const WAYPOINT: &str = "trackbed.dev/waypoint";
 }
