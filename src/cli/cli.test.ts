@@ -204,6 +204,7 @@ test("flows of several nodes come in the order of time, and what was dropped is 
       reset: false,
       podUid: "u",
       request: null,
+      audit: null,
     },
   });
   const runs = [

@@ -1,6 +1,6 @@
 // `trackbed flows`: who talked to whom, by which path, and what decided, from all nodes at once, and what waypoints say of each request.
 import { setTimeout as sleep } from "node:timers/promises";
-import type { FlowEndpoint, FlowLine, FlowRecord, RequestRecord } from "#inspect/flow.ts";
+import type { AuditRecord, FlowEndpoint, FlowLine, FlowRecord, RequestRecord } from "#inspect/flow.ts";
 import { backoff } from "#xds/backoff.ts";
 import { type Daemon, findDaemons, flows, labControls } from "./daemons.ts";
 import { type Exit, exit, type Format, isDaemonAway } from "./outcome.ts";
@@ -93,10 +93,16 @@ function end({ identity, namespace, workload, address, port }: FlowEndpoint): st
   return [identity ?? "", pod, where].filter(Boolean).join(" ");
 }
 
-function why({ policy, rule, code, reason, request }: FlowRecord): string {
+function why({ policy, rule, code, reason, request, audit }: FlowRecord): string {
   const by = policy === null ? "" : `${policy} rule ${rule ?? 0}`;
-  return [request === null ? "" : said(request), code ?? "", by, reason ?? ""].filter(Boolean).join(": ");
+  return [request === null ? "" : said(request), code ?? "", by, reason ?? "", audit === null ? "" : would(audit)]
+    .filter(Boolean)
+    .join(": ");
 }
+
+/** A dry-run ALLOW denies by none of its rules. */
+const would = ({ verdict, policy, rule, code }: AuditRecord): string =>
+  `dry run: ${verdict} by ${policy ?? "no policy"}${code === "E_POLICY_NO_ALLOW" ? "" : ` rule ${rule ?? 0}`}`;
 
 /** Such as "GET shop.example/cart 503 UF,URX HTTPRoute/shop/cart/0 2 retries". */
 function said({ method, authority, path, status, grpcStatus, flags, route, retries }: RequestRecord): string {

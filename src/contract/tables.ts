@@ -652,6 +652,7 @@ export const metrics = {
   trackbed_cni_requests_total: { type: "counter", help: "requests of the CNI plugin, by verb and result" },
   trackbed_cni_installed: { type: "gauge", help: "1 while plugin, configuration and decision file are in place" },
   trackbed_bypassed_namespaces: { type: "gauge", help: "namespaces of the node's pods that an operator took out of the mesh for a time" },
+  trackbed_policy_dry_run_denied_total: { type: "counter", help: "connections that a dry-run policy would have refused, by policy" },
   trackbed_flows_dropped_total: { type: "counter", help: "flow records dropped because a queue was full" },
   trackbed_certificates_issued_total: { type: "counter", help: "certificates signed" },
   trackbed_certificates_refused_total: { type: "counter", help: "certificate requests refused, by code" },

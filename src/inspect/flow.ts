@@ -1,6 +1,7 @@
 // Flow records as people and scripts read them: the engine's binary Flow and Event projected to plain JSON, and back to one line of text.
 import { fromBinary } from "@bufbuild/protobuf";
 import {
+  type Audit,
   type CloseBy,
   Direction,
   type Event,
@@ -53,6 +54,15 @@ export type FlowRecord = {
   readonly podUid: string;
   /** Of a waypoint: the request whose record this is; null for a connection. */
   readonly request: RequestRecord | null;
+  /** What would be if dry-run policies were enforced; null where they would change nothing. */
+  readonly audit: AuditRecord | null;
+};
+
+export type AuditRecord = {
+  readonly verdict: FlowRecord["verdict"];
+  readonly policy: string | null;
+  readonly rule: number | null;
+  readonly code: string | null;
 };
 
 export type RequestRecord = {
@@ -173,8 +183,17 @@ function project(flow: Flow): FlowRecord | Fault {
     reset: flow.reset,
     podUid: flow.podUid,
     request: flow.request === undefined ? null : projectRequest(flow.request),
+    audit: flow.audit === undefined ? null : projectAudit(flow.audit),
   };
 }
+
+/** A verdict of a later engine is not one that lets anybody in. */
+const projectAudit = ({ verdict, policy, rule, code }: Audit): AuditRecord => ({
+  verdict: verdicts[verdict as keyof typeof verdicts] ?? "failed",
+  policy: none(policy),
+  rule: policy === "" ? null : rule,
+  code: none(code),
+});
 
 const projectRequest = (request: Request): RequestRecord => ({
   method: request.method,

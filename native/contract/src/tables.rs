@@ -474,6 +474,8 @@ pub mod metrics {
     pub const TRACKBED_CNI_INSTALLED: &str = "trackbed_cni_installed";
     /// namespaces of the node's pods that an operator took out of the mesh for a time
     pub const TRACKBED_BYPASSED_NAMESPACES: &str = "trackbed_bypassed_namespaces";
+    /// connections that a dry-run policy would have refused, by policy
+    pub const TRACKBED_POLICY_DRY_RUN_DENIED_TOTAL: &str = "trackbed_policy_dry_run_denied_total";
     /// flow records dropped because a queue was full
     pub const TRACKBED_FLOWS_DROPPED_TOTAL: &str = "trackbed_flows_dropped_total";
     /// certificates signed

@@ -1,8 +1,10 @@
 //! Which endpoint of a service: what can be used at all, then the balancer's choice, and for a refusal why there was none.
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
-use trackbed_balance::{Endpoint, Mode, pick, rank};
+use serde::Serialize;
+use trackbed_balance::{Endpoint, Load, Mode, pick, rank};
 use trackbed_contract::tables::errors;
 
 use crate::outbound::Chooser;
@@ -61,8 +63,41 @@ pub(crate) fn choose(
     found.map_err(|unused| Refusal::unavailable(errors::SERVICE_NO_ENDPOINT, format!("service {} for {wanted}: {unused}", service.key)))
 }
 
-/// The count that an unusable endpoint goes to.
-type Reason = fn(&mut Unused) -> &mut usize;
+/// Why an endpoint cannot be used for a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Unusable {
+    /// It failed for this very connection.
+    Failed,
+    /// It has no address on this network.
+    Elsewhere,
+    Unhealthy,
+    /// It does not serve the port.
+    WithoutPort,
+    /// Outside the locality that its service is kept to.
+    Far,
+}
+
+/// An endpoint as a choice sees it.
+#[derive(Debug, Clone)]
+pub(crate) struct Surveyed {
+    pub(crate) endpoint: Arc<Workload>,
+    /// Its target port and its rank: the lowest rank that there is is chosen from.
+    pub(crate) usable: Result<(u16, usize), Unusable>,
+}
+
+/// Every endpoint of a service, at most `most`, as a client's choice sees them now.
+pub(crate) fn survey(world: &World, client: &Workload, service: &Service, port: u16, most: usize) -> Vec<Surveyed> {
+    let search = Search { world, client, service, wanted: Wanted::Port(port) };
+    let (load, now) = (Load::default(), Instant::now());
+    let endpoints = world.endpoints(&service.key).iter().take(most);
+    let chooser = Chooser { rng: &mut fastrand::Rng::with_seed(0), load: &load, now, exclude: &[] };
+    let one = |endpoint: &Arc<Workload>| Surveyed {
+        endpoint: Arc::clone(endpoint),
+        usable: search.usable(endpoint, &chooser).map(|(Endpoint { rank, .. }, port)| (port, rank)),
+    };
+    endpoints.map(one).collect()
+}
 
 struct Search<'a> {
     world: &'a World,
@@ -82,7 +117,7 @@ impl Search<'_> {
                     endpoints.push(endpoint);
                     usable.push((workload, port));
                 }
-                Err(reason) => *reason(&mut unused) += 1,
+                Err(reason) => unused.add(reason),
             }
         }
         match pick(&endpoints, chooser.rng).map(|index| usable[index]) {
@@ -91,25 +126,38 @@ impl Search<'_> {
         }
     }
 
-    /// What the balancer needs to know of an endpoint, and its target port; or the count that its reason goes to.
-    fn usable(&self, workload: &Workload, chooser: &Chooser<'_>) -> Result<(Endpoint, u16), Reason> {
+    /// What the balancer needs to know of an endpoint, and its target port.
+    fn usable(&self, workload: &Workload, chooser: &Chooser<'_>) -> Result<(Endpoint, u16), Unusable> {
         if chooser.exclude.contains(&workload.uid) {
-            return Err(|unused| &mut unused.failed);
+            return Err(Unusable::Failed);
         }
         if workload.network != self.world.settings().network || workload.addresses.is_empty() {
-            return Err(|unused| &mut unused.elsewhere);
+            return Err(Unusable::Elsewhere);
         }
         if !workload.healthy && !self.service.allow_unhealthy {
-            return Err(|unused| &mut unused.unhealthy);
+            return Err(Unusable::Unhealthy);
         }
         let Some(port) = serves(workload, self.service, self.wanted) else {
-            return Err(|unused| &mut unused.without_port);
+            return Err(Unusable::WithoutPort);
         };
         let Some(rank) = rank(self.service.mode, &self.service.scopes, self.client.place(), workload.place()) else {
-            return Err(|unused| &mut unused.far);
+            return Err(Unusable::Far);
         };
         let (open, ejected) = (chooser.load.open(&workload.uid), chooser.load.ejected(&workload.uid, chooser.now));
         Ok((Endpoint { weight: workload.weight, rank, open, ejected }, port))
+    }
+}
+
+impl Unused {
+    fn add(&mut self, reason: Unusable) {
+        let count = match reason {
+            Unusable::Failed => &mut self.failed,
+            Unusable::Elsewhere => &mut self.elsewhere,
+            Unusable::Unhealthy => &mut self.unhealthy,
+            Unusable::WithoutPort => &mut self.without_port,
+            Unusable::Far => &mut self.far,
+        };
+        *count += 1;
     }
 }
 

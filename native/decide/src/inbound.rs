@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use trackbed_contract::Identity;
 use trackbed_contract::tables::errors;
-use trackbed_policy::{Connection, Considered, Decision, PolicyRef, evaluate};
+use trackbed_policy::{Connection, Decision, PolicyRef, Refused, evaluate};
 
 use crate::authority::{Authority, Host};
 use crate::local::LocalPod;
@@ -27,8 +27,8 @@ pub struct Admitted {
     pub service: Option<Arc<Service>>,
     /// The ALLOW policy that admitted it; `None` when none applies.
     pub policy: Option<PolicyRef>,
-    /// Dry-run policies that match, and what they would have done.
-    pub dry_run: Vec<Considered>,
+    /// Why it would have been refused were dry-run policies enforced.
+    pub audit: Option<Box<Refused>>,
 }
 
 /// A CONNECT that a peer with a proven identity sent to the pod's port 15008. `refusal.status` is the answer otherwise.
@@ -99,7 +99,7 @@ fn admit(world: &World, pod: &LocalPod, target: SocketAddr, source: Source<'_>) 
             source_ip,
             service: source.service,
             policy: by,
-            dry_run: evaluation.dry_run,
+            audit: evaluation.audit.and_then(Decision::refused).map(Box::new),
             workload,
         }),
     }

@@ -47,6 +47,17 @@ impl LocalPod {
         })
     }
 
+    /// The pod that a workload describes: as its own node would say it.
+    pub fn of(workload: &Workload) -> Self {
+        Self {
+            uid: Arc::clone(&workload.uid),
+            name: Arc::clone(&workload.name),
+            namespace: Arc::clone(&workload.namespace),
+            service_account: workload.service_account().into(),
+            addresses: workload.addresses.clone(),
+        }
+    }
+
     /// A workload describes this pod only if everything agrees; an engine that is no node's has one pod only. An empty service account is `default`, as in the wire's workload.
     fn is(&self, workload: &Workload, node: &str) -> bool {
         let account = if self.service_account.is_empty() { "default" } else { &self.service_account };

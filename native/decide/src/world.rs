@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use rpds::HashTrieMapSync;
+use trackbed_contract::Identity;
 use trackbed_contract::engine::{self, ResourceType};
 use trackbed_contract::tables::errors;
 use trackbed_policy::{Candidate, Policy, Rejected, Scope};
@@ -93,6 +94,15 @@ impl World {
         next
     }
 
+    /// The same mesh as another node sees it: nothing but where a workload runs is told from the node's name.
+    #[must_use]
+    pub fn seen_from(&self, node: &str) -> Self {
+        if *self.settings.node == *node {
+            return self.clone();
+        }
+        Self { settings: Arc::new(Settings { node: node.into(), ..(*self.settings).clone() }), ..self.clone() }
+    }
+
     /// Applies a delta as one. What cannot be used is returned with its reason: a rejected policy from then on denies what it could apply
     /// to, of a rejected address the previous version stays in force.
     pub fn apply(&self, delta: &engine::StateDelta) -> (Self, Vec<engine::Rejected>) {
@@ -126,6 +136,12 @@ impl World {
     /// Every workload that claims an address of this node's network, by uid; hostNetwork ones never.
     pub fn workloads_at(&self, address: IpAddr) -> &[Arc<Workload>] {
         self.by_address.get(&address.to_canonical())
+    }
+
+    /// Addresses of the workloads of an identity, at most so many. It looks at every workload: for questions, not for connections.
+    pub(crate) fn addresses_of(&self, identity: &Identity, most: usize) -> Vec<IpAddr> {
+        let own = self.workloads.values().filter(|held| held.value.identity == *identity);
+        own.flat_map(|held| held.value.addresses.iter().copied()).take(most).collect()
     }
 
     /// By `namespace/hostname`.

@@ -220,7 +220,7 @@ fn an_explanation_lists_every_policy_that_applies_once() {
     let world = world(policies);
     let workload = world.workload(&bound.uid).unwrap();
     let explanation = trackbed_decide::explain_inbound(&world, workload, Some(&identity("web")), ip(WEB), at("10.0.0.2:80"));
-    let mut names: Vec<&str> = explanation.considered.iter().map(|one| &*one.policy.name).collect();
+    let mut names: Vec<&str> = explanation.considered.iter().map(|one| &*one.considered.policy.name).collect();
     names.sort_unstable();
     assert_eq!(names, ["shop/everywhere", "shop/gone", "shop/ns", "shop/sel"]);
 }

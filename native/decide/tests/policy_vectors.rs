@@ -54,7 +54,7 @@ fn run(case: &Value) {
     assert_eq!(verdict["code"], decision.get("code").cloned().unwrap_or_default(), "{name}: {got:#}");
     assert_eq!(verdict["policy"], policy.get("name").cloned().unwrap_or_default(), "{name}: {got:#}");
     assert_eq!(verdict["rule"], policy.get("rule").cloned().unwrap_or_default(), "{name}: {got:#}");
-    let dry: Vec<&Value> = got["dry_run"].as_array().unwrap().iter().map(|one| &one["policy"]["name"]).collect();
+    let dry: Vec<&Value> = got["dryRun"].as_array().unwrap().iter().map(|one| &one["policy"]["name"]).collect();
     assert_eq!(verdict["dryRun"].as_array().unwrap().iter().collect::<Vec<_>>(), dry, "{name}");
 }
 

@@ -14,6 +14,7 @@ usage: trackbed-engine [--run DIR] [--metrics ADDR] [--workers N] [--log FILTER]
        trackbed-engine waypoint --control HOST:PORT --roots FILE --token FILE [--server-name NAME] [--metrics ADDR] [--health ADDR]
                                 [--drain SECONDS] [--traces URL] [--trace-share SHARE] [--workers N] [--log FILTER]
                                 [--log-format text|json]
+       trackbed-engine eval < QUESTIONS
        trackbed-engine --version | --help
 
   --run DIR         directory shared with the daemon: director.sock, netns.sock (default /run/trackbed)
@@ -21,6 +22,8 @@ usage: trackbed-engine [--run DIR] [--metrics ADDR] [--workers N] [--log FILTER]
   --workers N       data threads, 1 to 64 (default: the number of CPUs, at most 4)
   --log FILTER      error | warn | info | debug | trace, or levels by target such as info,access=off (default info)
   --log-format F    text | json (default text)
+
+eval: answers questions about connections from a state that it is given, as lines of JSON, by the functions that decide on a node (docs/explain.md)
 
 waypoint: one process without privileges, directed by control, that routes the requests to the services which have it as their waypoint
   --control H:P     control's director, over TLS; the name is looked up for each connection
@@ -44,6 +47,7 @@ pub(crate) enum Command {
     Keeper(Options),
     Worker(Options, Descent),
     Waypoint(Box<waypoint::Options>),
+    Eval,
     Version,
     Help,
 }
@@ -113,6 +117,9 @@ pub(crate) fn parse(args: impl IntoIterator<Item = std::ffi::OsString>) -> Resul
             Value(word) if word == "worker" && !worker => worker = true,
             // Its options are its own: it must be the first word.
             Value(word) if word == "waypoint" && first => return waypoint::parse(&mut parser),
+            Value(word) if word == "eval" && first => {
+                return parser.next()?.map_or(Ok(Command::Eval), |other| Err(other.unexpected().into()));
+            }
             other => return Err(other.unexpected().into()),
         }
         first = false;
@@ -199,6 +206,7 @@ mod tests {
             (vec!["--keeper", "1"], "--keeper"),
             (vec!["worker"], "worker"),
             (vec!["--run=/x", "waypoint"], "waypoint"),
+            (vec!["eval", "questions.json"], "questions.json"),
         ] {
             let error = parse_words(&words).expect_err(named).to_string();
             assert!(error.contains(named), "{error}");

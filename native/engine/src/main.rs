@@ -6,6 +6,7 @@ mod contract;
 mod control;
 mod data;
 mod director;
+mod eval;
 mod keeper;
 mod log;
 mod report;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         }
         Command::Keeper(options) => keeper::build(options).and_then(keeper::Keeper::run),
         Command::Worker(options, descent) => worker::build(options, descent).and_then(worker::Worker::run),
+        Command::Eval => eval::run().map_err(std::io::Error::other),
         Command::Waypoint(options) => waypoint::build(*options).and_then(waypoint::Waypoint::run),
     };
     match result {

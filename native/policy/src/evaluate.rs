@@ -5,6 +5,7 @@ use serde::Serialize;
 use trackbed_contract::tables::errors;
 
 use crate::policy::{Action, Connection, Intermediary, Policy, Rejected};
+use crate::why::RuleSaid;
 
 /// A policy that applies to the destination, or the hole where one should be.
 #[derive(Debug, Clone, Copy)]
@@ -44,15 +45,20 @@ pub struct Refused {
     pub reason: String,
 }
 
-/// The decision, and what dry-run policies would have done: the DENY and ALLOW policies that match.
+/// The decision, and what dry-run policies say of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Evaluation {
     pub decision: Decision,
+    /// The dry-run DENY and ALLOW policies that match.
     pub dry_run: Vec<Considered>,
+    /// What the decision would be were dry-run policies enforced; `None` where it would admit or refuse just the same.
+    pub audit: Option<Decision>,
 }
 
 /// One candidate and what it said, for explanations.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Considered {
     pub policy: PolicyRef,
     pub effect: Effect,
@@ -60,7 +66,7 @@ pub struct Considered {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "camelCase")]
 pub enum Effect {
     /// A DENY policy matches.
     Denies,
@@ -78,24 +84,49 @@ pub enum Effect {
 
 /// Decides. Order: DENY that matches, policies that are not usable, ALLOW that matches; with ALLOW policies and no match deny, else allow.
 pub fn evaluate<'a>(candidates: impl IntoIterator<Item = Candidate<'a>>, connection: &Connection<'_>) -> Evaluation {
-    let mut strongest: Option<(Effect, Candidate<'a>, Option<usize>)> = None;
+    let (mut enforced, mut audited): (Option<Said<'a>>, Option<Said<'a>>) = (None, None);
     let mut dry_run = Vec::new();
     for candidate in candidates {
         let (effect, rule) = candidate.consider(connection);
-        if candidate.dry_run() {
+        let strongest = if candidate.dry_run() {
             if rule.is_some() {
                 dry_run.push(candidate.considered(effect, rule));
             }
-        } else if strongest.as_ref().is_none_or(|(found, ..)| effect < *found) {
-            strongest = Some((effect, candidate, rule));
+            &mut audited
+        } else {
+            &mut enforced
+        };
+        if strongest.as_ref().is_none_or(|(found, ..)| effect < *found) {
+            *strongest = Some((effect, candidate, rule));
         }
     }
-    let decision = match strongest {
+    let decision = decide(enforced, connection);
+    // Of two that say the same the enforced one has decided already.
+    let stronger = audited.filter(|(effect, ..)| enforced.is_none_or(|(found, ..)| *effect < found));
+    let audit = stronger.map(|said| decide(Some(said), connection)).filter(|other| other.admits() != decision.admits());
+    Evaluation { decision, dry_run, audit }
+}
+
+/// What a candidate says, and the rule by which.
+type Said<'a> = (Effect, Candidate<'a>, Option<usize>);
+
+/// The strongest of what candidates say decides.
+fn decide(strongest: Option<Said<'_>>, connection: &Connection<'_>) -> Decision {
+    match strongest {
         None | Some((Effect::DeniesOthers, ..)) => Decision::Allowed { by: None },
         Some((Effect::Allows, candidate, rule)) => Decision::Allowed { by: Some(candidate.reference(rule)) },
         Some((effect, candidate, rule)) => Decision::Denied(candidate.refuse(effect, rule, connection)),
-    };
-    Evaluation { decision, dry_run }
+    }
+}
+
+impl Decision {
+    pub fn admits(&self) -> bool {
+        matches!(self, Self::Allowed { .. })
+    }
+
+    pub fn refused(self) -> Option<Refused> {
+        if let Self::Denied(refused) = self { Some(refused) } else { None }
+    }
 }
 
 /// The DENY that keeps a client out also behind an intermediary. Of the rest the destination decides, for which the intermediary is the source.
@@ -132,6 +163,16 @@ impl Candidate<'_> {
             Self::Rejected(rejected) => &rejected.name,
             Self::Unknown(name) => name,
         }
+    }
+
+    /// What it says may depend on the client's address, beside its identity.
+    pub fn looks_at_source_ip(&self) -> bool {
+        matches!(self, Self::Known(policy) if policy.looks_at_source_ip())
+    }
+
+    /// Of each rule whether it matches, and if not why.
+    pub fn rules(&self, connection: &Connection<'_>) -> Vec<RuleSaid> {
+        if let Self::Known(policy) = self { policy.rules_said(connection) } else { Vec::new() }
     }
 
     fn dry_run(&self) -> bool {

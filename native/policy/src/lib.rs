@@ -4,7 +4,9 @@
 mod evaluate;
 mod parse;
 mod policy;
+mod why;
 
 pub use evaluate::{Candidate, Considered, Decision, Effect, Evaluation, PolicyRef, Refused, evaluate, explain, keeps_out};
 pub use parse::{PolicyError, Problem};
 pub use policy::{Action, Connection, Intermediary, Policy, Rejected, Scope};
+pub use why::{Miss, RuleSaid};

@@ -163,7 +163,7 @@ impl Match {
     }
 
     /// A match with no field set never matches.
-    fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.namespaces.is_empty()
             && self.principals.is_empty()
             && self.source_ips.is_empty()
@@ -184,13 +184,13 @@ impl<T> Field<T> {
         (self.any.is_empty() || self.any.iter().any(&matches)) && !self.none.iter().any(&matches)
     }
 
-    fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.any.is_empty() && self.none.is_empty()
     }
 }
 
 impl Text {
-    fn matches(&self, value: &str) -> bool {
+    pub(crate) fn matches(&self, value: &str) -> bool {
         match self {
             Self::Exact(exact) => value == exact,
             Self::Prefix(prefix) => value.starts_with(prefix),

@@ -362,10 +362,33 @@ fn agree(entries: &[Entry], facts: &Facts) -> Expected {
         .collect();
     assert_eq!(evaluation.dry_run.iter().map(|one| one.policy.rule).collect::<Vec<_>>(), dry, "{entries:#?}\n{facts:#?}");
 
-    let (considered, explained) = explain(candidates, &connection);
+    let enforced: Vec<_> = entries.iter().cloned().map(enforced).collect();
+    let would = naive::verdict(&enforced, facts);
+    let turned = would.0.is_empty() != expected.0.is_empty();
+    assert_eq!(evaluation.audit.is_some(), turned, "dry runs enforced would say {would:?}\n{entries:#?}\n{facts:#?}");
+    if let Some(audit) = &evaluation.audit {
+        assert_eq!(audit.admits(), would.0.is_empty(), "{entries:#?}\n{facts:#?}");
+    }
+
+    let (considered, explained) = explain(candidates.clone(), &connection);
     assert_eq!(explained, evaluation, "an explanation says what enforcement does");
     assert_eq!(considered.len(), entries.len());
+    for (candidate, considered) in candidates.zip(considered) {
+        let rules = candidate.rules(&connection);
+        let first = rules.iter().find(|rule| rule.matches).map(|rule| rule.rule);
+        assert_eq!(first, considered.policy.rule, "the rules say what the policy says: {rules:#?}\n{entries:#?}\n{facts:#?}");
+        assert!(rules.iter().all(|rule| rule.matches == rule.misses.is_empty()));
+    }
     expected
+}
+
+/// The same without dry runs.
+fn enforced(entry: Entry) -> Entry {
+    match entry {
+        Entry::Known(policy) => Entry::Known(Authorization { dry_run: false, ..policy }),
+        Entry::Rejected { .. } => Entry::Rejected { enforced: true },
+        Entry::Unknown => Entry::Unknown,
+    }
 }
 
 #[test]

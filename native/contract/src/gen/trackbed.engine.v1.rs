@@ -429,6 +429,22 @@ pub struct Flow {
     /// endpoint that answered, the service what the client addressed.
     #[prost(message, optional, tag = "27")]
     pub request: ::core::option::Option<Request>,
+    /// Set where dry-run policies would have decided otherwise.
+    #[prost(message, optional, tag = "40")]
+    pub audit: ::core::option::Option<Audit>,
+}
+/// What would be if dry-run policies were enforced.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Audit {
+    #[prost(enumeration = "Verdict", tag = "1")]
+    pub verdict: i32,
+    /// As in Flow: the policy that would decide, and its rule.
+    #[prost(string, tag = "2")]
+    pub policy: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "3")]
+    pub rule: u32,
+    #[prost(string, tag = "4")]
+    pub code: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Request {

@@ -177,6 +177,7 @@ impl Thread {
         account.destination(admitted.target, Some(&admitted.workload), admitted.source.as_ref().map(|_| &admitted.workload.identity));
         account.service(admitted.service.as_ref());
         account.policy(admitted.policy.as_ref());
+        account.audit(admitted.audit.as_deref());
         self.register(&self.published(station), Facts::Inbound(Box::new(admitted.clone())))
     }
 }

@@ -118,8 +118,10 @@ impl Thread {
                 return Err(refusal.into());
             }
         };
-        inbound.policy(admitted.policy.as_ref());
-        captured.account.policy(admitted.policy.as_ref());
+        for account in [&mut inbound, &mut captured.account] {
+            account.policy(admitted.policy.as_ref());
+            account.audit(admitted.audit.as_deref());
+        }
         let registered =
             self.register(&captured.pod, Facts::Relay(Box::new(Relayed { standing, admitted, destination: Arc::clone(destination) })));
         drop(theirs);

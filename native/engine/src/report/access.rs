@@ -28,7 +28,8 @@ pub(super) fn line(known: &Known, closing: &Closing) {
         dst.service = known.service.as_ref().map_or("", |service| &service.key), dst.workload = destination.of(|w| &w.name),
         dst.namespace = destination.of(|w| &w.namespace), dst.identity = destination.identity(), bytes_sent = out,
         bytes_recv = into, duration = format!("{}ms", closing.duration.as_millis()),
-        policy = closing.policy(known).map_or("", |policy| &*policy.name), error = error(),
+        policy = closing.policy(known).map_or("", |policy| &*policy.name),
+        would_deny = known.audit.as_ref().map(|refused| &*refused.policy.name), error = error(),
         "connection complete");
 }
 

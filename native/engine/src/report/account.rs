@@ -12,7 +12,7 @@ use trackbed_contract::engine::{CloseBy, Direction, Path, Verdict};
 use trackbed_contract::tables::errors;
 use trackbed_decide::{Refusal, Service, Workload};
 use trackbed_hbone::{ClosedBy, Meter, Outcome};
-use trackbed_policy::PolicyRef;
+use trackbed_policy::{PolicyRef, Refused};
 use trackbed_tls::PeerInfo;
 
 use super::access;
@@ -74,6 +74,11 @@ impl Account {
         }
     }
 
+    /// What dry-run policies would have done otherwise.
+    pub(crate) fn audit(&mut self, audit: Option<&Refused>) {
+        self.known.audit = audit.map(|refused| Box::new(refused.clone()));
+    }
+
     pub(crate) fn peer(&mut self, peer: &Arc<PeerInfo>) {
         self.known.peer = Some(Arc::clone(peer));
     }
@@ -87,6 +92,9 @@ impl Account {
     pub(crate) fn opened(self) -> OpenAccount {
         let series = self.ledger.series(&self.known);
         series.opened.add(1);
+        if let Some(audit) = self.known.audit.as_deref().filter(|_| self.known.direction == Direction::Inbound) {
+            self.ledger.shared().audits.would_deny(&audit.policy.name);
+        }
         let known = Arc::new(self.known);
         self.ledger.shared().reports.record(Record::Opened(Arc::clone(&known)));
         tracing::debug!(target: "access", id = known.id, "connection opened");

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use prost::Message as _;
 use trackbed_contract::Identity;
-use trackbed_contract::engine::{CloseBy, Direction, Flow, FlowEnd, FlowPhase, Path, Verdict};
+use trackbed_contract::engine::{Audit, CloseBy, Direction, Flow, FlowEnd, FlowPhase, Path, Verdict};
 use trackbed_decide::{Refusal, Service, Workload};
-use trackbed_policy::PolicyRef;
+use trackbed_policy::{PolicyRef, Refused};
 use trackbed_tls::PeerInfo;
 
 use crate::clock;
@@ -35,6 +35,8 @@ pub(crate) struct Known {
     pub(super) destination: End,
     pub(super) service: Option<Arc<Service>>,
     pub(super) policy: Option<PolicyRef>,
+    /// Why it would have been refused were dry-run policies enforced. Boxed: hardly any connection has it.
+    pub(super) audit: Option<Box<Refused>>,
     /// Of a tunnel.
     pub(super) peer: Option<Arc<PeerInfo>>,
     connect_microseconds: u32,
@@ -112,6 +114,7 @@ impl Known {
             destination: End::default(),
             service: None,
             policy: None,
+            audit: None,
             peer: None,
             connect_microseconds: 0,
             handshake_microseconds: 0,
@@ -145,11 +148,18 @@ impl Known {
             flow.peer_serial = peer.serial.to_string();
         }
         if let Some(policy) = policy {
-            flow.policy = policy.name.to_string();
-            flow.rule = policy.rule.and_then(|rule| u32::try_from(rule).ok()).unwrap_or_default();
+            (flow.policy, flow.rule) = named(policy);
         }
+        flow.audit = self.audit.as_ref().map(|refused| {
+            let (policy, rule) = named(&refused.policy);
+            Audit { verdict: Verdict::Denied.into(), policy, rule, code: refused.code.to_owned() }
+        });
         flow
     }
+}
+
+fn named(policy: &PolicyRef) -> (String, u32) {
+    (policy.name.to_string(), policy.rule.and_then(|rule| u32::try_from(rule).ok()).unwrap_or_default())
 }
 
 impl Closing {

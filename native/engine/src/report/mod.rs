@@ -1,6 +1,7 @@
 //! What the engine tells about itself: flows and events to its director, Prometheus text to whoever asks, lines to its log.
 mod access;
 pub(crate) mod account;
+pub(crate) mod audit;
 pub(crate) mod flow;
 pub(crate) mod ledger;
 mod otlp;

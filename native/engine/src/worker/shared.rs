@@ -13,6 +13,7 @@ use trackbed_decide::{LocalPod, World};
 use trackbed_netns::Netns;
 use trackbed_tls::Certified;
 
+use crate::report::audit::Audits;
 use crate::report::queue::ReportQueue;
 use crate::report::requests::AllRequests;
 use crate::report::series::AllSeries;
@@ -32,6 +33,7 @@ pub(crate) struct Shared {
     pub(crate) reports: ReportQueue,
     pub(crate) series: AllSeries,
     pub(crate) requests: AllRequests,
+    pub(crate) audits: Audits,
     /// Of a waypoint that has a collector for them.
     pub(crate) spans: Option<Spans>,
     /// Why a waypoint is not to be sent requests, empty when it is.
@@ -178,6 +180,7 @@ impl Shared {
             reports: ReportQueue::default(),
             series: AllSeries::default(),
             requests: AllRequests::default(),
+            audits: Audits::default(),
             spans: None,
             unready: ArcSwap::from_pointee("starting".to_owned()),
             counters,

@@ -1,0 +1,139 @@
+// The lines that `trackbed-engine eval` reads and writes (docs/explain.md): what is asked of the functions that decide, and what they say.
+
+export type EvalSettings = {
+  readonly trustDomain: string;
+  readonly clusterDomain: string;
+  readonly network: string;
+  readonly encryptSameNode: boolean;
+};
+
+/** Routes are for waypoints alone: where a connection goes does not depend on them. */
+export type EvalType = "address" | "authorization";
+
+export type EvalResource = {
+  readonly type: EvalType;
+  readonly name: string;
+  readonly version: string;
+  /** The encoded message as engines get it, Base64. */
+  readonly body: string;
+};
+
+export type EvalState = {
+  readonly upsert: readonly EvalResource[];
+  readonly remove: readonly { readonly type: EvalType; readonly name: string }[];
+};
+
+/** What becomes of a connection, and why. */
+export type Connect = {
+  readonly id: string;
+  /** A workload by its uid, or the address of somebody outside the mesh. */
+  readonly source: { readonly workload: string } | { readonly address: string };
+  /** An address, or a name as the client would say it. */
+  readonly host: string;
+  readonly port: number;
+};
+
+/** Whether the destination's engine admits a client. */
+export type Admit = {
+  readonly id: string;
+  /** spiffe://…; null = plaintext. */
+  readonly identity: string | null;
+  /** Null = not known. */
+  readonly address: string | null;
+  /** Uid of the destination. */
+  readonly workload: string;
+  /** Where its application listens. */
+  readonly port: number;
+};
+
+export type EvalLine =
+  | { readonly settings: EvalSettings }
+  | { readonly state: EvalState }
+  | { readonly connect: Connect }
+  | { readonly admit: Admit };
+
+/** `failed`: for another reason than policy. `depends`: on what is not known, such as the endpoint or the client's address. */
+export type Verdict = "allowed" | "denied" | "failed" | "depends";
+
+export type PolicyRef = {
+  /** "namespace/name" */
+  readonly name: string;
+  /** Null where no rule matched. */
+  readonly rule: number | null;
+};
+
+export type Judgement = {
+  readonly verdict: Verdict;
+  /** Empty when it is allowed. */
+  readonly code: string;
+  readonly reason: string;
+  /** The policy that decided. */
+  readonly policy: PolicyRef | null;
+  /** Why it would be refused were dry-run policies enforced. */
+  readonly audit: { readonly code: string; readonly policy: PolicyRef; readonly reason: string } | null;
+};
+
+/** In the order of strength: what a stronger one says counts. */
+export type Effect = "denies" | "invalid" | "unknown" | "allows" | "allowsOthers" | "deniesOthers";
+
+export type Considered = {
+  readonly policy: PolicyRef;
+  readonly effect: Effect;
+  readonly dryRun: boolean;
+  readonly rules: readonly {
+    readonly rule: number;
+    readonly matches: boolean;
+    readonly misses: readonly { readonly field: string; readonly wants: string; readonly has: string }[];
+  }[];
+};
+
+export type Way = Judgement & {
+  readonly path: "relay" | "tunnel" | "waypoint" | "plain";
+  /** Uid of the workload that is dialled; null = the mesh knows nobody there. */
+  readonly endpoint: string | null;
+  readonly node: string | null;
+  /** Where the application is, or what the waypoint is asked for. */
+  readonly address: string;
+  readonly dial: string | null;
+  readonly accept: readonly string[];
+  readonly considered: readonly Considered[];
+  /** From a waypoint on. */
+  readonly behind: readonly Way[];
+};
+
+export type Resolution = {
+  readonly hostname: string | null;
+  readonly addresses: readonly string[];
+  /** "namespace/hostname" */
+  readonly service: string | null;
+  readonly waypoints: readonly string[];
+  readonly endpoints: readonly {
+    readonly workload: string;
+    readonly addresses: readonly string[];
+    readonly port: number | null;
+    readonly node: string;
+    readonly inMesh: boolean;
+    /** Lower is nearer; null = it cannot be chosen. */
+    readonly rank: number | null;
+    readonly unusable: "failed" | "elsewhere" | "unhealthy" | "withoutPort" | "far" | null;
+  }[];
+  readonly moreEndpoints: number;
+};
+
+export type ConnectAnswer = Judgement & {
+  readonly id: string;
+  /** Null when the name is not one of the mesh. */
+  readonly resolution: Resolution | null;
+  readonly ways: readonly Way[];
+  readonly moreWays: boolean;
+};
+
+export type AdmitAnswer = Judgement & { readonly id: string };
+
+/** A resource that no engine could use; a policy then denies what it could apply to. */
+export type RejectedResource = { readonly name: string; readonly code: string; readonly reason: string };
+
+export type EvalAnswer =
+  | { readonly state: { readonly rejected: readonly RejectedResource[] } }
+  | { readonly connect: ConnectAnswer }
+  | { readonly admit: AdmitAnswer };
