@@ -99,7 +99,7 @@ test("a wrong command line exits 64 and says what was expected", async () => {
     [["frobnicate"], /expected one of: demo, status, flows/],
     [["status", "-o", "xml"], /Allowed choices are text, json/],
     [["status", "--loud"], /unknown option '--loud'/],
-    [["explain"], /missing required argument 'pod'/],
+    [["explain"], /missing required argument 'what'/],
     [["explain", "web"], /expected pod\/NAME or pod\/NAMESPACE\/NAME, got "web"/],
     [["explain", "pod/web", "-n", "Not A Name"], /not the name of a namespace/],
     [["exec", "pod/web"], /missing required argument 'command'/],

@@ -57,7 +57,7 @@ export async function explainPod(daemon: Daemon, namespace: string, name: string
 
 /** Records that are kept, and with `follow` those to come until `stop`. */
 export async function* flows(daemon: Daemon, follow: boolean, stop: AbortSignal, connected?: () => void): AsyncGenerator<FlowLine> {
-  const response = await open(daemon, `/v1/flows${follow ? "?follow=true" : ""}`, stop);
+  const response = await openAdmin(daemon, `/v1/flows${follow ? "?follow=true" : ""}`, stop);
   if (response.statusCode !== 200) {
     parse(response.statusCode ?? 0, await text(response));
     return;
@@ -82,7 +82,7 @@ function parse<T>(code: number, body: string): T {
 }
 
 async function get(daemon: Daemon, path: string): Promise<{ code: number; body: string }> {
-  const response = await open(daemon, path, AbortSignal.timeout(ANSWER_MS));
+  const response = await openAdmin(daemon, path, AbortSignal.timeout(ANSWER_MS));
   return { code: response.statusCode ?? 0, body: await text(response) };
 }
 
@@ -95,7 +95,8 @@ async function text(stream: AsyncIterable<unknown>): Promise<string> {
   return all;
 }
 
-function open({ run }: Daemon, path: string, signal: AbortSignal): Promise<import("node:http").IncomingMessage> {
+/** An answer as it comes, for those that are read by lines. */
+export function openAdmin({ run }: Daemon, path: string, signal: AbortSignal): Promise<import("node:http").IncomingMessage> {
   const socketPath = join(run, paths.adminSocket);
   return new Promise((resolve, reject) => {
     const req = request({ socketPath, path, signal }, (response) => resolve(response.setEncoding("utf8")));

@@ -1,5 +1,7 @@
 // The command line: parse → build → run. Each command is a function in a file of its own name and answers with an exit code.
 import { Command, CommanderError, Option } from "commander";
+import { type AskOptions, runConnection } from "./ask/connection.ts";
+import { isFlowId, runFlow } from "./ask/flow.ts";
 import { addClusterCommands, withTarget } from "./cluster/commands.ts";
 import { runDemo } from "./demo/demo.ts";
 import { runExec } from "./exec.ts";
@@ -14,6 +16,13 @@ import { runStatusSomewhere } from "./where.ts";
 type Common = { readonly run: string[]; readonly output: Format };
 
 const collect = (value: string, all: string[]): string[] => [...all, value];
+
+/** Documents instead of what daemons hold. */
+const withWritten = (command: Command): Command =>
+  withTarget(command)
+    .option("--directory <dir>", "ask about the documents in this directory, as control would compile them")
+    .option("--trust-domain <name>", "with documents: first part of every identity (default: as control was told, else cluster.local)")
+    .option("--root-namespace <name>", "with documents: its policies govern the whole mesh");
 
 const outputOption = (): Option => new Option("-o, --output <format>", "how to answer").choices(["text", "json"]).default("text");
 
@@ -53,10 +62,15 @@ Exit codes: 0 fine · 1 not healthy, or it did not work · 64 wrong command line
     .option("-n, --namespace <name>", "only with this namespace on one side")
     .addOption(new Option("--verdict <verdict>", "only these").choices(["allowed", "denied", "failed"]))
     .action(({ run, output, ...options }: Common & Parameters<typeof runFlows>[1]) => act(runFlows(run, options, output)));
-  asking("explain", "one pod: what was seen, what was done, what comes next")
-    .argument("<pod>", "pod/NAME or pod/NAMESPACE/NAME")
+  withWritten(asking("explain", "what would become of a connection, and why; what decided one that happened; or how a pod stands"))
+    .argument("<what>", "who connects: pod/NAME, deployment/NAME, NAMESPACE/SERVICE-ACCOUNT, spiffe://… or an address; or a flow's id")
+    .argument("[destination]", "HOST:PORT, where host is a name, an address or pod/NAME; without: how the pod stands")
     .option("-n, --namespace <name>", "the pod's namespace, where its name alone is not clear")
-    .action((pod: string, { run, output, namespace }: Common & { namespace?: string }) => act(runExplain(pod, namespace, run, output)));
+    .action((what: string, destination: string | undefined, { output, ...options }: Common & AskOptions) => {
+      if (destination !== undefined) act(runConnection(what, destination, options, output));
+      else if (isFlowId(what)) act(runFlow(what, options, output));
+      else act(runExplain(what, options.namespace, options.run, output));
+    });
   program
     .command("exec")
     .description("run a command in a pod of a running lab")

@@ -22,6 +22,7 @@ async function start(t: TestContext, more: Partial<AdminSources> = {}) {
     flows: async function* (): AsyncGenerator<FlowLine> {
       yield { type: "dropped", count: 1 };
     },
+    state: () => [],
     setLogLevel: () => null,
     ...more,
   };
@@ -87,6 +88,23 @@ test("flows are lines, asked for from a time on", async (t) => {
       { type: "dropped", count: 1 },
       { type: "dropped", count: 2 },
     ],
+  );
+});
+
+test("the state is lines: the node, then each resource", async (t) => {
+  const about = {
+    node: "a",
+    inForce: true,
+    settings: { trustDomain: "cluster.local", clusterDomain: "cluster.local", network: "", encryptSameNode: false },
+  };
+  const resource = { type: "address", name: "shop/api", version: "1", body: "AA==" } as const;
+  const ask = await start(t, { state: () => [{ about }, { resource }] });
+  const { code, text } = await ask("GET", "/v1/state");
+  assert.equal(code, 200);
+  const lines = text.trim().split("\n");
+  assert.deepEqual(
+    lines.map((line) => JSON.parse(line) as unknown),
+    [{ about }, { resource }],
   );
 });
 

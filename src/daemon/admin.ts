@@ -1,7 +1,10 @@
 // The admin API on admin.sock, for root on this node: what the daemon knows, as JSON, and the log level.
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import { Readable } from "node:stream";
+import { pipeline } from "node:stream/promises";
 import { z } from "zod";
 import { type ErrorCode, errors } from "#contract/tables.ts";
+import type { StateLine } from "#inspect/eval/state.ts";
 import type { FlowLine } from "#inspect/flow.ts";
 import { streamFlows } from "#inspect/flow-stream.ts";
 import type { AdminError, LogLevelRequest, NodeStatus, PodExplanation } from "#inspect/status.ts";
@@ -10,6 +13,8 @@ export type AdminSources = {
   status(): NodeStatus;
   pod(namespace: string, name: string): PodExplanation | null;
   flows(since: number, follow: boolean, stop: AbortSignal): AsyncGenerator<FlowLine>;
+  /** What the node decides from: its settings, then its resources. */
+  state(): Iterable<StateLine>;
   /** Returns what is wrong with it, null when it is in force. */
   setLogLevel(request: LogLevelRequest): { readonly code: ErrorCode; readonly message: string } | null;
 };
@@ -47,11 +52,12 @@ async function answer(request: IncomingMessage, response: ServerResponse, source
     const explanation = sources.pod(namespace, name);
     return explanation === null ? refuse(response, 404, `this node has no pod ${namespace}/${name}`) : send(response, 200, explanation);
   }
+  if (url.pathname === "/v1/state") return sendLines(response, sources.state());
   if (url.pathname === "/v1/flows") {
     const fault = await streamFlows(url, response, ({ since, follow, stop }) => sources.flows(since, follow, stop));
     return fault === null ? undefined : refuse(response, 400, fault);
   }
-  return refuse(response, 404, `${url.pathname} is not one of /v1/status, /v1/pods/NAMESPACE/NAME, /v1/flows, /v1/log-level`);
+  return refuse(response, 404, `${url.pathname} is not one of /v1/status, /v1/pods/NAMESPACE/NAME, /v1/state, /v1/flows, /v1/log-level`);
 }
 
 async function setLogLevel(request: IncomingMessage, response: ServerResponse, sources: AdminSources): Promise<void> {
@@ -81,6 +87,15 @@ function parseJson(text: string): unknown {
   } catch {
     return undefined; // the schema says what was expected
   }
+}
+
+/** As fast as they are read: a whole mesh is more than a buffer should hold. */
+async function sendLines(response: ServerResponse, lines: Iterable<unknown>): Promise<void> {
+  response.writeHead(200, { "content-type": "application/x-ndjson" });
+  const text = Readable.from(lines).map((line) => `${JSON.stringify(line)}\n`);
+  await pipeline(text, response).catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== "ERR_STREAM_PREMATURE_CLOSE") throw error; // the reader has heard enough
+  });
 }
 
 const problem = (code: ErrorCode, message: string): AdminError => ({ code, message, next: errors[code].next });

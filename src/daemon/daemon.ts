@@ -4,12 +4,13 @@ import type { Server } from "node:http";
 import { join } from "node:path";
 import { create } from "@bufbuild/protobuf";
 import type { Logger } from "pino";
-import { type Hello, MeshSettingsSchema } from "#contract/gen/engine_pb.ts";
+import { type Hello, MeshSettingsSchema, ResourceType } from "#contract/gen/engine_pb.ts";
 import { bounds, errors, paths } from "#contract/tables.ts";
 import type { Director } from "#engine/director.ts";
 import { startDirector } from "#engine/local-director.ts";
 import { glanceAt, readBootId } from "#engine/namespace.ts";
 import { listenOn, privateDirectory } from "#engine/socket.ts";
+import { resourceOf, type StateLine } from "#inspect/eval/state.ts";
 import { createFlows } from "#inspect/flows.ts";
 import type { NodeStatus, Problem } from "#inspect/status.ts";
 import { requireDirectory } from "#mesh/directory.ts";
@@ -292,6 +293,7 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
         const record = [...pods.records.values()].find(({ spec }) => spec.namespace === namespace && spec.name === name);
         return record === undefined ? null : explainPod(record, node, settings().trustDomain, farewell);
       },
+      state: () => stateLines(node, settings(), director, relay),
       flows: (since, follow, ended) => flows.read({ since, follow, stop: AbortSignal.any([ended, stop.signal]) }),
       setLogLevel: (request) => {
         if (request.daemon !== undefined) log.level = request.daemon;
@@ -355,6 +357,15 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
       await Promise.all([relay.flush(), promises.flush()]);
     },
   };
+}
+
+/** For whoever asks what this node would decide. */
+function* stateLines(node: string, settings: MeshSettings, director: Director, relay: Relay): Generator<StateLine> {
+  const { trustDomain, clusterDomain, network, encryptSameNode } = settings;
+  const inForce = relay.from !== "none" && director.connected && director.acknowledged === director.generation;
+  yield { about: { node, inForce, settings: { trustDomain, clusterDomain, network, encryptSameNode } } };
+  for (const { type, name, version, body } of relay.held())
+    yield { resource: resourceOf(type === ResourceType.ADDRESS ? "address" : "authorization", { name, version, body }) };
 }
 
 /** Without the roots nobody can say whose snapshot it is. */

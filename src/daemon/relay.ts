@@ -22,6 +22,8 @@ export type Relay = {
   readonly settings: MeshSettings | null;
   /** What is wanted of a resource now, undefined when it is not wanted any more. */
   versionOf(key: StateKey): string | undefined;
+  /** Everything that is wanted in force. */
+  held(): Iterable<StateResource>;
   delta(delta: XdsDelta): void;
   /** Everything that control knew when the connection was made has been received. */
   synced(): void;
@@ -125,6 +127,7 @@ export function createRelay(options: RelayOptions): Relay {
       [...held]
         .map(([typeUrl, list]) => (TYPES[typeUrl] === type ? list.get(name)?.version : undefined))
         .find((version) => version !== undefined),
+    held: () => everything().upsert,
     delta,
     synced,
     setSettings: (next) => {

@@ -36,6 +36,7 @@ type Waiting = { readonly resolve: (answer: EvalAnswer) => void; readonly reject
 export function startEvaluator(binary: string = findBinary("trackbed-engine")): Evaluator {
   const child = spawn(binary, ["eval"], { stdio: ["pipe", "pipe", "pipe"] });
   const waiting: Waiting[] = [];
+  const closed = new Promise<void>((resolve) => child.once("close", () => resolve()));
   let said = "";
   let over: Error | null = null;
 
@@ -56,7 +57,7 @@ export function startEvaluator(binary: string = findBinary("trackbed-engine")): 
   async function write(line: EvalLine): Promise<void> {
     if (over !== null) throw over;
     if (child.stdin.write(`${JSON.stringify(line)}\n`)) return;
-    await Promise.race([once(child.stdin, "drain"), once(child, "close")]);
+    await Promise.race([once(child.stdin, "drain"), closed]);
   }
 
   function answer(): Promise<EvalAnswer> {
@@ -102,7 +103,6 @@ export function startEvaluator(binary: string = findBinary("trackbed-engine")): 
     },
     [Symbol.asyncDispose]: async () => {
       if (child.exitCode !== null || child.signalCode !== null) return;
-      const closed = once(child, "close");
       child.stdin.end();
       await closed;
     },

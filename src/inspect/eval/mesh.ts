@@ -1,12 +1,13 @@
 // A mesh to ask about: the very resources that engines get, and who the workloads among them are.
 import { fromBinary } from "@bufbuild/protobuf";
 import { type Compiler, type CompilerSettings, createCompiler } from "#compile/compiler.ts";
-import { ADDRESS_TYPE, AUTHORIZATION_TYPE, type ObjectFault, type Resource } from "#compile/resource.ts";
+import { ADDRESS_TYPE, AUTHORIZATION_TYPE, type ObjectFault } from "#compile/resource.ts";
 import { AddressSchema, TunnelProtocol, type Workload } from "#contract/gen/istio/workload_pb.ts";
 import { formatAddress } from "#mesh/address.ts";
 import type { MeshObject } from "#mesh/objects.ts";
 import type { EvalResource, EvalSettings, EvalState, EvalType } from "./contract.ts";
 import type { Evaluator } from "./evaluator.ts";
+import { resourceOf } from "./state.ts";
 
 export type AskedMesh = {
   readonly settings: EvalSettings;
@@ -30,13 +31,6 @@ export type Known = {
 };
 
 const keyOf = (type: EvalType, name: string): string => `${type}/${name}`;
-
-export const resourceOf = (type: EvalType, { name, version, body }: Pick<Resource, "name" | "version" | "body">): EvalResource => ({
-  type,
-  name,
-  version,
-  body: Buffer.from(body).toString("base64"),
-});
 
 export const meshOf = (settings: EvalSettings, resources: Iterable<EvalResource>, faults: readonly ObjectFault[] = []): AskedMesh => ({
   settings,

@@ -1,0 +1,60 @@
+// `trackbed explain SOURCE HOST:PORT`: what would become of a connection now, and why, by the functions that decide it on a node.
+import { askConnection } from "#inspect/eval/ask-connection.ts";
+import { parseDestination, parseSource } from "#inspect/eval/ends.ts";
+import { startEvaluator } from "#inspect/eval/evaluator.ts";
+import type { AskedMesh } from "#inspect/eval/mesh.ts";
+import { defaultKubeconfig } from "../cluster/client.ts";
+import { askAll, findDaemons } from "../daemons.ts";
+import { type Exit, exit, type Format, isDaemonAway, usage } from "../outcome.ts";
+import { connectionPage } from "./connection-page.ts";
+import { compiled, nodeState, type WrittenOptions, writtenState } from "./state.ts";
+
+export type AskOptions = WrittenOptions & { readonly run: readonly string[]; readonly namespace?: string };
+
+export type Answering = { readonly from: string; readonly inForce: boolean; readonly meshes: ReadonlyMap<string, AskedMesh> };
+
+export async function runConnection(from: string, to: string, options: AskOptions, format: Format): Promise<Exit> {
+  const destination = parseDestination(to, options.namespace);
+  parseSource(from, options.namespace, ""); // before anything is asked
+  const answering = await whoAnswers(options);
+  const [mesh] = answering.meshes.values();
+  const source = parseSource(from, options.namespace, mesh?.settings.trustDomain ?? "");
+  await using evaluator = startEvaluator();
+  const explained = await askConnection(evaluator, { source, destination, meshes: answering.meshes });
+  if ("missing" in explained) throw usage(explained.missing);
+  const { answer, contradicted } = explained;
+  if (format === "json") console.log(JSON.stringify({ from: answering.from, inForce: answering.inForce, ...explained }, null, 2));
+  else {
+    if (!answering.inForce)
+      console.error("trackbed: an engine has not acknowledged all of this state yet: it may still decide by an older one");
+    console.log(connectionPage(explained, answering.from));
+  }
+  return answer.verdict === "allowed" && contradicted.length === 0 ? exit.ok : exit.failed;
+}
+
+/** Daemons say what their engines hold; documents, what control would make of them. */
+export async function whoAnswers(options: AskOptions): Promise<Answering> {
+  const written = async (): Promise<Answering> => {
+    const state = await writtenState(options);
+    return { from: state.from, inForce: true, meshes: new Map([["", compiled(state)]]) };
+  };
+  if (options.directory !== undefined || options.kubeconfig !== undefined || options.context !== undefined) return written();
+  try {
+    const { answers, failures } = await askAll(findDaemons(options.run), nodeState);
+    const [failed] = failures;
+    if (failed !== undefined) throw failed.error;
+    return {
+      from: `the daemons of ${answers.map(({ about }) => about.node).join(", ")}`,
+      inForce: answers.every(({ about }) => about.inForce),
+      meshes: new Map(answers.map(({ about, mesh }) => [about.node, mesh])),
+    };
+  } catch (error) {
+    if (!isDaemonAway(error) || options.run.length > 0) throw error;
+    try {
+      defaultKubeconfig();
+    } catch {
+      throw error; // there is no cluster either
+    }
+    return written();
+  }
+}
