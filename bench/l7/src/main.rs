@@ -64,7 +64,7 @@ fn serve(listen: SocketAddr, next: SocketAddr, table: Arc<Table>) -> std::io::Re
         loop {
             let (stream, address) = listener.accept().await?;
             stream.set_nodelay(true)?;
-            let client = Client { identity: None, address };
+            let client = Client { identity: None, address, addressed: None };
             tokio::task::spawn_local(trackbed_l7::serve(stream, client, served.clone(), Rc::clone(&context)));
         }
     })
@@ -85,7 +85,7 @@ fn table() -> Result<Table, String> {
         ..Port::default()
     };
     let body = Routes { service: SERVICE.into(), ports: vec![port], guarded: false }.encode_to_vec();
-    let (table, rejected) = Table::default().apply([(SERVICE, &body[..])], []);
+    let (table, rejected) = Table::default().apply([(trackbed_l7::Kind::Routes, SERVICE, &body[..])], []);
     rejected.first().map_or(Ok(table), |one| Err(one.reason.clone()))
 }
 

@@ -1,46 +1,54 @@
-//! The routes of a waypoint as its director sent them: the table that requests are matched by, and which versions are in it.
+//! What a waypoint's director sent it of what it serves: the table that requests are decided by, and which versions are in it.
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use trackbed_contract::engine::{HeldResource, Rejected, Resource, ResourceType, StateDelta};
 use trackbed_contract::tables::errors;
-use trackbed_l7::Table;
+use trackbed_l7::{Kind, Table};
 
 /// Immutable; the next one shares what did not change.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Routes {
     table: Arc<Table>,
-    /// By "namespace/hostname": the version in force.
-    held: BTreeMap<Arc<str>, Arc<str>>,
+    /// By kind and name: the version in force.
+    held: BTreeMap<(Kind, Arc<str>), Arc<str>>,
 }
 
 impl Routes {
-    /// Of a rejected resource the previous version stays in force, also through a reset.
+    /// Of rejected routes the previous version stays in force, also through a reset.
     pub(crate) fn apply(&self, delta: &StateDelta) -> (Self, Vec<Rejected>) {
-        let upserts: BTreeMap<&str, &Resource> =
-            delta.upsert.iter().filter(|resource| is_routes(resource.r#type)).map(|resource| (&*resource.name, resource)).collect();
-        let removed: Vec<&str> = if delta.reset {
-            self.held.keys().map(|name| &**name).filter(|name| !upserts.contains_key(name)).collect()
+        let mine = delta.upsert.iter().filter_map(|resource| Some(((kind_of(resource.r#type)?, &*resource.name), resource)));
+        let upserts: BTreeMap<(Kind, &str), &Resource> = mine.collect();
+        let removed: Vec<(Kind, &str)> = if delta.reset {
+            self.held.keys().map(|(kind, name)| (*kind, &**name)).filter(|key| !upserts.contains_key(key)).collect()
         } else {
-            delta.remove.iter().filter(|key| is_routes(key.r#type)).map(|key| &*key.name).collect()
+            delta.remove.iter().filter_map(|key| Some((kind_of(key.r#type)?, &*key.name))).collect()
         };
-        if upserts.is_empty() && removed.is_empty() {
+        if upserts.is_empty() && removed.is_empty() && !delta.reset {
             return (self.clone(), Vec::new());
         }
+        // What is not held of what there is, is rejected access: a reset forgets it too.
+        let before = if delta.reset { self.table.without_unusable() } else { (*self.table).clone() };
         let (table, rejected) =
-            self.table.apply(upserts.values().map(|resource| (&*resource.name, &*resource.body)), removed.iter().copied());
+            before.apply(upserts.iter().map(|((kind, name), resource)| (*kind, *name, &*resource.body)), removed.iter().copied());
         let mut held = self.held.clone();
-        for name in removed {
-            held.remove(name);
+        for (kind, name) in removed {
+            held.remove(&(kind, name.into()));
         }
-        for resource in upserts.values().filter(|resource| rejected.iter().all(|rejected| rejected.name != resource.name)) {
-            held.insert(resource.name.as_str().into(), resource.version.as_str().into());
+        for (key, resource) in &upserts {
+            let key = (key.0, Arc::from(key.1));
+            if rejected.iter().all(|rejected| (rejected.kind, &*rejected.name) != (key.0, &*key.1)) {
+                held.insert(key, resource.version.as_str().into());
+            } else if key.0 == Kind::Access {
+                // Nothing of it is in force but that everything is denied.
+                held.remove(&key);
+            }
         }
         let told = |rejected: trackbed_l7::Rejected| Rejected {
-            r#type: ResourceType::Routes.into(),
-            version: upserts.get(&*rejected.name).map(|resource| resource.version.clone()).unwrap_or_default(),
+            r#type: type_of(rejected.kind).into(),
+            version: upserts.get(&(rejected.kind, &*rejected.name)).map(|resource| resource.version.clone()).unwrap_or_default(),
             name: rejected.name,
-            code: errors::SOURCE_INVALID.to_owned(),
+            code: if rejected.kind == Kind::Access { errors::POLICY_INVALID } else { errors::SOURCE_INVALID }.to_owned(),
             reason: rejected.reason,
         };
         (Self { table: Arc::new(table), held }, rejected.into_iter().map(told).collect())
@@ -50,14 +58,15 @@ impl Routes {
         &self.table
     }
 
+    /// Whether there are routes of it.
     pub(crate) fn has(&self, service: &str) -> bool {
-        self.held.contains_key(service)
+        self.table.has(service)
     }
 
     /// For Hello.
     pub(crate) fn held(&self) -> impl Iterator<Item = HeldResource> {
-        let held = |(name, version): (&Arc<str>, &Arc<str>)| HeldResource {
-            r#type: ResourceType::Routes.into(),
+        let held = |((kind, name), version): (&(Kind, Arc<str>), &Arc<str>)| HeldResource {
+            r#type: type_of(*kind).into(),
             name: name.to_string(),
             version: version.to_string(),
         };
@@ -65,8 +74,20 @@ impl Routes {
     }
 }
 
-pub(crate) fn is_routes(kind: i32) -> bool {
-    kind == i32::from(ResourceType::Routes)
+/// None: nothing of a waypoint's.
+pub(crate) fn kind_of(r#type: i32) -> Option<Kind> {
+    match ResourceType::try_from(r#type) {
+        Ok(ResourceType::Routes) => Some(Kind::Routes),
+        Ok(ResourceType::Access) => Some(Kind::Access),
+        _ => None,
+    }
+}
+
+fn type_of(kind: Kind) -> ResourceType {
+    match kind {
+        Kind::Routes => ResourceType::Routes,
+        Kind::Access => ResourceType::Access,
+    }
 }
 
 #[cfg(test)]

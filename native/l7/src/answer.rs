@@ -7,6 +7,7 @@ use crate::{Endpoint, Flag, Upstream};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -41,6 +42,8 @@ pub(crate) enum AnswerError {
     Backend(#[source] hyper::Error),
     #[error("the time for the whole answer is over")]
     Timeout,
+    #[error("policies do not admit it any more")]
+    Denied,
 }
 
 impl<U: Upstream> Stream<U> {
@@ -71,8 +74,12 @@ impl<U: Upstream> Stream<U> {
 
 impl<U: Upstream> Answer<U> {
     /// Empty text: no body.
-    pub(crate) fn text(text: &'static str, record: Box<Record>) -> Self {
-        let text = (!text.is_empty()).then(|| Bytes::from_static(text.as_bytes()));
+    pub(crate) fn text(text: impl Into<Cow<'static, str>>, record: Box<Record>) -> Self {
+        let text = match text.into() {
+            Cow::Borrowed(text) => Bytes::from_static(text.as_bytes()),
+            Cow::Owned(text) => Bytes::from(text),
+        };
+        let text = (!text.is_empty()).then_some(text);
         let mut answer = Self { source: Source::Text(text), record, over: false };
         answer.end();
         answer
@@ -102,6 +109,7 @@ impl<U: Upstream> Answer<U> {
             matches!(&self.source, Source::Backend(stream) if stream.upload.as_ref().is_some_and(|upload| upload.borrow().failed()));
         self.record.flag(match error {
             AnswerError::Timeout => Flag::Timeout,
+            AnswerError::Denied => Flag::Denied,
             AnswerError::Backend(_) if client => Flag::ClientGone,
             AnswerError::Backend(cause) if cause.is_parse() => Flag::UpstreamProtocolError,
             AnswerError::Backend(_) => Flag::ConnectionTermination,
@@ -115,6 +123,11 @@ impl<U: Upstream> Body for Answer<U> {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
         let this = &mut *self;
+        if let Some(Poll::Ready(refused)) = this.record.admission.as_ref().map(|admission| admission.poll_cut(cx)) {
+            this.record.denied(refused);
+            this.broken(&AnswerError::Denied);
+            return Poll::Ready(Some(Err(AnswerError::Denied)));
+        }
         let frame = match &mut this.source {
             Source::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
             Source::Backend(stream) => stream.poll(cx),

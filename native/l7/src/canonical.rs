@@ -1,6 +1,5 @@
 //! One form for every request, whichever version of HTTP it came in: what is ambiguous is refused, what belongs to a connection is taken off.
 use crate::Served;
-use crate::path;
 use crate::refusal::Refusal;
 use http::header::Entry;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
@@ -9,8 +8,9 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
+use trackbed_policy::path;
 
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(crate) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// What of a request is not in its headers. Host is there, whatever the version; the path is that of [`path::normal`].

@@ -1,14 +1,17 @@
 //! Bytes both ways, for what is not HTTP or not HTTP any more, and the record of it.
+use crate::admission::Admission;
 use crate::backend::Backend;
 use crate::limits::CARRY_BYTES;
 use crate::metered::Metered;
 use crate::record::Parties;
-use crate::{End, Flag, RouteName, StreamRecord};
+use crate::{Decided, End, Flag, RouteName, StreamRecord};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes};
+use tokio::select;
 
 /// The record of one connection, told when it is dropped.
 pub(crate) struct Carried<'a> {
@@ -19,6 +22,9 @@ pub(crate) struct Carried<'a> {
     pub(crate) endpoint: Option<(Arc<str>, SocketAddr)>,
     pub(crate) server_name: Option<String>,
     pub(crate) flag: Option<Flag>,
+    /// Of a service that is guarded.
+    pub(crate) admission: Option<Rc<Admission>>,
+    pub(crate) decided: Option<Decided>,
     received: u64,
     sent: u64,
 }
@@ -33,6 +39,8 @@ impl<'a> Carried<'a> {
             endpoint: None,
             server_name: None,
             flag: None,
+            admission: None,
+            decided: None,
             received: 0,
             sent: 0,
         }
@@ -45,8 +53,26 @@ impl<'a> Carried<'a> {
         B: AsyncRead + AsyncWrite + Unpin,
     {
         let (mut client, mut backend) = (Metered::new(client), Metered::new(backend));
-        let copied = copy_bidirectional_with_sizes(&mut client, &mut backend, CARRY_BYTES, CARRY_BYTES).await;
+        let copied = {
+            let mut copying = pin!(copy_bidirectional_with_sizes(&mut client, &mut backend, CARRY_BYTES, CARRY_BYTES));
+            match &self.admission {
+                None => Ok(copying.await),
+                Some(admission) => select! {
+                    biased;
+                    refused = admission.until_cut() => Err(refused),
+                    copied = copying.as_mut() => Ok(copied),
+                },
+            }
+        };
         (self.received, self.sent) = (client.read, backend.read);
+        let copied = match copied {
+            Ok(copied) => copied,
+            Err(refused) => {
+                self.decided = Some(Decided::of(refused));
+                self.flag = Some(Flag::Denied);
+                return End::Refused;
+            }
+        };
         let (end, flag) = match copied {
             Ok(_) => (End::Closed, None),
             Err(_) if client.failed() => (End::Client, Some(Flag::ClientGone)),
@@ -62,6 +88,7 @@ impl Drop for Carried<'_> {
         self.parties.report.connection(&StreamRecord {
             client: &self.parties.client,
             served: &self.parties.served,
+            decided: self.decided.as_ref(),
             route: self.route,
             backend: self.backend.map(|backend| &*backend.key),
             endpoint: self.endpoint.as_ref().map(|(uid, address)| (uid, *address)),

@@ -1,5 +1,5 @@
 //! Who is at the client's end of a connection, and which service they addressed.
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use trackbed_contract::Identity;
 
@@ -9,6 +9,8 @@ pub struct Client {
     /// None for a client outside the mesh, whom policy let in.
     pub identity: Option<Identity>,
     pub address: SocketAddr,
+    /// What it dialled; None where it asked for a name.
+    pub addressed: Option<IpAddr>,
 }
 
 impl Client {

@@ -1,4 +1,5 @@
 //! What all connections of one worker share: the table in force, the pool of upstream connections, budgets, and what was learnt of ports.
+use crate::admission::Live;
 use crate::budget::Budgets;
 use crate::learnt::Learnt;
 use crate::pool::Pool;
@@ -17,6 +18,8 @@ pub struct Context<U: Upstream> {
     /// Copies under way.
     pub(crate) mirrors: Cell<usize>,
     pub(crate) learnt: Learnt,
+    /// What policies may cut.
+    pub(crate) live: Rc<Live>,
     table: RefCell<Arc<Table>>,
     leaving: Cell<bool>,
     draining: watch::Sender<bool>,
@@ -31,15 +34,20 @@ impl<U: Upstream> Context<U> {
             budgets: Budgets::default(),
             mirrors: Cell::new(0),
             learnt: Learnt::default(),
+            live: Rc::default(),
             table: RefCell::default(),
             leaving: Cell::new(false),
             draining: watch::Sender::new(false),
         })
     }
 
-    /// From now on every request is matched by this table, also on connections that are open.
+    /// From now on every request is matched by this table, also on connections that are open; what is denied by it now is cut.
     pub fn replace(&self, table: Arc<Table>) {
-        *self.table.borrow_mut() = table;
+        let before = self.table.replace(table);
+        let now = self.table();
+        if !before.guards_alike(&now) {
+            self.live.decide_again(&now);
+        }
     }
 
     /// The workload is gone, or is reached in another way now: idle connections to it are closed, those in use are not used again.

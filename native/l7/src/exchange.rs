@@ -1,5 +1,7 @@
 //! One request and its answer: which rule it belongs to, what the rule makes of it, and where it goes.
+use crate::admission::Admission;
 use crate::answer::{Answer, Stream};
+use crate::authorize::{authorize, denied};
 use crate::backend::Backend;
 use crate::canonical::{self, canonical, for_backend, is_grpc};
 use crate::limits::REPLAY_BYTES;
@@ -19,8 +21,10 @@ use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
+use tokio::select;
 use tokio::time::Instant;
 use trackbed_contract::route::Protocol;
 
@@ -67,7 +71,7 @@ pub(crate) async fn exchange<U: Upstream>(session: Rc<Session<U>>, request: Requ
             }
             record.status = Some(response.status());
             record.grpc_status = code;
-            let text = if code.is_some() { "" } else { refusal.reason };
+            let text = if code.is_some() { Cow::Borrowed("") } else { refusal.reason };
             response.map(|()| Answer::text(text, record))
         }
     }
@@ -87,6 +91,7 @@ async fn pass<U: Upstream>(
     let mut canonical = canonical(&mut request, &session.parties.address, served)?;
     record.authority = request.headers.get(HOST).cloned();
     record.trace = Some(Trace::of(&mut request.headers, |asked| session.parties.report.traces(asked)));
+    let admission = authorize(session, &request, &canonical, record)?;
 
     let (rule, prefix) = match port.rules(session.parties.client.namespace()) {
         None => (&port.own.http, None),
@@ -130,9 +135,20 @@ async fn pass<U: Upstream>(
     let path = shaped.path.as_deref().or(canonical.path.as_deref());
     for_backend(&mut request, path, http2, &canonical)?;
     let errand = Errand { rule, backend, request, http2, upgrade: canonical.upgrade.is_some(), upload, begun };
-    let arrived = tries(session, errand, record).await?;
+    let arrived = match admission {
+        None => tries(session, errand, record).await?,
+        Some(admission) => {
+            let arrived = select! {
+                biased;
+                refused = admission.until_cut() => return Err(denied(&refused)),
+                arrived = tries(session, errand, record) => arrived?,
+            };
+            record.admission = Some(admission);
+            arrived
+        }
+    };
     record.answered();
-    let mut response = received(session, arrived, (rule, backend), canonical.upgrade.is_some())?;
+    let mut response = received(session, arrived, (rule, backend), canonical.upgrade.is_some(), record.admission.as_ref())?;
     shaped.response(response.headers_mut());
     Ok(Passed::Backend(response))
 }
@@ -146,12 +162,13 @@ pub(crate) fn speaks_http2(backend: Protocol, client: Version, grpc: bool) -> bo
     }
 }
 
-/// Checks what the backend answered, and takes off what speaks of its connection.
+/// Checks what the backend answered, and takes off what speaks of its connection. `upgrade`: the client wishes it.
 fn received<U: Upstream>(
     session: &Session<U>,
     arrived: Arrived<U>,
     (rule, backend): (&Arc<HttpRule>, &Arc<Backend>),
     upgrade: bool,
+    admission: Option<&Rc<Admission>>,
 ) -> Result<Response<Option<Stream<U>>>, Refusal> {
     let Arrived { answered, endpoint, upload, deadline } = arrived;
     let (mut head, incoming) = answered.response.into_parts();
@@ -171,7 +188,7 @@ fn received<U: Upstream>(
     };
     head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     head.headers.extend(protocol.map(|protocol| (UPGRADE, protocol)));
-    let beyond = Held { rule: Arc::clone(rule), backend: Arc::clone(backend), endpoint };
+    let beyond = Held { rule: Arc::clone(rule), backend: Arc::clone(backend), endpoint, admission: admission.cloned() };
     *session.upgraded.borrow_mut() = Some(Upgraded { backend: left, held: beyond });
     Ok(Response::from_parts(head, None))
 }

@@ -69,6 +69,7 @@ where
     };
     let held = upgraded.held;
     let mut carried = Carried::begin(&session.parties, held.rule.name.as_ref());
+    carried.admission = held.admission.clone();
     carried.backend = Some(&held.backend);
     carried.endpoint = Some((held.endpoint.uid.clone(), held.endpoint.address));
     match upgraded.backend.await {

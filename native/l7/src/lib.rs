@@ -4,8 +4,11 @@
 //! `LocalSet`) and spawns local tasks; each worker has a [`Context`] of its own, and nothing is shared but the immutable [`Table`].
 #![forbid(unsafe_code)]
 
+mod access;
+mod admission;
 mod answer;
 mod attempt;
+mod authorize;
 mod backend;
 mod budget;
 mod canonical;
@@ -26,7 +29,6 @@ mod link;
 mod matching;
 mod metered;
 mod mirror;
-mod path;
 mod pool;
 mod record;
 mod refusal;
@@ -48,8 +50,9 @@ mod upstream;
 
 pub use client::{Client, Served};
 pub use context::Context;
-pub use path::{Normal, PathError, normal};
+pub use record::Decided;
 pub use report::{Copied, Flag, Report, RequestRecord, RouteName, Span, StreamRecord};
 pub use serve::{End, serve};
-pub use table::{Rejected, Table};
+pub use table::{Kind, Rejected, Table};
+pub use trackbed_policy::path::{Normal, PathError, normal};
 pub use upstream::{BackendKey, ConnectError, Endpoint, NoEndpoint, Outcome, Upstream};

@@ -1,11 +1,11 @@
 //! Which rule a request belongs to: the first entry whose conditions all hold.
 use crate::invalid::{At, Invalid, Parsed, each, set};
-use crate::path;
 use http::request::Parts;
 use http::{HeaderName, Method};
 use regex::bytes::{Regex, RegexBuilder};
 use std::borrow::Cow;
 use trackbed_contract::route;
+use trackbed_policy::path;
 
 /// As proto/route.proto says.
 const PATTERN_BYTES: usize = 2048;

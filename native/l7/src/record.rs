@@ -1,4 +1,5 @@
 //! The record of one request, from its head to its last byte: told once, however the request ended.
+use crate::admission::Admission;
 use crate::backend::Backend;
 use crate::rule::HttpRule;
 use crate::trace::Trace;
@@ -9,6 +10,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use trackbed_policy::{PolicyRef, Refused};
 
 /// What all requests of a connection have in common.
 pub(crate) struct Parties {
@@ -19,6 +21,25 @@ pub(crate) struct Parties {
     pub(crate) report: Rc<dyn Report>,
 }
 
+/// What policies said of a request or a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decided {
+    /// The one that decided; None where none did.
+    pub policy: Option<PolicyRef>,
+    /// Of the errors in proto/tables.json; empty when it was admitted.
+    pub code: &'static str,
+    pub reason: String,
+    /// What policies that are only tried would have refused it for.
+    pub audit: Option<Refused>,
+}
+
+impl Decided {
+    pub(crate) fn of(refused: Refused) -> Self {
+        let Refused { code, policy, reason } = refused;
+        Self { policy: Some(policy), code, reason, audit: None }
+    }
+}
+
 pub(crate) struct Record {
     parties: Rc<Parties>,
     method: Method,
@@ -27,6 +48,10 @@ pub(crate) struct Record {
     begun: Instant,
     pub(crate) authority: Option<HeaderValue>,
     pub(crate) trace: Option<Trace>,
+    /// Of a service that is guarded.
+    pub(crate) admission: Option<Rc<Admission>>,
+    /// What policies said of it, where they said something.
+    pub(crate) decided: Option<Box<Decided>>,
     pub(crate) rule: Option<Arc<HttpRule>>,
     pub(crate) backend: Option<Arc<Backend>>,
     pub(crate) endpoint: Option<(Arc<str>, SocketAddr)>,
@@ -53,6 +78,8 @@ impl Record {
             begun: Instant::now(),
             authority: None,
             trace: None,
+            admission: None,
+            decided: None,
             rule: None,
             backend: None,
             endpoint: None,
@@ -78,6 +105,12 @@ impl Record {
         }
     }
 
+    /// While it lasts.
+    pub(crate) fn denied(&mut self, refused: Refused) {
+        let audit = self.decided.take().and_then(|decided| decided.audit);
+        self.decided = Some(Box::new(Decided { audit, ..Decided::of(refused) }));
+    }
+
     pub(crate) fn answered(&mut self) {
         self.first_byte = Some(self.begun.elapsed());
     }
@@ -100,6 +133,7 @@ impl Drop for Record {
             route: self.rule.as_ref().and_then(|rule| rule.name.as_ref()),
             backend: self.backend.as_ref().map(|backend| &*backend.key),
             endpoint: self.endpoint.as_ref().map(|(uid, address)| (uid, *address)),
+            decided: self.decided.as_deref(),
             method: &self.method,
             authority: text(self.authority.as_ref()),
             path: self.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str),

@@ -2,13 +2,15 @@
 use crate::Flag;
 use http::header::{CONTENT_TYPE, HeaderName};
 use http::{HeaderValue, Response, StatusCode};
+use std::borrow::Cow;
+use std::fmt::Write;
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Refusal {
     pub(crate) status: StatusCode,
     pub(crate) flag: Flag,
     /// For the client's operator: no words that the client sent.
-    pub(crate) reason: &'static str,
+    pub(crate) reason: Cow<'static, str>,
     /// Whoever wrote that request may mean something else by what follows it: the connection ends with the answer.
     pub(crate) close: bool,
 }
@@ -17,8 +19,8 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 impl Refusal {
-    pub(crate) fn new(status: StatusCode, flag: Flag, reason: &'static str) -> Self {
-        Self { status, flag, reason, close: false }
+    pub(crate) fn new(status: StatusCode, flag: Flag, reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, flag, reason: reason.into(), close: false }
     }
 
     pub(crate) fn bad_request(reason: &'static str) -> Self {
@@ -50,7 +52,7 @@ impl Refusal {
         let code = self.grpc_status();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert(GRPC_STATUS, HeaderValue::from(code));
-        headers.insert(GRPC_MESSAGE, HeaderValue::from_static(self.reason));
+        headers.insert(GRPC_MESSAGE, message(&self.reason));
         (response, Some(code))
     }
 
@@ -67,6 +69,19 @@ impl Refusal {
             _ => 2,
         }
     }
+}
+
+/// Percent-encoded, as gRPC has it.
+fn message(reason: &str) -> HeaderValue {
+    let mut encoded = String::with_capacity(reason.len());
+    for byte in reason.bytes() {
+        match byte {
+            b' '..=b'~' if byte != b'%' => encoded.push(char::from(byte)),
+            // Writing to a String cannot fail.
+            byte => drop(write!(encoded, "%{byte:02X}")),
+        }
+    }
+    HeaderValue::from_str(&encoded).unwrap_or_else(|_| HeaderValue::from_static("refused"))
 }
 
 /// What an answer says in its headers or trailers.

@@ -1,5 +1,5 @@
 //! What is told of each request and each connection: for metrics, access log and traces, which others write.
-use crate::{Client, Served};
+use crate::{Client, Decided, Served};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,6 +54,8 @@ pub struct RouteName {
 pub struct RequestRecord<'a> {
     pub client: &'a Client,
     pub served: &'a Served,
+    /// None when no policy said anything.
+    pub decided: Option<&'a Decided>,
     /// None when no rule matched, or no route is attached.
     pub route: Option<&'a RouteName>,
     /// None when the request went nowhere.
@@ -90,6 +92,8 @@ pub struct RequestRecord<'a> {
 pub struct StreamRecord<'a> {
     pub client: &'a Client,
     pub served: &'a Served,
+    /// None when no policy said anything.
+    pub decided: Option<&'a Decided>,
     pub route: Option<&'a RouteName>,
     pub backend: Option<&'a crate::BackendKey>,
     pub endpoint: Option<(&'a Arc<str>, SocketAddr)>,
@@ -126,6 +130,12 @@ pub enum Flag {
     ProtocolError,
     /// UPE: the endpoint does not.
     UpstreamProtocolError,
+    /// RBAC: policies do not admit it. Envoy has no flag for that.
+    Denied,
+    /// JWT: its token is refused. Nor for that.
+    TokenRefused,
+    /// UAEX: external authorization does not admit it.
+    ExternallyDenied,
 }
 
 impl Flag {
@@ -141,6 +151,9 @@ impl Flag {
             Self::ClientGone => "DC",
             Self::ProtocolError => "DPE",
             Self::UpstreamProtocolError => "UPE",
+            Self::Denied => "RBAC",
+            Self::TokenRefused => "JWT",
+            Self::ExternallyDenied => "UAEX",
         }
     }
 }

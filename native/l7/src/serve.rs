@@ -1,4 +1,5 @@
 //! One connection of a client, from its first byte to its last: what it speaks, and who carries it.
+use crate::authorize::authorize_connection;
 use crate::carry::Carried;
 use crate::hello::{Hello, hello};
 use crate::http_server::{serve_http1, serve_http2};
@@ -126,7 +127,11 @@ where
     /// `reached`: the endpoint that is there already, of the rule's first choice.
     async fn stream_to(self, rule: &StreamRule, server_name: Option<String>, reached: Option<Reached<U>>) -> End {
         let mut carried = Carried::begin(&self.session.parties, rule.name.as_ref());
+        let admitted = authorize_connection(&self.session, server_name.as_deref(), &mut carried);
         carried.server_name = server_name;
+        if !admitted {
+            return End::Refused;
+        }
         let backend = rule.backends.choose().filter(|backend| backend.refuse.is_none());
         let Some(backend) = backend else {
             carried.flag = Some(Flag::NoBackend);

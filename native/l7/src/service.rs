@@ -13,6 +13,8 @@ pub(crate) struct Service {
     ports: Box<[Arc<Port>]>,
     /// For ports that nothing is said of.
     name: Arc<str>,
+    /// It has an Access.
+    pub(crate) guarded: bool,
 }
 
 #[derive(Debug)]
@@ -46,7 +48,7 @@ impl Service {
         if let Some((_, port)) = twice {
             return Err(Invalid::because(format!("port {} is there twice", port.number))).at("ports");
         }
-        Ok(Self { ports, name })
+        Ok(Self { ports, name, guarded: from.guarded })
     }
 
     pub(crate) fn port(&self, number: u16) -> Arc<Port> {

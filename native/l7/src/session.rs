@@ -1,10 +1,12 @@
 //! What the requests of one client's connection have in common, and the rules that are in force for it right now.
+use crate::admission::Admission;
 use crate::backend::Backend;
 use crate::guard::Upgrading;
 use crate::record::Parties;
 use crate::rewound::Rewound;
 use crate::rule::HttpRule;
 use crate::service::Port;
+use crate::table::Guard;
 use crate::{Client, Context, Endpoint, Served, Table, Upstream};
 use http::HeaderValue;
 use std::cell::RefCell;
@@ -12,14 +14,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
-/// A table, and what it says of the port; None: nothing is known of the service.
-type Looked = (Arc<Table>, Option<Arc<Port>>);
+/// A table, and what it says of the port and who guards it; None: nothing is known of the service.
+struct Looked {
+    table: Arc<Table>,
+    port: Option<Arc<Port>>,
+    guard: Guard,
+}
 
 pub(crate) struct Session<U: Upstream> {
     pub(crate) context: Rc<Context<U>>,
     pub(crate) parties: Rc<Parties>,
     /// Looked up again when the table was replaced.
-    port: RefCell<Option<Looked>>,
+    looked: RefCell<Option<Looked>>,
     /// Set by a request whose answer was 101.
     pub(crate) upgraded: RefCell<Option<Upgraded<U>>>,
     /// Of HTTP/1.1: who must be told what became of a wish to upgrade.
@@ -37,6 +43,8 @@ pub(crate) struct Held<U: Upstream> {
     pub(crate) rule: Arc<HttpRule>,
     pub(crate) backend: Arc<Backend>,
     pub(crate) endpoint: Endpoint<U::Detail>,
+    /// Of a service that is guarded.
+    pub(crate) admission: Option<Rc<Admission>>,
 }
 
 impl<U: Upstream> Session<U> {
@@ -44,20 +52,29 @@ impl<U: Upstream> Session<U> {
         // An address is always a value.
         let address = HeaderValue::from_str(&client.address.ip().to_string()).unwrap_or_else(|_| HeaderValue::from_static("unknown"));
         let parties = Rc::new(Parties { client, address, served, report: Rc::clone(&context.report) });
-        Rc::new(Self { context, parties, port: RefCell::default(), upgraded: RefCell::default(), upgrading: Rc::default() })
+        Rc::new(Self { context, parties, looked: RefCell::default(), upgraded: RefCell::default(), upgrading: Rc::default() })
     }
 
     /// None: nothing is known of the service any more.
     pub(crate) fn port(&self) -> Option<Arc<Port>> {
+        self.look(|looked| looked.port.clone())
+    }
+
+    /// As `port` is of the same table, if there is no await in between.
+    pub(crate) fn guard(&self) -> Guard {
+        self.look(|looked| looked.guard.clone())
+    }
+
+    fn look<T>(&self, told: impl Fn(&Looked) -> T) -> T {
         let table = self.context.table();
-        let mut looked = self.port.borrow_mut();
+        let mut looked = self.looked.borrow_mut();
         match &*looked {
-            Some((of, port)) if Arc::ptr_eq(of, &table) => port.clone(),
+            Some(looked) if Arc::ptr_eq(&looked.table, &table) => told(looked),
             _ => {
                 let served = &self.parties.served;
                 let port = table.service(&served.service).map(|service| service.port(served.port));
-                *looked = Some((table, port.clone()));
-                port
+                let guard = table.guard(&served.service);
+                told(looked.insert(Looked { table, port, guard }))
             }
         }
     }

@@ -1,4 +1,5 @@
-//! Everything that this waypoint knows of routes: one immutable table, replaced as a whole and shared by all workers.
+//! Everything that this waypoint knows of what it serves: one immutable table, replaced as a whole and shared by all workers.
+use crate::access::{Access, OF_PODS};
 use crate::service::Service;
 use prost::Message;
 use std::collections::HashMap;
@@ -9,45 +10,111 @@ use trackbed_contract::route;
 #[derive(Debug, Clone, Default)]
 pub struct Table {
     services: HashMap<Arc<str>, Arc<Service>>,
+    accesses: HashMap<Arc<str>, Arc<Access>>,
 }
 
-/// A resource that is not as proto/route.proto says; what was in force for the service before still is.
+/// What a resource is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// proto/route.proto
+    Routes,
+    /// proto/authorization.proto
+    Access,
+}
+
+/// Who decides about the requests for a service, beside its routes.
+#[derive(Debug, Clone)]
+pub(crate) enum Guard {
+    Nobody,
+    By(Arc<Access>),
+    /// Somebody who is not known here yet.
+    Unknown,
+}
+
+/// A resource that is not as its proto says. Of routes, what was in force for the service before still is; of access, everything is denied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejected {
+    pub kind: Kind,
     pub name: String,
     pub reason: String,
 }
 
 impl Table {
-    /// The table after one delta. `upserts`: name of the resource and its body, a `trackbed.route.v1.Routes`. Removals come first.
+    /// The table after one delta. `upserts`: name of the resource and its body. Removals come first.
     #[must_use]
     pub fn apply<'a>(
         &self,
-        upserts: impl IntoIterator<Item = (&'a str, &'a [u8])>,
-        removes: impl IntoIterator<Item = &'a str>,
+        upserts: impl IntoIterator<Item = (Kind, &'a str, &'a [u8])>,
+        removes: impl IntoIterator<Item = (Kind, &'a str)>,
     ) -> (Self, Vec<Rejected>) {
-        let mut services = self.services.clone();
-        for name in removes {
-            services.remove(name);
-        }
-        let mut rejected = Vec::new();
-        for (name, body) in upserts {
-            match parse(name, body) {
-                Ok(service) => {
-                    services.insert(name.into(), Arc::new(service));
-                }
-                Err(reason) => rejected.push(Rejected { name: name.into(), reason }),
+        let mut next = self.clone();
+        for (kind, name) in removes {
+            match kind {
+                Kind::Routes => drop(next.services.remove(name)),
+                Kind::Access => drop(next.accesses.remove(name)),
             }
         }
-        (Self { services }, rejected)
+        let mut rejected = Vec::new();
+        for (kind, name, body) in upserts {
+            if let Err(reason) = next.upsert(kind, name, body) {
+                rejected.push(Rejected { kind, name: name.into(), reason });
+            }
+        }
+        (next, rejected)
     }
 
+    fn upsert(&mut self, kind: Kind, name: &str, body: &[u8]) -> Result<(), String> {
+        match kind {
+            Kind::Routes => drop(self.services.insert(name.into(), Arc::new(parse(name, body)?))),
+            Kind::Access => {
+                let access = Access::decode(name, body);
+                let (access, rejected) = match access {
+                    Ok(access) => (access, Ok(())),
+                    Err(reason) => (Access::unusable(name, &reason), Err(reason)),
+                };
+                self.accesses.insert(name.into(), Arc::new(access));
+                return rejected;
+            }
+        }
+        Ok(())
+    }
+
+    /// Without what stands in place of access that was rejected.
+    #[must_use]
+    pub fn without_unusable(&self) -> Self {
+        let mut next = self.clone();
+        next.accesses.retain(|_, access| access.usable);
+        next
+    }
+
+    /// Whether there are routes of it.
+    pub fn has(&self, service: &str) -> bool {
+        self.services.contains_key(service)
+    }
+
+    /// Services that there are routes of.
     pub fn len(&self) -> usize {
         self.services.len()
     }
 
     pub fn is_empty(&self) -> bool {
         self.services.is_empty()
+    }
+
+    /// The next table shares what did not change.
+    pub(crate) fn guards_alike(&self, other: &Self) -> bool {
+        let same = |(name, access): (&Arc<str>, &Arc<Access>)| other.accesses.get(name).is_some_and(|other| Arc::ptr_eq(access, other));
+        self.accesses.len() == other.accesses.len() && self.accesses.iter().all(same)
+    }
+
+    /// Of a service, or of a pod that was addressed by its own address.
+    pub(crate) fn guard(&self, name: &str) -> Guard {
+        let is_service = name.contains('/');
+        match self.accesses.get(if is_service { name } else { OF_PODS }) {
+            Some(access) => Guard::By(Arc::clone(access)),
+            None if is_service && self.services.get(name).is_some_and(|service| !service.guarded) => Guard::Nobody,
+            None => Guard::Unknown,
+        }
     }
 
     /// None: nothing was ever said of it that could be used, so it is refused.
@@ -69,10 +136,11 @@ mod tests {
     #![allow(clippy::unwrap_used)] // in tests a failed unwrap is the message
 
     use super::*;
+    use crate::RouteName;
     use crate::service::Rules;
-    use crate::{RouteName, path};
     use route::{Backend, HttpEntry, HttpMatch, HttpRule, HttpRules, Port, RuleId, RuleSet, rule_set};
     use serde::Deserialize;
+    use trackbed_policy::path;
 
     /// Shared with the compiler, src/waypoint/vectors.test.ts.
     const VECTORS: &str = include_str!("../../../proto/vectors/routes.json");
@@ -129,7 +197,7 @@ mod tests {
             let digits: Vec<u8> = case.table.bytes().collect();
             let bytes: Vec<u8> = digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect();
             let name = route::Routes::decode(bytes.as_slice()).unwrap().service;
-            let (table, rejected) = Table::default().apply([(name.as_str(), bytes.as_slice())], []);
+            let (table, rejected) = Table::default().apply([(Kind::Routes, name.as_str(), bytes.as_slice())], []);
             assert_eq!(rejected, [], "{}", case.name);
             for request in &case.requests {
                 let path = request.path.as_deref().unwrap_or_default();
@@ -156,7 +224,7 @@ mod tests {
     }
 
     fn reason(routes: &route::Routes) -> String {
-        let (table, rejected) = Table::default().apply([("shop/cart", routes.encode_to_vec().as_slice())], []);
+        let (table, rejected) = Table::default().apply([(Kind::Routes, "shop/cart", routes.encode_to_vec().as_slice())], []);
         assert!(table.is_empty());
         rejected.into_iter().map(|rejected| rejected.reason).collect()
     }
@@ -213,8 +281,10 @@ mod tests {
     #[test]
     fn a_rejected_resource_leaves_what_was_in_force_and_the_others() {
         let good = |name: &str| route::Routes { service: name.into(), ports: vec![], guarded: false }.encode_to_vec();
-        let (first, _) = Table::default().apply([("shop/cart", good("shop/cart").as_slice()), ("shop/till", &good("shop/till"))], []);
-        let (second, rejected) = first.apply([("shop/cart", &b"\xff"[..]), ("shop/new", &good("shop/new"))], ["shop/till"]);
+        let routes = |name: &'static str, body: &'static [u8]| (Kind::Routes, name, body);
+        let (cart, till, new) = (good("shop/cart").leak(), good("shop/till").leak(), good("shop/new").leak());
+        let (first, _) = Table::default().apply([routes("shop/cart", cart), routes("shop/till", till)], []);
+        let (second, rejected) = first.apply([routes("shop/cart", b"\xff"), routes("shop/new", new)], [(Kind::Routes, "shop/till")]);
         assert_eq!(rejected.len(), 1);
         assert!(Arc::ptr_eq(first.service("shop/cart").unwrap(), second.service("shop/cart").unwrap()));
         assert!(second.service("shop/new").is_some() && second.service("shop/till").is_none());

@@ -74,6 +74,8 @@ pub enum Effect {
     Invalid,
     /// The policy is named and not known.
     Unknown,
+    /// A CUSTOM policy matches: its provider decides first.
+    Asks,
     /// An ALLOW policy matches.
     Allows,
     /// An ALLOW policy does not match: without another one that does, the connection is denied.

@@ -46,6 +46,12 @@ pub enum Problem {
     Port(u32),
     #[error("is {0} and was delivered as {1}")]
     OtherName(String, String),
+    #[error("{0:?} is not a name of its kind")]
+    Name(String),
+    #[error("{0}")]
+    Template(&'static str),
+    #[error("has {count} {what}, more than {most}")]
+    TooMany { count: usize, most: usize, what: &'static str },
 }
 
 impl Policy {
@@ -87,7 +93,7 @@ fn reject(name: &str, error: &PolicyError, wire: Option<&wire::Authorization>) -
     }
 }
 
-type Placed<T> = Result<T, (String, Problem)>;
+pub(crate) type Placed<T> = Result<T, (String, Problem)>;
 
 fn compile(wire: &wire::Authorization) -> Placed<Policy> {
     object_name("name", &wire.name)?;
@@ -171,26 +177,30 @@ fn text(place: &str, wire: &wire::StringMatch) -> Placed<Text> {
 }
 
 fn net(place: &str, wire: &wire::Address) -> Placed<IpNet> {
+    net_of(place, &wire.address, wire.length)
+}
+
+pub(crate) fn net_of(place: &str, bytes: &[u8], length: u32) -> Placed<IpNet> {
     let fail = |problem| (place.to_owned(), problem);
-    let address = if let Ok(v4) = <[u8; 4]>::try_from(wire.address.as_slice()) {
+    let address = if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
         IpAddr::from(v4)
-    } else if let Ok(v6) = <[u8; 16]>::try_from(wire.address.as_slice()) {
+    } else if let Ok(v6) = <[u8; 16]>::try_from(bytes) {
         IpAddr::from(v6)
     } else {
-        return Err(fail(Problem::AddressLength(wire.address.len())));
+        return Err(fail(Problem::AddressLength(bytes.len())));
     };
     if address.to_canonical() != address {
         return Err(fail(Problem::MappedAddress(address)));
     }
-    u8::try_from(wire.length)
+    u8::try_from(length)
         .ok()
         .and_then(|length| IpNet::new(address, length).ok())
         // 10.0.0.5/24 means 10.0.0.0/24, as for Istio.
         .map(|net| net.trunc())
-        .ok_or_else(|| fail(Problem::PrefixLength { address, length: wire.length }))
+        .ok_or_else(|| fail(Problem::PrefixLength { address, length }))
 }
 
-fn port(place: &str, port: u32) -> Placed<u16> {
+pub(crate) fn port(place: &str, port: u32) -> Placed<u16> {
     u16::try_from(port).ok().filter(|port| *port != 0).ok_or_else(|| (place.to_owned(), Problem::Port(port)))
 }
 
@@ -215,6 +225,6 @@ fn extensions(prefix: &str, extensions: &[trackbed_contract::istio::workload::Ex
     }
 }
 
-fn each<W, T>(place: &str, values: &[W], one: impl Fn(&str, &W) -> Placed<T>) -> Placed<Vec<T>> {
+pub(crate) fn each<W, T>(place: &str, values: &[W], one: impl Fn(&str, &W) -> Placed<T>) -> Placed<Vec<T>> {
     values.iter().enumerate().map(|(index, value)| one(&format!("{place}[{index}]"), value)).collect()
 }

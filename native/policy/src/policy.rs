@@ -180,7 +180,7 @@ impl<T> Default for Field<T> {
 }
 
 impl<T> Field<T> {
-    fn holds(&self, matches: impl Fn(&T) -> bool) -> bool {
+    pub(crate) fn holds(&self, matches: impl Fn(&T) -> bool) -> bool {
         (self.any.is_empty() || self.any.iter().any(&matches)) && !self.none.iter().any(&matches)
     }
 
@@ -202,7 +202,7 @@ impl Text {
 
 impl ServiceAccount {
     /// In any trust domain.
-    fn matches(&self, source: &Identity) -> bool {
+    pub(crate) fn matches(&self, source: &Identity) -> bool {
         source.namespace() == self.namespace && source.service_account() == self.name
     }
 }

@@ -11,7 +11,7 @@ use trackbed_contract::engine::{HeldResource, MeshSettings, Rejected, Resource, 
 use trackbed_decide::{Settings, SettingsError, World};
 
 use crate::blob;
-use crate::routes::{Routes, is_routes};
+use crate::routes::{Routes, kind_of};
 use crate::worker::heritage::{Heritage, Safe};
 
 const SETTINGS: &str = "settings";
@@ -130,7 +130,7 @@ impl State {
         self.world = Some(next);
         if let Some(routes) = &mut self.routes {
             // No part of where a connection may go, and nothing that the world knows.
-            rejected.retain(|rejected| !is_routes(rejected.r#type));
+            rejected.retain(|rejected| kind_of(rejected.r#type).is_none());
             let (next, unusable) = routes.apply(delta);
             *routes = Arc::new(next);
             rejected.extend(unusable);

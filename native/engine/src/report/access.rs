@@ -1,7 +1,7 @@
 //! The access lines: one per connection and one per request, at their ends, with Istio's field names.
 use trackbed_contract::Identity;
 use trackbed_contract::engine::{Direction, Path};
-use trackbed_l7::{RequestRecord, RouteName, StreamRecord};
+use trackbed_l7::{Decided, RequestRecord, RouteName, StreamRecord};
 
 use super::flow::{Closing, Known};
 use super::requests::{Ends, flags};
@@ -42,7 +42,8 @@ pub(super) fn request(record: &RequestRecord<'_>, ends: &Ends) {
         dst.service = &*record.served.service, dst.port = record.served.port,
         upstream.service = record.backend.map_or("", |backend| &backend.service),
         upstream.workload = ends.destination.as_ref().map_or("", |workload| &workload.name),
-        upstream.addr = record.endpoint.map(|(_, address)| tracing::field::display(address)), retries = record.retries,
+        upstream.addr = record.endpoint.map(|(_, address)| tracing::field::display(address)), retries = record.retries, policy = policy(record.decided),
+        would_deny = would_deny(record.decided), error = error(record.decided),
         bytes_recv = record.request_bytes, bytes_sent = record.response_bytes, duration = format!("{}ms", record.duration.as_millis()),
         first_byte = record.first_byte.map(|time| tracing::field::display(format!("{}ms", time.as_millis()))),
         request_id = record.request_id, traceparent = record.traceparent, "request complete");
@@ -58,8 +59,21 @@ pub(super) fn stream(record: &StreamRecord<'_>, ends: &Ends) {
         upstream.service = record.backend.map_or("", |backend| &backend.service),
         upstream.workload = ends.destination.as_ref().map_or("", |workload| &workload.name),
         upstream.addr = record.endpoint.map(|(_, address)| tracing::field::display(address)),
+        policy = policy(record.decided), would_deny = would_deny(record.decided), error = error(record.decided),
         bytes_recv = record.received_bytes, bytes_sent = record.sent_bytes, duration = format!("{}ms", record.duration.as_millis()),
         "stream complete");
+}
+
+fn policy(decided: Option<&Decided>) -> &str {
+    decided.and_then(|decided| decided.policy.as_ref()).map_or("", |policy| &*policy.name)
+}
+
+fn would_deny(decided: Option<&Decided>) -> Option<&str> {
+    decided?.audit.as_ref().map(|refused| &*refused.policy.name)
+}
+
+fn error(decided: Option<&Decided>) -> Option<String> {
+    decided.filter(|decided| !decided.code.is_empty()).map(|decided| format!("{}: {}", decided.code, decided.reason))
 }
 
 /// `HTTPRoute/shop/cart/0`, and the rule's name behind it if it has one.

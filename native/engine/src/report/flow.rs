@@ -150,15 +150,17 @@ impl Known {
         if let Some(policy) = policy {
             (flow.policy, flow.rule) = named(policy);
         }
-        flow.audit = self.audit.as_ref().map(|refused| {
-            let (policy, rule) = named(&refused.policy);
-            Audit { verdict: Verdict::Denied.into(), policy, rule, code: refused.code.to_owned() }
-        });
+        flow.audit = self.audit.as_deref().map(audit);
         flow
     }
 }
 
-fn named(policy: &PolicyRef) -> (String, u32) {
+pub(super) fn audit(refused: &Refused) -> Audit {
+    let (policy, rule) = named(&refused.policy);
+    Audit { verdict: Verdict::Denied.into(), policy, rule, code: refused.code.to_owned() }
+}
+
+pub(super) fn named(policy: &PolicyRef) -> (String, u32) {
     (policy.name.to_string(), policy.rule.and_then(|rule| u32::try_from(rule).ok()).unwrap_or_default())
 }
 

@@ -12,10 +12,10 @@ use trackbed_contract::Identity;
 use trackbed_contract::engine::{self as wire, Direction, Flow, FlowPhase, Path, Verdict};
 use trackbed_contract::tables::metrics;
 use trackbed_decide::{Protocol, Service, Workload, World};
-use trackbed_l7::{Client, Flag, Report, RequestRecord, StreamRecord};
+use trackbed_l7::{Client, Decided, Flag, Report, RequestRecord, StreamRecord};
 
 use super::access;
-use super::flow::{End, Record};
+use super::flow::{self, End, Record};
 use super::ledger;
 use super::series::{Escaped, Labels, header, write_labels};
 use super::spans;
@@ -239,6 +239,9 @@ impl Report for Requests {
         let service = record.backend.map_or(&record.served.service, |backend| &backend.service);
         let ends = self.ends(record.client, service, record.endpoint);
         access::request(record, &ends);
+        if let Some(audit) = record.decided.and_then(|decided| decided.audit.as_ref()) {
+            self.shared.audits.would_deny(&audit.policy.name);
+        }
         self.tell(record, &ends);
         if let Some(spans) = &self.shared.spans
             && let Some(span) = spans::of(record, &ends)
@@ -258,12 +261,16 @@ impl Report for Requests {
     fn connection(&self, record: &StreamRecord<'_>) {
         let service = record.backend.map_or(&record.served.service, |backend| &backend.service);
         access::stream(record, &self.ends(record.client, service, record.endpoint));
+        if let Some(audit) = record.decided.and_then(|decided| decided.audit.as_ref()) {
+            self.shared.audits.would_deny(&audit.policy.name);
+        }
     }
 }
 
 /// The record of a request that is over.
 fn flow(record: &RequestRecord<'_>, ends: &Ends, shared: &Shared) -> Flow {
     let duration = clock::microseconds(record.duration);
+    let (policy, rule) = record.decided.and_then(|decided| decided.policy.as_ref()).map(flow::named).unwrap_or_default();
     let failed = record.status == 0 || !record.flags.is_empty();
     let proven = ends.destination.as_ref().filter(|workload| workload.protocol == Protocol::Hbone).map(|workload| &workload.identity);
     let destination = record.endpoint.map(|(_, address)| End::new(address, ends.destination.as_ref(), proven).to_wire());
@@ -272,7 +279,12 @@ fn flow(record: &RequestRecord<'_>, ends: &Ends, shared: &Shared) -> Flow {
         phase: FlowPhase::Closed.into(),
         direction: Direction::Inbound.into(),
         path: Path::Tunnel.into(),
-        verdict: if failed { Verdict::Failed } else { Verdict::Allowed }.into(),
+        verdict: verdict(record.decided, failed).into(),
+        policy,
+        rule,
+        code: record.decided.map(|decided| decided.code.to_owned()).unwrap_or_default(),
+        reason: record.decided.map(|decided| decided.reason.clone()).unwrap_or_default(),
+        audit: record.decided.and_then(|decided| decided.audit.as_ref()).map(flow::audit),
         start: clock::unix_nanoseconds() - i64::try_from(record.duration.as_nanos()).unwrap_or_default(),
         source: Some(End::new(record.client.address, ends.source.as_ref(), ends.identity.as_ref()).to_wire()),
         destination: Some(destination.unwrap_or_default()),
@@ -297,6 +309,14 @@ fn flow(record: &RequestRecord<'_>, ends: &Ends, shared: &Shared) -> Flow {
             traceparent: record.traceparent.to_owned(),
         }),
         ..Flow::default()
+    }
+}
+
+fn verdict(decided: Option<&Decided>, failed: bool) -> Verdict {
+    match decided {
+        Some(decided) if !decided.code.is_empty() => Verdict::Denied,
+        _ if failed => Verdict::Failed,
+        _ => Verdict::Allowed,
     }
 }
 

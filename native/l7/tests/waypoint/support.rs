@@ -18,10 +18,11 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{LocalSet, spawn_local};
+use trackbed_contract::authorization::Access;
 use trackbed_contract::{Identity, route};
 use trackbed_l7::{
-    BackendKey, Client, ConnectError, Context, Copied, Endpoint, Flag, NoEndpoint, Outcome, Report, RequestRecord, Served, StreamRecord,
-    Table, Upstream, serve,
+    BackendKey, Client, ConnectError, Context, Copied, Decided, Endpoint, Flag, Kind, NoEndpoint, Outcome, Report, RequestRecord, Served,
+    StreamRecord, Table, Upstream, serve,
 };
 
 /// Far more than any of these takes.
@@ -113,6 +114,15 @@ pub(crate) struct Told {
     pub(crate) request_bytes: u64,
     pub(crate) response_bytes: u64,
     pub(crate) server_name: Option<String>,
+    /// Code, policy and rule; empty when no policy said anything.
+    pub(crate) decided: String,
+}
+
+fn decided(decided: Option<&Decided>) -> String {
+    let Some(Decided { policy, code, .. }) = decided else { return String::new() };
+    let name = policy.as_ref().map_or("", |policy| &*policy.name);
+    let rule = policy.as_ref().and_then(|policy| policy.rule).map_or("-".to_owned(), |rule| rule.to_string());
+    format!("{code} {name} {rule}")
 }
 
 #[derive(Default)]
@@ -138,6 +148,7 @@ impl Report for Notes {
             request_bytes: record.request_bytes,
             response_bytes: record.response_bytes,
             server_name: None,
+            decided: decided(record.decided),
         });
     }
 
@@ -154,6 +165,7 @@ impl Report for Notes {
             request_bytes: record.received_bytes,
             response_bytes: record.sent_bytes,
             server_name: record.server_name.map(Into::into),
+            decided: decided(record.decided),
         });
     }
 
@@ -190,7 +202,7 @@ pub(crate) async fn waypoint(port: route::Port) -> Waypoint {
     spawn_local(async move {
         while let Ok((io, address)) = listener.accept().await {
             let identity = format!("spiffe://cluster.local/ns/{}/sa/default", namespace.borrow());
-            let client = Client { identity: Some(Identity::parse(&identity).unwrap()), address };
+            let client = Client { identity: Some(Identity::parse(&identity).unwrap()), address, addressed: None };
             let served = Served { service: SERVICE.into(), port: PORT };
             let (context, ends) = (Rc::clone(&context), Rc::clone(&ends));
             spawn_local(async move {
@@ -205,9 +217,24 @@ pub(crate) async fn waypoint(port: route::Port) -> Waypoint {
 impl Waypoint {
     pub(crate) fn replace(&self, port: route::Port) {
         let routes = route::Routes { service: SERVICE.into(), ports: vec![port], guarded: false };
-        let (table, rejected) = Table::default().apply([(SERVICE, routes.encode_to_vec().as_slice())], []);
+        let (table, rejected) = Table::default().apply([(Kind::Routes, SERVICE, routes.encode_to_vec().as_slice())], []);
         assert_eq!(rejected, []);
         self.context.replace(Arc::new(table));
+    }
+
+    /// The same, and what guards it; None: it is not known yet.
+    pub(crate) fn guard(&self, port: route::Port, access: Option<&Access>) {
+        assert_eq!(self.guard_with(port, access.map(Message::encode_to_vec).as_deref()), "");
+    }
+
+    /// Why it was rejected, or nothing.
+    pub(crate) fn guard_with(&self, port: route::Port, access: Option<&[u8]>) -> String {
+        let routes = route::Routes { service: SERVICE.into(), ports: vec![port], guarded: true }.encode_to_vec();
+        let access = access.map(|access| (Kind::Access, SERVICE, access));
+        let (table, rejected) =
+            Table::default().apply([Some((Kind::Routes, SERVICE, routes.as_slice())), access].into_iter().flatten(), []);
+        self.context.replace(Arc::new(table));
+        rejected.into_iter().map(|rejected| rejected.reason).collect()
     }
 
     /// Of clients that come from now on.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use trackbed_contract::engine::{Direction, Path};
 use trackbed_contract::tables::{errors, ports};
-use trackbed_decide::{Authority, inbound_waypoint};
+use trackbed_decide::{Authority, Host, inbound_waypoint};
 use trackbed_hbone::{ClosedBy, Duplex, Meter, Outcome, Request};
 use trackbed_l7::{Client, End, Served};
 
@@ -50,9 +50,13 @@ impl Thread {
             account.service(Some(&served.service));
             // No await between the decision and this.
             let registered = self.register(&pod, Facts::Waypoint(Box::new(served.clone())));
-            Ok((served, registered))
+            let addressed = match Authority::parse(&request.authority).map(|authority| authority.host) {
+                Ok(Host::Ip(ip)) => Some(ip),
+                _ => None,
+            };
+            Ok((served, registered, addressed))
         });
-        let (served, registered) = match decided {
+        let (served, registered, addressed) = match decided {
             Ok(decided) => decided,
             Err(refusal) => {
                 request.refuse(refusal.status.code());
@@ -62,7 +66,7 @@ impl Thread {
         match request.accept(Some(&self.introductions.of(&served.waypoint))) {
             Ok(stream) => {
                 registered.opened(account, None);
-                let client = Client { identity: Some(identity), address: from };
+                let client = Client { identity: Some(identity), address: from, addressed };
                 let served = Served { service: Arc::clone(&served.service.key), port: served.port };
                 registered.carry(|meter| work(stream.into_duplex(), client, served, context, Rc::clone(meter)), None);
             }

@@ -57,7 +57,7 @@ fn is_normal(path: &[u8]) -> bool {
 }
 
 /// Letters that need no encoding are decoded, everything else that is encoded, or should be, is so in capitals.
-fn decode(path: &str) -> Result<String, PathError> {
+pub(crate) fn decode(path: &str) -> Result<String, PathError> {
     let mut decoded = String::with_capacity(path.len());
     let mut bytes = path.bytes();
     while let Some(byte) = bytes.next() {

@@ -1,0 +1,12 @@
+//! Who may call what at a waypoint: the policies of one service over requests, with what only HTTP knows.
+mod compile;
+mod condition;
+mod index;
+mod policies;
+mod subject;
+mod template;
+mod token;
+
+pub use policies::{Ask, Policies, PolicyTold, RuleTold};
+pub use subject::{Host, Http, Paths, Subject};
+pub use token::Token;
