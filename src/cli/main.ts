@@ -2,6 +2,7 @@
 import { Command, CommanderError, Option } from "commander";
 import { type AskOptions, runConnection } from "./ask/connection.ts";
 import { isFlowId, runFlow } from "./ask/flow.ts";
+import { runSimulate, type SimulateOptions } from "./ask/simulate.ts";
 import { addClusterCommands, withTarget } from "./cluster/commands.ts";
 import { runDemo } from "./demo/demo.ts";
 import { runExec } from "./exec.ts";
@@ -23,6 +24,15 @@ const withWritten = (command: Command): Command =>
     .option("--directory <dir>", "ask about the documents in this directory, as control would compile them")
     .option("--trust-domain <name>", "with documents: first part of every identity (default: as control was told, else cluster.local)")
     .option("--root-namespace <name>", "with documents: its policies govern the whole mesh");
+
+/** What was seen. */
+const withObserved = (command: Command): Command =>
+  command.option(
+    "--flows <file>",
+    "lines of trackbed flows -o json instead of what daemons keep (repeatable; - is standard input)",
+    collect,
+    [],
+  );
 
 const outputOption = (): Option => new Option("-o, --output <format>", "how to answer").choices(["text", "json"]).default("text");
 
@@ -71,6 +81,11 @@ Exit codes: 0 fine · 1 not healthy, or it did not work · 64 wrong command line
       else if (isFlowId(what)) act(runFlow(what, options, output));
       else act(runExplain(what, options.namespace, options.run, output));
     });
+  withObserved(withWritten(asking("simulate", "what a change of policy would newly deny or allow of the connections that were seen")))
+    .argument("[file...]", "documents to put over what is there: files, directories, or -")
+    .option("--remove <object>", "KIND/NAMESPACE/NAME that would be taken away (repeatable)", collect, [])
+    .option("--strict", "fail also for what cannot be decided", false)
+    .action((files: string[], { output, ...options }: Common & SimulateOptions) => act(runSimulate(files, options, output)));
   program
     .command("exec")
     .description("run a command in a pod of a running lab")
