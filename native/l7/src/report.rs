@@ -48,6 +48,8 @@ pub struct RouteName {
     pub index: u32,
     /// Empty when it has none.
     pub rule: Box<str>,
+    /// All of it: `HTTPRoute/shop/cart/0`, and the rule's name behind it if it has one. Written once, for each request is told with it.
+    pub text: Box<str>,
 }
 
 #[derive(Debug)]

@@ -95,12 +95,19 @@ impl Retry {
 }
 
 pub(crate) fn route_name(from: &route::RuleId) -> RouteName {
+    let route::RuleId { kind, namespace, name, index, rule_name } = from;
+    let mut text = format!("{kind}/{namespace}/{name}/{index}");
+    if !rule_name.is_empty() {
+        text.push('/');
+        text.push_str(rule_name);
+    }
     RouteName {
-        kind: from.kind.as_str().into(),
-        namespace: from.namespace.as_str().into(),
-        name: from.name.as_str().into(),
-        index: from.index,
-        rule: from.rule_name.as_str().into(),
+        kind: kind.as_str().into(),
+        namespace: namespace.as_str().into(),
+        name: name.as_str().into(),
+        index: *index,
+        rule: rule_name.as_str().into(),
+        text: text.into(),
     }
 }
 

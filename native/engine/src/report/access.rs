@@ -36,7 +36,7 @@ pub(super) fn line(known: &Known, closing: &Closing) {
 /// `dst` is whom the client addressed, `upstream` who answered.
 pub(super) fn request(record: &RequestRecord<'_>, ends: &Ends) {
     tracing::info!(target: "access", method = %record.method, path = record.path, authority = record.authority, protocol = ?record.version,
-        response_code = record.status, grpc_status = record.grpc_status, response_flags = flags(record.flags), route = route(record.route),
+        response_code = record.status, grpc_status = record.grpc_status, response_flags = &*flags(record.flags), route = route(record.route),
         src.addr = %record.client.address, src.workload = ends.source.as_ref().map_or("", |workload| &workload.name),
         src.namespace = record.client.namespace().unwrap_or_default(), src.identity = record.client.identity.as_ref().map_or("", Identity::as_str),
         dst.service = &*record.served.service, dst.port = record.served.port,
@@ -51,7 +51,7 @@ pub(super) fn request(record: &RequestRecord<'_>, ends: &Ends) {
 
 /// Of what was carried without looking into it.
 pub(super) fn stream(record: &StreamRecord<'_>, ends: &Ends) {
-    tracing::info!(target: "access", response_flags = flags(record.flags), route = route(record.route),
+    tracing::info!(target: "access", response_flags = &*flags(record.flags), route = route(record.route),
         server_name = record.server_name.unwrap_or_default(), src.addr = %record.client.address,
         src.workload = ends.source.as_ref().map_or("", |workload| &workload.name),
         src.namespace = record.client.namespace().unwrap_or_default(), src.identity = record.client.identity.as_ref().map_or("", Identity::as_str),
@@ -76,9 +76,7 @@ fn error(decided: Option<&Decided>) -> Option<String> {
     decided.filter(|decided| !decided.code.is_empty()).map(|decided| format!("{}: {}", decided.code, decided.reason))
 }
 
-/// `HTTPRoute/shop/cart/0`, and the rule's name behind it if it has one.
-pub(super) fn route(route: Option<&RouteName>) -> String {
-    let Some(RouteName { kind, namespace, name, index, rule }) = route else { return String::new() };
-    let text = format!("{kind}/{namespace}/{name}/{index}");
-    if rule.is_empty() { text } else { format!("{text}/{rule}") }
+/// Empty where no rule matched, or none is attached.
+pub(super) fn route(route: Option<&RouteName>) -> &str {
+    route.map_or("", |route| &route.text)
 }

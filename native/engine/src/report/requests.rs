@@ -1,4 +1,5 @@
 //! Istio's metrics of requests, and a line in the access log for each: what a waypoint tells of what it answered.
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -68,7 +69,7 @@ struct Names {
     protocol: &'static str,
     status: u16,
     grpc_status: Option<u16>,
-    flags: String,
+    flags: Cow<'static, str>,
 }
 
 #[derive(Debug, Default)]
@@ -301,8 +302,8 @@ fn flow(record: &RequestRecord<'_>, ends: &Ends, shared: &Shared) -> Flow {
             protocol: format!("{:?}", record.version),
             status: record.status.into(),
             grpc_status: record.grpc_status.map(Into::into),
-            flags: flags(record.flags),
-            route: access::route(record.route),
+            flags: flags(record.flags).into_owned(),
+            route: access::route(record.route).to_owned(),
             backend: record.backend.map(|backend| backend.service.to_string()).unwrap_or_default(),
             retries: record.retries,
             request_id: record.request_id.to_owned(),
@@ -321,8 +322,12 @@ fn verdict(decided: Option<&Decided>, failed: bool) -> Verdict {
 }
 
 /// As Envoy writes them.
-pub(super) fn flags(flags: &[Flag]) -> String {
-    if flags.is_empty() { "-".to_owned() } else { flags.iter().map(|flag| flag.as_str()).collect::<Vec<_>>().join(",") }
+pub(super) fn flags(flags: &[Flag]) -> Cow<'static, str> {
+    match flags {
+        [] => Cow::Borrowed("-"),
+        [one] => Cow::Borrowed(one.as_str()),
+        several => Cow::Owned(several.iter().map(|flag| flag.as_str()).collect::<Vec<_>>().join(",")),
+    }
 }
 
 impl Ends {

@@ -88,7 +88,7 @@ pub(super) fn of(record: &RequestRecord<'_>, ends: &Ends) -> Option<Span> {
         KeyValue::number("http.response.status_code", record.status),
         KeyValue::text("client.address", record.client.address.ip().to_string()),
         KeyValue::text("trackbed.service", &*record.served.service),
-        KeyValue::text("trackbed.route", &*route),
+        KeyValue::text("trackbed.route", route),
         KeyValue::text("response_flags", flags(record.flags)),
         KeyValue::number("http.request.resend_count", record.retries),
         KeyValue::text("guid:x-request-id", record.request_id),
