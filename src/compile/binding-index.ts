@@ -168,7 +168,8 @@ export function bindingIndex(cluster: Cluster, destinations: Destinations, adopt
       gatewaysOf(binding).some((one) => itself(waypointKey(one)))
     )
       return { kind: "none", reason: "it is a waypoint itself" };
-    if (binding.kind === "auto" && cluster.routes.attachedTo(key).length === 0) return { kind: "none", reason: "nothing of it needs one" };
+    if (binding.kind === "auto" && cluster.routes.attachedTo(key).length + cluster.attached.of(key).length === 0)
+      return { kind: "none", reason: "nothing of it needs one" };
     const obstacle = obstacleTo(binding.gateway, namespace, binding.kind === "auto");
     if (obstacle === null && !traffic(waypointKey(binding.gateway)).services) {
       const reason = `Gateway ${waypointKey(binding.gateway)} is not for services (label ${labels.waypointFor})`;

@@ -21,6 +21,7 @@ import { type LabelIndex, labelIndex, type SelectorIndex, selectorIndex } from "
 import { type Governing, oldest } from "./peer-authentication.ts";
 import { type RouteIndex, routeIndex } from "./route-index.ts";
 import { type EntryIndex, entryIndex } from "./service-entry.ts";
+import { attachedOf, type TargetIndex, targetIndex } from "./target-index.ts";
 
 export type Cluster = {
   readonly objects: ReadonlyMap<ObjectKey, MeshObject>;
@@ -33,6 +34,8 @@ export type Cluster = {
   readonly entries: EntryIndex;
   readonly selectiveEntries: SelectorIndex<ServiceEntry>;
   readonly routes: RouteIndex;
+  /** Policies by what they are attached to; `policies` has the others. */
+  readonly attached: TargetIndex;
   put(object: MeshObject): void;
   remove(object: MeshObject): void;
   namespace(name: string): Namespace | undefined;
@@ -60,6 +63,7 @@ export function createCluster(rootNamespace: string, adopt: Adoption): Cluster {
   const entries = entryIndex();
   const selectiveEntries = selectorIndex<ServiceEntry>();
   const routes = routeIndex();
+  const attached = targetIndex(rootNamespace);
   const podsByNode = new Map<string, Set<Pod>>();
   const podsByUid = new Map<string, Pod>();
   /** By node: what it said of each pod. */
@@ -83,6 +87,7 @@ export function createCluster(rootNamespace: string, adopt: Adoption): Cluster {
 
   function index(object: MeshObject, act: "add" | "delete"): void {
     claims[act](object);
+    const policy = attachedOf(object);
     if (object.kind === "Pod") {
       pods[act](object);
       const onNode = podsByNode.get(object.nodeName) ?? new Set<Pod>();
@@ -96,7 +101,8 @@ export function createCluster(rootNamespace: string, adopt: Adoption): Cluster {
     else if (object.kind === "ServiceEntry") {
       entries[act](object);
       selectiveEntries[act](object);
-    } else if (object.kind === "AuthorizationPolicy") policies[act](object);
+    } else if (policy !== null) attached[act](policy);
+    else if (object.kind === "AuthorizationPolicy") policies[act](object);
     else if (object.kind === "PeerAuthentication") peers[act](object);
     else if ("parents" in object) routes[act](object);
   }
@@ -112,6 +118,7 @@ export function createCluster(rootNamespace: string, adopt: Adoption): Cluster {
     entries,
     selectiveEntries,
     routes,
+    attached,
     put: (object) => {
       objects.set(keyOf(object), object);
       index(object, "add");

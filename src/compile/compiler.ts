@@ -1,6 +1,5 @@
 // Turns changes of desired state into changes of xDS resources, at the cost of what changed and not of the cluster.
 
-import type { AuthorizationPolicy, RequestAuthentication } from "#mesh/authorization.ts";
 import type { Adoption } from "#mesh/enrolment.ts";
 import { keyOf, type MeshObject, type ObjectKey, type Pod, type ServiceEntry } from "#mesh/objects.ts";
 import { withOpaquePorts } from "#mesh/opaque.ts";
@@ -16,6 +15,7 @@ import { affected, type Dirty, noneDirty } from "./dirty.ts";
 import { encodeAuthorization, encodeService, encodeWorkload } from "./encode.ts";
 import { compileEndpoints } from "./endpoint.ts";
 import { convert, convertedName, peerFaults, peerPolicyName, staticStrict } from "./peer-authentication.ts";
+import type { Policies, PolicyResources } from "./policies.ts";
 import { ADDRESS_TYPE, AUTHORIZATION_TYPE, type Compiled, type Delta, type ObjectFault, type Resource, type TypeUrl } from "./resource.ts";
 import { compileService, hostnameOf } from "./service.ts";
 import { compileEntries, type EntryHost, settleHosts } from "./service-entry.ts";
@@ -58,6 +58,8 @@ export type Compiler = {
   objects(): Iterable<MeshObject>;
   /** What waypoints know of the services that they serve, by "namespace/hostname": encoded trackbed.route.v1.Routes. */
   routes(): ReadonlyMap<string, Resource>;
+  /** What waypoints are told beside them, and what became of the policies that it is made of. */
+  readonly policies: Pick<Policies, keyof PolicyResources | "accessOfPods" | "statuses">;
   /** Every waypoint that there should be. */
   waypoints(): readonly Waypoint[];
   /** Null when there is no such waypoint. */
@@ -216,7 +218,7 @@ export function createCompiler(settings: CompilerSettings): Compiler {
     const resourceName = `${namespace}/${name}`;
     if (object?.kind !== "AuthorizationPolicy") return absent(authorizations, resourceName);
     // With targets it is for waypoints.
-    if (object.targets.length > 0) return { ...absent(authorizations, resourceName), faults: [notYet(object)] };
+    if (object.targets.length > 0) return absent(authorizations, resourceName);
     const { authorization, faults } = compileAuthorization(object, rootNamespace);
     const resource = encodeAuthorization(authorization);
     if (!isTooLarge(resource)) return { output: authorizations, name: resourceName, resource, faults };
@@ -298,6 +300,7 @@ export function createCompiler(settings: CompilerSettings): Compiler {
     faults: () => [...[...faults.values()].flat(), ...[...entries.values()].flatMap((one) => one.faults), ...waypoints.faults()],
     objects: () => cluster.objects.values(),
     routes: waypoints.routes,
+    policies: waypoints.policies,
     waypoints: waypoints.waypoints,
     scopeOf: waypoints.scopeOf,
     routeStatuses: waypoints.routeStatuses,
@@ -349,10 +352,3 @@ function flush(authorizations: Output, addresses: Output): Delta[] {
   }
   return deltas.filter(({ upsert, remove }) => upsert.length > 0 || remove.length > 0);
 }
-
-const notYet = (object: AuthorizationPolicy | RequestAuthentication): ObjectFault => ({
-  key: keyOf(object),
-  code: "E_POLICY_NO_WAYPOINT",
-  field: "spec.targetRefs",
-  reason: "no waypoint enforces it yet",
-});

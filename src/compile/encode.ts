@@ -1,6 +1,6 @@
 // Messages become resources: encoded once, versioned by content.
 import { hash } from "node:crypto";
-import { create, toBinary } from "@bufbuild/protobuf";
+import { create, type DescMessage, type MessageShape, toBinary } from "@bufbuild/protobuf";
 import { type Authorization, AuthorizationSchema } from "#contract/gen/istio/security_pb.ts";
 import { AddressSchema, type Service, type Workload } from "#contract/gen/istio/workload_pb.ts";
 import { type Routes, RoutesSchema } from "#contract/gen/route_pb.ts";
@@ -35,6 +35,10 @@ export const encodeService = (service: Service): Resource =>
     service.addresses.flatMap(({ network, address }) => aliasesOf(network, [address])),
     toBinary(AddressSchema, create(AddressSchema, { type: { case: "service", value: service } })),
   );
+
+/** For waypoints: a message under the name of what it is about. */
+export const encodeAbout = <D extends DescMessage>(name: string, schema: D, message: MessageShape<D>): Resource =>
+  resource(name, [], toBinary(schema, message));
 
 export const encodeRoutes = (routes: Routes): Resource => resource(routes.service, [], toBinary(RoutesSchema, routes));
 

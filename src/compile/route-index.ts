@@ -18,7 +18,8 @@ export const parentsOf = ({ parents }: Route): DestinationKey[] => [...new Set(p
 
 const mirrors = (filters: readonly Filter[]): ObjectRef[] => filters.flatMap((one) => (one.type === "RequestMirror" ? [one.backend] : []));
 
-const backendsOf = (route: Route): ReferenceKey[] => {
+/** What a route sends to. */
+export const referencesOf = (route: Route): ReferenceKey[] => {
   const refs = route.rules.flatMap((rule) => [
     ...rule.backends,
     ...rule.backends.flatMap(({ filters }) => mirrors(filters)),
@@ -42,12 +43,12 @@ export function routeIndex(): RouteIndex {
     add: (route) => {
       routes.add(route);
       for (const key of parentsOf(route)) put(byParent, key, route);
-      for (const key of backendsOf(route)) put(byBackend, key, route);
+      for (const key of referencesOf(route)) put(byBackend, key, route);
     },
     delete: (route) => {
       routes.delete(route);
       for (const key of parentsOf(route)) take(byParent, key, route);
-      for (const key of backendsOf(route)) take(byBackend, key, route);
+      for (const key of referencesOf(route)) take(byBackend, key, route);
     },
     attachedTo: (destination) => [...(byParent.get(destination) ?? [])],
     sendingTo: (reference) => new Set([...(byBackend.get(reference) ?? [])].flatMap(parentsOf)),

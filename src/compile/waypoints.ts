@@ -23,6 +23,7 @@ import type { CompilerSettings } from "./compiler.ts";
 import { createDestinations } from "./destinations.ts";
 import { encodeRoutes } from "./encode.ts";
 import { podBindings } from "./pod-binding.ts";
+import { createPolicies, type Policies } from "./policies.ts";
 import type { ObjectFault, Resource } from "./resource.ts";
 import { parentsOf } from "./route-index.ts";
 import { backendsOf, type EndpointName, scopeOf, settled } from "./scope.ts";
@@ -37,6 +38,7 @@ export type Waypoints = {
   standing(key: DestinationKey): Standing;
   standingOf(pod: Pod): Standing;
   routes(): ReadonlyMap<string, Resource>;
+  readonly policies: Policies;
   waypoints(): readonly Waypoint[];
   scopeOf(key: WaypointKey): Scope | null;
   routeStatuses(): readonly RouteStatus[];
@@ -60,6 +62,7 @@ export function createWaypoints(cluster: Cluster, settings: CompilerSettings, wo
   const destinations = createDestinations(cluster, settings);
   const bindings = bindingIndex(cluster, destinations, settings.adopt);
   const pods = podBindings(cluster, bindings, settings.adopt);
+  const policies = createPolicies(cluster, settings, destinations, bindings);
   /** Of destinations that have a waypoint, or routes. */
   const tables = new Map<DestinationKey, Kept>();
   const standings = new Map<DestinationKey, Standing>();
@@ -86,6 +89,7 @@ export function createWaypoints(cluster: Cluster, settings: CompilerSettings, wo
     const { namespace, name } = object.metadata;
     if (object.kind === "ServiceEntry") destinations.forget(namespace);
     bindings.note(object, dirty);
+    policies.note(object, dirty);
     pods.note(object);
     if (object.kind === "Service") {
       noteDestination(`Service/${namespace}/${name}`);
@@ -141,7 +145,9 @@ export function createWaypoints(cluster: Cluster, settings: CompilerSettings, wo
   };
 
   function settle() {
-    const changedPods = [...bindings.settle(dirty)].flatMap(([waypoint, forPods]) => {
+    const changedWaypoints = bindings.settle(dirty);
+    policies.expand(dirty, changedWaypoints.keys());
+    const changedPods = [...changedWaypoints].flatMap(([waypoint, forPods]) => {
       if (forPods) stale.add(waypoint);
       // Of one that is not for pods, those hear that ask for it by their own label.
       return (forPods ? pods.naming(waypoint) : pods.labelled(waypoint)).map(objectKeyOf);
@@ -161,6 +167,7 @@ export function createWaypoints(cluster: Cluster, settings: CompilerSettings, wo
     }
     for (const key of dirtyRoutes) refresh(key);
     dirtyRoutes.clear();
+    policies.settle();
     const touched = [...dirty].filter((key) => tables.has(key)).length;
     dirty = new Set();
     return { destinations: changed, pods: changedPods, touched };
@@ -171,6 +178,7 @@ export function createWaypoints(cluster: Cluster, settings: CompilerSettings, wo
     for (const route of attached) dirtyRoutes.add(objectKeyOf(route));
     large.delete(key);
     const destination = destinations.find(key);
+    const { guarded, asked } = policies.compile(key, standing);
     const before = tables.get(key)?.names ?? [];
     if (destination === undefined || (attached.length === 0 && !hasWaypoint(standing))) {
       tables.delete(key);
@@ -180,9 +188,9 @@ export function createWaypoints(cluster: Cluster, settings: CompilerSettings, wo
     const known = { destination: destinations.find, host: destinations.host };
     const spoken = withOpaquePorts(destination, cluster.namespace(destination.metadata.namespace)).service;
     const { routes, verdicts, faults } = compileTable(spoken, attached, known);
-    tables.set(key, { verdicts, faults, names: destination.names, backends: backendsOf(routes) });
+    tables.set(key, { verdicts, faults, names: destination.names, backends: [...new Set([...backendsOf(routes), ...asked])] });
     withdraw(key, hasWaypoint(standing) ? before.filter((name) => !destination.names.includes(name)) : before);
-    if (hasWaypoint(standing)) for (const name of destination.names) publish(key, name, { ...routes, service: name });
+    if (hasWaypoint(standing)) for (const name of destination.names) publish(key, name, { ...routes, service: name, guarded });
   }
 
   /** A host that another ServiceEntry has now is not taken from it. */
@@ -322,6 +330,7 @@ export function createWaypoints(cluster: Cluster, settings: CompilerSettings, wo
     standing: (key) => standings.get(key) ?? NONE,
     standingOf: pods.standing,
     routes: () => resources,
+    policies,
     waypoints: () => {
       const declared = [...bindings.gateways()].map(({ metadata }) => waypointKey(metadata));
       return [...new Set([...declared, ...bindings.implied()])].sort().map((key) => viewOf(key).waypoint);
@@ -331,6 +340,7 @@ export function createWaypoints(cluster: Cluster, settings: CompilerSettings, wo
     gatewayStatuses: () => [...bindings.gateways()].flatMap(({ metadata }) => viewOf(waypointKey(metadata)).status ?? []),
     faults: () => [
       ...large.values(),
+      ...policies.faults(),
       ...[...standings].flatMap(([key, standing]): ObjectFault[] => {
         const reason =
           standing.kind === "absent" ? `${standing.reason}: it is reached without a waypoint` : hasWaypoint(standing) ? standing.fault : "";

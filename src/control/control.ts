@@ -200,8 +200,8 @@ async function start(
         metrics.documents.set({ kind: "any", result: "fault" }, all.length);
         await trust();
         platform.herald?.changed(current, all);
-        const [routes, gateways] = [compiler.routeStatuses(), compiler.gatewayStatuses()];
-        platform.herald?.waypoints({ waypoints: compiler.waypoints(), routes, gateways });
+        const [routes, gateways, policies] = [compiler.routeStatuses(), compiler.gatewayStatuses(), compiler.policies.statuses()];
+        platform.herald?.waypoints({ waypoints: compiler.waypoints(), routes, gateways, policies });
       },
       onCompiled: (seconds, recompiled, changed) => {
         metrics.compileSeconds.observe(seconds);

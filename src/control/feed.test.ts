@@ -21,7 +21,21 @@ function feed(apply: Compiler["apply"], options: { source?: () => AsyncGenerator
     yield await first.promise;
     if (!stop.signal.aborted) await new Promise((resolve) => stop.signal.addEventListener("abort", resolve));
   }
-  const nothing = { routes: () => new Map(), waypoints: () => [], scopeOf: () => null, routeStatuses: () => [], gatewayStatuses: () => [] };
+  const policies = {
+    access: new Map(),
+    backendSettings: new Map(),
+    requestSettings: new Map(),
+    accessOfPods: () => null,
+    statuses: () => [],
+  };
+  const nothing = {
+    policies,
+    routes: () => new Map(),
+    waypoints: () => [],
+    scopeOf: () => null,
+    routeStatuses: () => [],
+    gatewayStatuses: () => [],
+  };
   const compiler: Compiler = { apply, resources: () => [], faults: () => [], objects: () => [], ...nothing };
   const { onChange = async () => undefined } = options;
   const view = createView("cluster.local");

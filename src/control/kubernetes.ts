@@ -174,9 +174,9 @@ export async function kubernetesPlatform(parts: KubernetesParts, stop: AbortSign
         gatewayStatus.noticed(change);
         provision.noticed(change);
       },
-      waypoints: ({ waypoints, routes, gateways }) => {
+      waypoints: ({ waypoints, routes, gateways, policies }) => {
         provision.changed(waypoints);
-        gatewayStatus.changed({ routes, gateways });
+        gatewayStatus.changed({ routes, gateways, policies });
       },
       reported: (node, report) => {
         podStatus.reported(node, report);

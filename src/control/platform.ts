@@ -4,7 +4,7 @@ import type { ServingAuthority } from "#ca/signing.ts";
 import type { NodeUpdate } from "#compile/compiler.ts";
 import type { Pod } from "#mesh/objects.ts";
 import type { Change, Fault, Source } from "#source/source.ts";
-import type { GatewayStatus, RouteStatus } from "#waypoint/status.ts";
+import type { GatewayStatus, PolicyStatus, RouteStatus } from "#waypoint/status.ts";
 import type { Waypoint } from "#waypoint/waypoint.ts";
 import type { BelievedReport } from "./nodes.ts";
 
@@ -33,6 +33,7 @@ export type WaypointReport = {
   readonly waypoints: readonly Waypoint[];
   readonly routes: readonly RouteStatus[];
   readonly gateways: readonly GatewayStatus[];
+  readonly policies: readonly PolicyStatus[];
 };
 
 export type Platform = {

@@ -21,13 +21,23 @@ function mesh() {
   const store = createStore();
   const routes = new Map<string, Resource>();
   let scope: Scope | null = { addresses: new Set(["a", "b"]), routes: new Set(["a"]), policies: new Set(["p", "q"]) };
-  const compiler = { scopeOf: (key: string) => (key === "shop/waypoint" ? scope : null), routes: () => routes };
+  let ofPods: Resource | null = null;
+  const everyPod = (now: Resource | null): void => {
+    ofPods = now;
+  };
+  const policies = {
+    access: new Map<string, Resource>(),
+    backendSettings: new Map<string, Resource>(),
+    requestSettings: new Map<string, Resource>(),
+    accessOfPods: () => ofPods,
+  };
+  const compiler = { scopeOf: (key: string) => (key === "shop/waypoint" ? scope : null), routes: () => routes, policies };
   const feed = scopedFeed({ store, compiler, uidOf: () => "own", adopt: "none" });
   store.watch(feed.touched);
   const setScope = (next: Scope | null): void => {
     scope = next;
   };
-  return { store, routes, feed, setScope, scope: () => scope };
+  return { store, routes, policies, everyPod, feed, setScope, scope: () => scope };
 }
 
 /** What an engine holds that obeys. */
@@ -78,20 +88,23 @@ test("by difference it holds what it would get as a whole, whatever changes and 
     return (state >>> 8) % limit;
   };
   const names = ["own", "a", "b", "c", "d", "e"];
-  const { store, routes, feed, setScope } = mesh();
+  const { store, routes, policies, feed, setScope, everyPod } = mesh();
   const subset = (): Set<string> => new Set(names.filter(() => random(2) === 0));
   let follow = feed.open();
   let engine = holder();
   const ledger = createLedger();
   for (let step = 0; step < 3000; step++) {
     const name = names[random(names.length)] ?? "";
-    const what = random(7);
+    const what = random(10);
     if (what === 0) store.update(ADDRESS_TYPE, [resource(name, step)], []);
     if (what === 1) store.update(ADDRESS_TYPE, [], [name]);
     if (what === 2) store.update(AUTHORIZATION_TYPE, random(3) === 0 ? [] : [resource(name, step)], random(2) === 0 ? [name] : []);
     if (what === 3) routes.set(name, resource(name, step));
     if (what === 4) routes.delete(name);
     if (what === 5 && random(4) === 0) setScope(random(8) === 0 ? null : { addresses: subset(), routes: subset(), policies: subset() });
+    if (what === 7) policies.access.set(name, resource(name, step));
+    if (what === 8) policies.access.delete(name);
+    if (what === 9) everyPod(random(2) === 0 ? null : resource("*", step));
     if (what === 6) {
       if (random(10) === 0) [follow, engine] = [feed.open(), holder()]; // another stream
       const change = follow(pod);

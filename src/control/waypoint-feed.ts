@@ -7,13 +7,13 @@ import type { StateChange, StateKey, StateResource } from "#engine/director.ts";
 import type { Adoption } from "#mesh/enrolment.ts";
 import type { Pod } from "#mesh/objects.ts";
 import { gatewayOf } from "#mesh/waypoint-pod.ts";
-import { type Scope, waypointKey } from "#waypoint/waypoint.ts";
+import { type Scope, type WaypointKey, waypointKey } from "#waypoint/waypoint.ts";
 import { ADDRESS_TYPE, AUTHORIZATION_TYPE, type TypeUrl } from "#xds/resource.ts";
 import type { ResourceStore, StoreChange } from "#xds/store.ts";
 
 export type FeedOptions = {
   readonly store: ResourceStore;
-  readonly compiler: Pick<Compiler, "scopeOf" | "routes">;
+  readonly compiler: Pick<Compiler, "scopeOf" | "routes"> & { readonly policies: Omit<Compiler["policies"], "statuses"> };
   /** Name of a pod's own workload. */
   readonly uidOf: (pod: Pod) => string;
   readonly adopt: Adoption;
@@ -30,7 +30,7 @@ export type WaypointFeed = {
   settled(): void;
 };
 
-const { ADDRESS, AUTHORIZATION, ROUTES } = ResourceType;
+const { ADDRESS, AUTHORIZATION, ROUTES, ACCESS } = ResourceType;
 
 export function scopedFeed({ store, compiler, uidOf, adopt }: FeedOptions): WaypointFeed {
   const changed = new Map<TypeUrl, Set<string>>([
@@ -39,9 +39,14 @@ export function scopedFeed({ store, compiler, uidOf, adopt }: FeedOptions): Wayp
   ]);
   const changedOf = (typeUrl: TypeUrl): ReadonlySet<string> => changed.get(typeUrl) ?? new Set();
 
-  function scopeOf(pod: Pod): Scope | null {
+  function waypointOf(pod: Pod): WaypointKey | null {
     const name = gatewayOf(pod, adopt);
-    return name === null ? null : compiler.scopeOf(waypointKey({ namespace: pod.metadata.namespace, name }));
+    return name === null ? null : waypointKey({ namespace: pod.metadata.namespace, name });
+  }
+
+  function scopeOf(pod: Pod): Scope | null {
+    const key = waypointOf(pod);
+    return key === null ? null : compiler.scopeOf(key);
   }
 
   /** Those that there are go up, the others away. */
@@ -60,16 +65,31 @@ export function scopedFeed({ store, compiler, uidOf, adopt }: FeedOptions): Wayp
 
   function open(): Follow {
     let scope: Scope | null | undefined;
-    /** Their resources as they were told last: routes are not in the store. */
-    let routes = new Map<string, Resource | undefined>();
+    /** Resources that are not in the store, as they were told last. */
+    const last = new Map<ResourceType, ReadonlyMap<string, Resource>>();
+
+    /** Those of the names whose resource is another than it was, or gone. */
+    function difference(type: ResourceType, names: Iterable<string>, find: (name: string) => Resource | undefined, whole: boolean) {
+      const before = whole ? new Map<string, Resource>() : (last.get(type) ?? new Map<string, Resource>());
+      const now = new Map<string, Resource>();
+      for (const name of names) {
+        const found = find(name);
+        if (found !== undefined) now.set(name, found);
+      }
+      last.set(type, now);
+      const outdated = [...new Set([...before.keys(), ...now.keys()])].filter((name) => before.get(name) !== now.get(name));
+      return told(type, outdated, (name) => now.get(name));
+    }
 
     return (pod) => {
       const now = scopeOf(pod);
       const whole = now !== scope;
       const own = uidOf(pod);
-      const known = compiler.routes();
-      const all = [...(now?.routes ?? [])];
-      const outdated = whole ? all : all.filter((name) => routes.get(name) !== known.get(name));
+      const { access, accessOfPods } = compiler.policies;
+      const served = now?.routes ?? new Set<string>();
+      const waypoint = waypointOf(pod);
+      const pods = waypoint === null || now === null ? null : accessOfPods(waypoint);
+      const guarded = pods === null ? served : [pods.name, ...served];
       // A workload names its policies, and one that is not known denies: all of them are there before anything asks.
       const policies = whole
         ? (now?.policies ?? new Set())
@@ -78,11 +98,11 @@ export function scopedFeed({ store, compiler, uidOf, adopt }: FeedOptions): Wayp
         ? new Set([own, ...(now?.addresses ?? [])])
         : [...changedOf(ADDRESS_TYPE)].filter((name) => name === own || now?.addresses.has(name) === true);
       scope = now;
-      routes = new Map(all.map((name) => [name, known.get(name)]));
       const parts = [
         told(AUTHORIZATION, policies, inStore(AUTHORIZATION_TYPE)),
         told(ADDRESS, addresses, inStore(ADDRESS_TYPE)),
-        told(ROUTES, outdated, (name) => known.get(name)),
+        difference(ACCESS, guarded, (name) => (name === pods?.name ? pods : access.get(name)), whole),
+        difference(ROUTES, served, (name) => compiler.routes().get(name), whole),
       ];
       return {
         reset: whole,

@@ -26,6 +26,8 @@ export const kinds = {
   AuthorizationPolicy: at("/apis/security.istio.io/v1", "authorizationpolicies"),
   PeerAuthentication: at("/apis/security.istio.io/v1", "peerauthentications"),
   RequestAuthentication: at("/apis/security.istio.io/v1", "requestauthentications"),
+  BackendPolicy: at("/apis/trackbed.dev/v1alpha1", "backendpolicies"),
+  RequestPolicy: at("/apis/trackbed.dev/v1alpha1", "requestpolicies"),
   ServiceEntry: at("/apis/networking.istio.io/v1", "serviceentries"),
   GatewayClass: at("/apis/gateway.networking.k8s.io/v1", "gatewayclasses", false),
   Gateway: at("/apis/gateway.networking.k8s.io/v1", "gateways"),

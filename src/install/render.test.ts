@@ -6,6 +6,7 @@ import { test } from "node:test";
 import { parse, parseAllDocuments } from "yaml";
 import { kubernetes, ports, product } from "#contract/tables.ts";
 import { chart } from "./chart.ts";
+import { definitions } from "./definition.ts";
 import { baseFiles, crdFiles } from "./files.ts";
 import { isKind, listPath } from "./kinds.ts";
 import { type Manifest, objectsOf, renderFiles } from "./render.ts";
@@ -27,6 +28,11 @@ const other: Values = {
 };
 const render = (values: Values): Manifest[] => objectsOf(renderFiles(baseFiles(), values));
 const id = ({ kind, metadata }: Manifest): string => `${kind}/${metadata.namespace ?? ""}/${metadata.name}`;
+
+test("the definitions of our own kinds are those that their schemas say", () => {
+  for (const [name, text] of definitions())
+    assert.equal(crdFiles().find((file) => file.name === name)?.text, text, `${name}: run node daemonset/definitions.ts`);
+});
 
 test("with the default values the rendered objects are the base's own, and the base is of this version", () => {
   assert.deepEqual(render(defaults(version)), objectsOf(baseFiles()));

@@ -4,6 +4,7 @@ import type { AuthorizationPolicy, RequestAuthentication } from "./authorization
 import type { Gateway, GatewayClass } from "./gateway.ts";
 import type { MeshConfig } from "./mesh-config.ts";
 import type { Route } from "./route.ts";
+import type { BackendPolicy, RequestPolicy } from "./traffic.ts";
 
 export type Labels = Readonly<Record<string, string>>;
 
@@ -153,6 +154,8 @@ export type MeshObject =
   | RequestAuthentication
   | PeerAuthentication
   | MeshConfig
+  | BackendPolicy
+  | RequestPolicy
   | GatewayClass
   | Gateway
   | Route;

@@ -100,7 +100,7 @@ const text = ({ type, value }: ValueMatch): WireText =>
 
 const named = (match: ValueMatch & { readonly name: string }) => ({ name: match.name, value: text(match) });
 
-function httpMatch({ path, method, headers, query }: HttpMatch): WireMatch {
+export function httpMatch({ path, method, headers, query }: HttpMatch): WireMatch {
   const wanted: WireText =
     path.type === "PathPrefix"
       ? { kind: { case: "pathPrefix", value: prefixOf(path.value) } }

@@ -21,6 +21,16 @@ export type RouteParentStatus = {
 /** Entries of other controllers stay; ours that are not named here go. No parents at all: the route is not ours to speak of, or no more. */
 export type RouteStatus = { readonly key: ObjectKey; readonly parents: readonly RouteParentStatus[] };
 
+/** An entry of status.ancestors of a policy. */
+export type PolicyAncestorStatus = {
+  readonly ancestorRef: Readonly<Record<string, string>>;
+  readonly controllerName: string;
+  readonly conditions: readonly Condition[];
+};
+
+/** Entries of other controllers stay; ours that are not named here go. */
+export type PolicyStatus = { readonly key: ObjectKey; readonly ancestors: readonly PolicyAncestorStatus[] };
+
 export type ListenerStatus = {
   readonly name: string;
   readonly supportedKinds: readonly { readonly group: string; readonly kind: string }[];

@@ -65,7 +65,7 @@ export function closedTable(routes: Routes): Routes {
     protocol,
     ...(producer === undefined && Object.keys(consumers).length === 0 ? {} : { producer: closed }),
   }));
-  return create(RoutesSchema, { service: routes.service, ports });
+  return create(RoutesSchema, { service: routes.service, ports, guarded: routes.guarded });
 }
 
 function portOf(

@@ -5,7 +5,7 @@ import { meshError } from "#mesh/error.ts";
 import { createApi } from "#source/kubernetes/api.ts";
 import { controlResources } from "#source/kubernetes/resources.ts";
 import { projectDocument } from "#source/project/project.ts";
-import type { Condition, GatewayStatus, RouteStatus } from "#waypoint/status.ts";
+import type { Condition, GatewayStatus, PolicyStatus, RouteStatus } from "#waypoint/status.ts";
 import { fakeApi } from "../../../test/apiserver.ts";
 import { createGatewayStatus } from "./gateway-status.ts";
 
@@ -75,8 +75,9 @@ async function cluster(t: TestContext, leads = true) {
     },
     stop.signal,
   );
-  const tell = async (now: { routes?: readonly RouteStatus[]; gateways?: readonly GatewayStatus[] }) => {
-    writer.changed({ routes: [], gateways: [], ...now });
+  type Told = { routes?: readonly RouteStatus[]; gateways?: readonly GatewayStatus[]; policies?: readonly PolicyStatus[] };
+  const tell = async (now: Told) => {
+    writer.changed({ routes: [], gateways: [], policies: [], ...now });
     await writer.idle();
   };
   const route = (parents: readonly object[] = []) =>
@@ -112,6 +113,39 @@ test("a route's parents of ours are written beside those of other controllers, w
       [OURS, "api", "False"],
     ],
   );
+});
+
+test("what a policy came to at its targets is written beside what other controllers say of it, and once", async (t) => {
+  const c = await cluster(t);
+  const POLICIES = "/apis/trackbed.dev/v1alpha1/requestpolicies";
+  const { parentRef: _, ...rest } = FOREIGN;
+  const foreign = { ...rest, ancestorRef: { name: "edge" } };
+  c.server.put(POLICIES, { metadata: { name: "limit", namespace: "shop", generation: 1 }, status: { ancestors: [foreign] } });
+  const policy = (status: Condition["status"]): PolicyStatus => ({
+    key: "RequestPolicy/shop/limit",
+    ancestors: [
+      {
+        ancestorRef: { group: "", kind: "Service", name: "web" },
+        controllerName: OURS,
+        conditions: [condition("Accepted", status, "Accepted")],
+      },
+    ],
+  });
+  type Ancestors = { ancestors: { controllerName: string; conditions: { status: string }[] }[] };
+  const ancestors = () => (c.server.get(POLICIES, "shop", "limit")?.["status"] as Ancestors | undefined)?.ancestors ?? [];
+  await c.tell({ policies: [policy("True")] });
+  assert.deepEqual(
+    ancestors().map(({ controllerName, conditions }) => [controllerName, conditions[0]?.status]),
+    [
+      [FOREIGN.controllerName, "True"],
+      [OURS, "True"],
+    ],
+  );
+  const writes = c.writes();
+  await c.tell({ policies: [policy("True")] });
+  assert.equal(c.writes(), writes);
+  await c.tell({ policies: [policy("False")] });
+  assert.deepEqual([ancestors().at(-1)?.conditions[0]?.status, ancestors().length], ["False", 2]);
 });
 
 test("an entry of ours that does not hold any more goes, the others stay", async (t) => {

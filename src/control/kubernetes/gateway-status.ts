@@ -1,4 +1,4 @@
-// Writes what became of routes, Gateways and their class into their status, beside what other controllers say there; by the replica that holds
+// Writes what became of routes, Gateways and their class, and of the policies attached to them, into their status, beside what other controllers say there; by the replica that holds
 // the Lease.
 import { z } from "zod";
 import { kubernetes } from "#contract/tables.ts";
@@ -8,7 +8,7 @@ import type { Api } from "#source/kubernetes/api.ts";
 import { isStatus } from "#source/kubernetes/failure.ts";
 import { inVersion, pathOfKey, type Resource } from "#source/kubernetes/resources.ts";
 import type { Change } from "#source/source.ts";
-import type { Condition, GatewayStatus, RouteStatus } from "#waypoint/status.ts";
+import type { Condition, GatewayStatus, PolicyStatus, RouteStatus } from "#waypoint/status.ts";
 import { createWriter, type WriterTimes } from "./writer.ts";
 
 export type GatewayStatusOptions = {
@@ -21,7 +21,11 @@ export type GatewayStatusOptions = {
 };
 
 export type GatewayStatusWriter = {
-  changed(now: { readonly routes: readonly RouteStatus[]; readonly gateways: readonly GatewayStatus[] }): void;
+  changed(now: {
+    readonly routes: readonly RouteStatus[];
+    readonly gateways: readonly GatewayStatus[];
+    readonly policies: readonly PolicyStatus[];
+  }): void;
   /** A batch of the source: an object that was made anew under its name has no status, whatever its predecessor had. */
   noticed(change: Pick<Change, "put">): void;
   /** The class of our waypoints is there. */
@@ -36,12 +40,17 @@ export type GatewayStatusWriter = {
 type Wanted =
   | { readonly kind: "route"; readonly status: RouteStatus }
   | { readonly kind: "gateway"; readonly status: GatewayStatus }
+  | { readonly kind: "policy"; readonly status: PolicyStatus }
   | { readonly kind: "class" };
 
 type Entry = { readonly want: Wanted; readonly text: string };
 
 /** The compiler hands out the same object as long as it says the same: ten thousand routes are not read again for one that changed. */
-function entryOf(before: ReadonlyMap<ObjectKey, Entry>, status: RouteStatus | GatewayStatus, kind: "route" | "gateway"): Entry {
+function entryOf(
+  before: ReadonlyMap<ObjectKey, Entry>,
+  status: RouteStatus | GatewayStatus | PolicyStatus,
+  kind: "route" | "gateway" | "policy",
+): Entry {
   const known = before.get(status.key);
   if (known !== undefined && known.want.kind !== "class" && known.want.status === status) return known;
   return { want: { kind, status } as Wanted, text: JSON.stringify(status) };
@@ -59,15 +68,21 @@ const parent = z.looseObject({
   parentRef: z.unknown(),
   conditions: z.array(condition).default([]),
 });
+const ancestor = z.looseObject({
+  controllerName: z.string().default(""),
+  ancestorRef: z.unknown(),
+  conditions: z.array(condition).default([]),
+});
 const found = z.object({
   metadata: z.object({ uid: z.string(), resourceVersion: z.string(), generation: z.number().default(0) }),
   status: z
     .looseObject({
       conditions: z.array(condition).default([]),
       parents: z.array(parent).default([]),
+      ancestors: z.array(ancestor).default([]),
       listeners: z.array(z.looseObject({ name: z.string(), conditions: z.array(condition).default([]) })).default([]),
     })
-    .default({ conditions: [], parents: [], listeners: [] }),
+    .default({ conditions: [], parents: [], ancestors: [], listeners: [] }),
 });
 type Found = z.infer<typeof found>;
 
@@ -81,11 +96,12 @@ export function createGatewayStatus(options: GatewayStatusOptions, stop: AbortSi
     if (isLeader()) writer.ask(key);
   };
 
-  const changed: GatewayStatusWriter["changed"] = ({ routes, gateways }) => {
+  const changed: GatewayStatusWriter["changed"] = ({ routes, gateways, policies }) => {
     const before = wanted;
     wanted = new Map();
     for (const status of routes) wanted.set(status.key, entryOf(before, status, "route"));
     for (const status of gateways) wanted.set(status.key, entryOf(before, status, "gateway"));
+    for (const status of policies) wanted.set(status.key, entryOf(before, status, "policy"));
     for (const key of before.keys()) if (!wanted.has(key)) forget(key);
     for (const [key, entry] of wanted) if (before.get(key)?.text !== entry.text) ask(key);
   };
@@ -154,6 +170,7 @@ export function createGatewayStatus(options: GatewayStatusOptions, stop: AbortSi
 /** The part of the status that is ours to say, null when it says that already. */
 function nextStatus(now: Found, want: Wanted, problem: Problem | undefined): object | null {
   if (want.kind === "route") return nextParents(now, want.status);
+  if (want.kind === "policy") return nextAncestors(now, want.status);
   if (want.kind === "class") {
     const accepted: Condition = {
       type: "Accepted",
@@ -203,6 +220,21 @@ function nextParents({ status }: Found, wanted: RouteStatus): object | null {
   const next = [...status.parents.filter((entry) => !isOurs(entry)), ...parents];
   return isSame(parents, before) ? null : { parents: next };
 }
+
+/** The same for what a policy is attached to. */
+function nextAncestors({ status }: Found, wanted: PolicyStatus): object | null {
+  const isOurs = (entry: { controllerName: string }): boolean => entry.controllerName === kubernetes.waypointController;
+  const before = status.ancestors.filter(isOurs);
+  const ancestors = wanted.ancestors.map((entry) => ({
+    ...entry,
+    conditions: dated(entry.conditions, before.find(({ ancestorRef }) => isSame(ancestorRef, entry.ancestorRef))?.conditions ?? []),
+  }));
+  const others = status.ancestors.filter((entry) => !isOurs(entry));
+  return isSame(ancestors, before) ? null : { ancestors: [...others, ...ancestors].slice(0, MOST_ANCESTORS) };
+}
+
+/** GEP-713. */
+const MOST_ANCESTORS = 16;
 
 /** Conditions of other controllers stay; of ours the time is that of the last change of their status. */
 function dated(wanted: readonly Condition[], written: readonly Written[]): readonly Written[] {

@@ -21,6 +21,8 @@ export function reduce(resource: Resource, raw: Raw): Fields {
       return { ...head, spec: podSpec(fields(spec)), status: podStatus(fields(status), fields(raw.metadata)) };
     case "EndpointSlice":
       return { ...head, addressType: top["addressType"], endpoints: top["endpoints"] ?? undefined, ports: top["ports"] ?? undefined };
+    case "BackendPolicy":
+    case "RequestPolicy":
     case "GatewayClass":
     case "HTTPRoute":
     case "GRPCRoute":

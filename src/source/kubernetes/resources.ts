@@ -29,10 +29,10 @@ const core = (kind: Kind, plural: string, query: Resource["query"] = {}): Resour
   older: [],
 });
 
-const defined = (group: string, kind: Kind, plural: string, older: readonly string[] = []): Resource => ({
+const defined = (group: string, kind: Kind, plural: string, older: readonly string[] = [], version = "v1"): Resource => ({
   kind,
-  apiVersion: `${group}/v1`,
-  root: `/apis/${group}/v1`,
+  apiVersion: `${group}/${version}`,
+  root: `/apis/${group}/${version}`,
   plural,
   query: {},
   definition: `${plural}.${group}`,
@@ -71,6 +71,8 @@ export const controlResources = (ownNamespace: string = product.controlPlaneName
   defined("security.istio.io", "AuthorizationPolicy", "authorizationpolicies"),
   defined("security.istio.io", "PeerAuthentication", "peerauthentications"),
   defined("security.istio.io", "RequestAuthentication", "requestauthentications"),
+  defined(product.apiGroup, "BackendPolicy", "backendpolicies", [], "v1alpha1"),
+  defined(product.apiGroup, "RequestPolicy", "requestpolicies", [], "v1alpha1"),
   defined(GATEWAY_GROUP, "GatewayClass", "gatewayclasses", ["v1beta1"]),
   defined(GATEWAY_GROUP, "Gateway", "gateways", ["v1beta1"]),
   defined(GATEWAY_GROUP, "HTTPRoute", "httproutes", ["v1beta1"]),

@@ -1,6 +1,7 @@
 // One Kubernetes document becomes one object of the mesh, or says in full why it does not.
 import { createHash } from "node:crypto";
 import { z } from "zod";
+import { product } from "#contract/tables.ts";
 import type { Kind, MeshObject, ObjectKey } from "#mesh/objects.ts";
 import { GATEWAY_GROUP } from "#mesh/route.ts";
 import { projectAuthorizationPolicy } from "./authorization.ts";
@@ -11,6 +12,8 @@ import { projectGateway, projectGatewayClass } from "./gateway.ts";
 import { projectMeshConfig } from "./mesh-config.ts";
 import { projectPeerAuthentication } from "./peer-authentication.ts";
 import { projectPod } from "./pod.ts";
+import { projectBackendPolicy } from "./policy/backend-policy.ts";
+import { projectRequestPolicy } from "./policy/request-policy.ts";
 import { invalid, type Problem, problemsOf, unsupported } from "./problem.ts";
 import type { Projector } from "./projector.ts";
 import { projectRequestAuthentication } from "./request-authentication.ts";
@@ -37,6 +40,7 @@ const erase = <T extends MeshObject, D>(projector: Projector<T, D>): Projector =
 const CORE = ["v1"];
 const NETWORKING = ["networking.istio.io/v1", "networking.istio.io/v1beta1"];
 const SECURITY = ["security.istio.io/v1", "security.istio.io/v1beta1"];
+const OURS = [`${product.apiGroup}/v1alpha1`];
 /** What each version of the Gateway API had to say is in all of them the same. */
 const GATEWAY = ["v1", "v1beta1"].map((version) => `${GATEWAY_GROUP}/${version}`);
 const STREAMS = ["v1", "v1alpha3", "v1alpha2"].map((version) => `${GATEWAY_GROUP}/${version}`);
@@ -52,6 +56,8 @@ const KNOWN: Readonly<Record<Kind, { readonly apiVersions: readonly string[]; re
   RequestAuthentication: { apiVersions: SECURITY, projector: erase(projectRequestAuthentication) },
   PeerAuthentication: { apiVersions: SECURITY, projector: erase(projectPeerAuthentication) },
   ConfigMap: { apiVersions: CORE, projector: erase(projectMeshConfig) },
+  BackendPolicy: { apiVersions: OURS, projector: erase(projectBackendPolicy) },
+  RequestPolicy: { apiVersions: OURS, projector: erase(projectRequestPolicy) },
   GatewayClass: { apiVersions: GATEWAY, projector: erase(projectGatewayClass) },
   Gateway: { apiVersions: GATEWAY, projector: erase(projectGateway) },
   HTTPRoute: { apiVersions: GATEWAY, projector: erase(projectHTTPRoute) },
