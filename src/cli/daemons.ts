@@ -56,8 +56,15 @@ export async function explainPod(daemon: Daemon, namespace: string, name: string
 }
 
 /** Records that are kept, and with `follow` those to come until `stop`. */
-export async function* flows(daemon: Daemon, follow: boolean, stop: AbortSignal, connected?: () => void): AsyncGenerator<FlowLine> {
-  const response = await openAdmin(daemon, `/v1/flows${follow ? "?follow=true" : ""}`, stop);
+export async function* flows(
+  daemon: Daemon,
+  follow: boolean,
+  stop: AbortSignal,
+  connected?: () => void,
+  since?: string,
+): AsyncGenerator<FlowLine> {
+  const query = new URLSearchParams({ ...(follow ? { follow: "true" } : {}), ...(since === undefined ? {} : { since }) });
+  const response = await openAdmin(daemon, `/v1/flows${query.size > 0 ? `?${query}` : ""}`, stop);
   if (response.statusCode !== 200) {
     parse(response.statusCode ?? 0, await text(response));
     return;

@@ -1,7 +1,9 @@
 // The command line: parse → build → run. Each command is a function in a file of its own name and answers with an exit code.
 import { Command, CommanderError, Option } from "commander";
 import { type AskOptions, runConnection } from "./ask/connection.ts";
+import { runEnforce } from "./ask/enforce.ts";
 import { isFlowId, runFlow } from "./ask/flow.ts";
+import { type GenerateOptions, runGenerate } from "./ask/generate.ts";
 import { runSimulate, type SimulateOptions } from "./ask/simulate.ts";
 import { addClusterCommands, withTarget } from "./cluster/commands.ts";
 import { runDemo } from "./demo/demo.ts";
@@ -86,6 +88,18 @@ Exit codes: 0 fine · 1 not healthy, or it did not work · 64 wrong command line
     .option("--remove <object>", "KIND/NAMESPACE/NAME that would be taken away (repeatable)", collect, [])
     .option("--strict", "fail also for what cannot be decided", false)
     .action((files: string[], { output, ...options }: Common & SimulateOptions) => act(runSimulate(files, options, output)));
+  const generate = program.command("generate").description("what could be applied, from what was seen");
+  withObserved(withWritten(generate.command("policy").description("the least privilege that keeps a namespace's traffic going, as YAML")))
+    .argument("<namespace>", "whose workloads are to be protected")
+    .option("--run <dir>", "run directory of a daemon (repeatable)", collect, [])
+    .option("--out <file>", "write it there instead of to standard output")
+    .option("--enforced", "without dry run", false)
+    .option("--enforce <file>", "take the dry run out of this file's policies, watch, and put it back when something good is denied")
+    .option("--watch <duration>", "with --enforce: how long, such as 10m", "10m")
+    .addOption(outputOption())
+    .action((namespace: string, { output, ...options }: Common & GenerateOptions) =>
+      act(options.enforce === undefined ? runGenerate(namespace, options, output) : runEnforce(namespace, options, output)),
+    );
   program
     .command("exec")
     .description("run a command in a pod of a running lab")

@@ -32,6 +32,8 @@ export type Observations = {
   readonly edges: readonly Observed[];
   /** Requests that a waypoint decided: their records do not hold what its policies look at. */
   readonly requests: number;
+  /** Rules of routes that requests took: "HTTPRoute/namespace/name/index". */
+  readonly routes: readonly string[];
   /** Connections that no edge tells apart, because there were too many edges. */
   readonly unnamed: number;
   /** Lines that were not understood, and the first of them. */
@@ -49,6 +51,7 @@ const MOST_ADDRESSES = 16;
 const text = z.string().nullable().default(null);
 const count = z.number().int().min(0);
 const verdict = z.enum(["allowed", "denied", "failed"]);
+const requestFacts = z.object({ route: text }).nullish();
 const end = z.object({
   address: z.string().default(""),
   port: count.default(0),
@@ -68,7 +71,7 @@ const flowRecord = z.object({
   destination: end,
   service: text,
   podUid: z.string(),
-  request: z.unknown().optional(),
+  request: requestFacts,
 });
 const edgeEnd = z.object({ workload: text, namespace: text, identity: text });
 const edgeAbout = z.object({
@@ -79,7 +82,7 @@ const edgeAbout = z.object({
   destination: edgeEnd,
   service: text,
   port: count,
-  request: z.unknown().optional(),
+  request: requestFacts,
   other: z.boolean().default(false),
 });
 const answerLine = z.discriminatedUnion("type", [
@@ -95,6 +98,7 @@ export function gatherObserved(): Gatherer {
   const edges = new Map<string, Gathering>();
   /** Of connections that are open: their closing record is the same connection. */
   const opened = new Set<string>();
+  const routes = new Set<string>();
   let [requests, unnamed, unread] = [0, 0, 0];
   let unreadExample: string | null = null;
 
@@ -122,6 +126,7 @@ export function gatherObserved(): Gatherer {
   function takeFlow({ id, phase, podUid, direction, request, start, source, destination, ...rest }: z.output<typeof flowRecord>): void {
     if (request !== undefined && request !== null) {
       requests++;
+      if (request.route !== null) routes.add(request.route);
       return;
     }
     if (direction !== "inbound") return;
@@ -155,8 +160,10 @@ export function gatherObserved(): Gatherer {
     time: string;
     seconds: number;
   }): void {
-    if (edge.reporter === "waypoint") requests += count;
-    else if (edge.other) unnamed += edge.reporter === "destination" ? count : 0;
+    if (edge.reporter === "waypoint") {
+      requests += count;
+      if (edge.request?.route != null) routes.add(edge.request.route);
+    } else if (edge.other) unnamed += edge.reporter === "destination" ? count : 0;
     else if (edge.reporter === "destination" && count > 0) {
       const { source, destination, port, service, verdict, policy } = edge;
       const from = { identity: source.identity, namespace: source.namespace, workload: source.workload, addresses: [] };
@@ -183,6 +190,7 @@ export function gatherObserved(): Gatherer {
         destination: { ...destination, addresses: [...to].sort() },
       })),
       requests,
+      routes: [...routes].sort(),
       unnamed,
       unread,
       unreadExample,

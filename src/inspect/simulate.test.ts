@@ -37,7 +37,14 @@ const seen = (more: Partial<Observed> & { account?: string | null } = {}): Obser
     ...rest,
   };
 };
-const observations = (...edges: Observed[]): Observations => ({ edges, requests: 0, unnamed: 0, unread: 0, unreadExample: null });
+const observations = (...edges: Observed[]): Observations => ({
+  edges,
+  requests: 0,
+  routes: [],
+  unnamed: 0,
+  unread: 0,
+  unreadExample: null,
+});
 
 async function replay(before: readonly MeshObject[], after: readonly MeshObject[], ...edges: Observed[]): Promise<Simulation> {
   await using evaluator = startEvaluator();
