@@ -146,11 +146,11 @@ test(`an address that changes hands ${SWAPS} times never carries the rights or t
     new Set([proven("alpha")]),
   );
   assert.deepEqual(
-    flows.filter(({ source }) => source.identity === proven("alpha") && source.workload === "beta"),
+    flows.filter(({ source }) => source.identity === proven("alpha") && source.pod === "beta"),
     [],
   );
   assert.deepEqual(
-    flows.filter(({ source }) => source.identity === proven("beta") && source.workload === "alpha"),
+    flows.filter(({ source }) => source.identity === proven("beta") && source.pod === "alpha"),
     [],
   );
   const outbound = (await flowsOf(lab, "node-a")).filter(({ direction }) => direction === "outbound");
@@ -162,7 +162,7 @@ test(`an address that changes hands ${SWAPS} times never carries the rights or t
     const own = outbound.filter(({ podUid }) => podUid === uid);
     assert.ok(own.length > SWAPS, `${own.length} flows of ${name}`);
     assert.deepEqual(
-      own.filter(({ source }) => source.workload === other || source.identity === proven(other)),
+      own.filter(({ source }) => source.pod === other || source.identity === proven(other)),
       [],
     );
   }

@@ -104,7 +104,7 @@ test("service addresses, the pod's own and every name of the service lead to the
     const ours = flows.filter(
       ({ phase, direction, start }) => phase === "closed" && direction === "outbound" && Date.parse(start) >= started,
     );
-    return ours.length >= 9 && ours.filter(({ source }) => source.workload === "client").map(({ service }) => service);
+    return ours.length >= 9 && ours.filter(({ source }) => source.pod === "client").map(({ service }) => service);
   });
   assert.equal(services.filter((service) => service === `app/${FULL_NAME}`).length, 6, String(services));
 });

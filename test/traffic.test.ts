@@ -299,7 +299,7 @@ test("flows tell both ends' identities, the path and the bytes, on the node of e
         return one.direction === direction && mine && since(started, one);
       });
       const { source, destination } = record;
-      assert.deepEqual([source.workload, destination.workload], [from, to], what);
+      assert.deepEqual([source.pod, destination.pod], [from, to], what);
       assert.equal(source.identity, proven || (from === "client" && direction === "outbound") ? identity(from) : null, what);
       assert.equal(destination.identity, proven ? identity(to) : null, what);
       assert.deepEqual([destination.address, destination.port], [target, PORT], what);
@@ -342,7 +342,7 @@ spec: { clusterIPs: ["${RETRY}", "${RETRY_V6}"], selector: { group: retry }, por
   const refusedBy = async (): Promise<Set<string | null>> => {
     const records = (await Promise.all(["node-a", "node-b"].map(flows))).flat();
     const refused = records.filter((one) => since(started, one) && one.direction === "inbound" && one.code === "E_UPSTREAM_REFUSED");
-    return new Set(refused.map(({ destination }) => destination.workload));
+    return new Set(refused.map(({ destination }) => destination.pod));
   };
   // One at a time, kept when the connection is refused: a second one would take the next connection away from it.
   let accepting = server.accept(PORT);

@@ -192,7 +192,7 @@ test("each request is told of, with its route and who answered, beside the conne
   });
   const { source, destination, request } = found;
   assert.deepEqual(
-    [source.identity, destination.workload, request?.status, request?.route],
+    [source.identity, destination.pod, request?.status, request?.route],
     ["spiffe://cluster.local/ns/app/sa/client", "web-v1", 200, "HTTPRoute/app/web/1"],
   );
 });

@@ -175,7 +175,7 @@ test("explain finds a pod by its name on any node, asks when two have it, and li
 });
 
 test("flows of several nodes come in the order of time, and what was dropped is told", async () => {
-  const end = { address: "10.0.0.1", port: 80, workload: "web", namespace: "shop", identity: null, node: "node-a" };
+  const end = { address: "10.0.0.1", port: 80, pod: "web-1", workload: "web", namespace: "shop", identity: null, node: "node-a" };
   const flow = (start: string, verdict: "allowed" | "denied"): FlowLine => ({
     type: "flow",
     sequence: 1,

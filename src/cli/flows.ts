@@ -87,10 +87,10 @@ function cells(line: FlowLine): string[] {
 }
 
 /** The proven identity, shortened to what tells; else the pod's name; else the address. */
-function end({ identity, namespace, workload, address, port }: FlowEndpoint): string {
+function end({ identity, namespace, pod, address, port }: FlowEndpoint): string {
   const where = `${address.includes(":") ? `[${address}]` : address}:${port}`;
-  const pod = workload === null ? "" : `${namespace ?? "?"}/${workload}`;
-  return [identity ?? "", pod, where].filter(Boolean).join(" ");
+  const name = pod === null ? "" : `${namespace ?? "?"}/${pod}`;
+  return [identity ?? "", name, where].filter(Boolean).join(" ");
 }
 
 function why({ policy, rule, code, reason, request, audit }: FlowRecord): string {

@@ -187,6 +187,12 @@ export const bounds = {
   authorityBytes: 320,
   /** flow records waiting for the director; the oldest is dropped and counted */
   flowQueue: 4096,
+  /** distinct edges that are counted apart in one turn; the rest is counted as other */
+  edges: 4096,
+  /** upper end of the first bucket of an edge's latencies; each next one ends at twice that */
+  latencyFirstMicroseconds: 32,
+  /** buckets of an edge's latencies; the last has no upper end */
+  latencyBuckets: 24,
   /** largest gRPC message that any of our services accepts */
   grpcMessageBytes: 4194304,
 } as const;
@@ -624,6 +630,18 @@ export const errors = {
     retryable: "yes",
     help: "the parameters that a Gateway refers to cannot be used; its waypoint stays as it is, or is not made",
     next: "correct the ConfigMap: its keys are replicas, a number, and resources, YAML as in a container",
+  },
+  E_QUESTION: {
+    side: "client",
+    retryable: "no",
+    help: "what is asked about flows or edges cannot be understood",
+    next: "the message names the place; docs/flows.md has the fields and the operators",
+  },
+  E_INSPECTION_REFUSED: {
+    side: "client",
+    retryable: "no",
+    help: "the caller may not read what nodes saw, or not of this namespace",
+    next: "see docs/permissions.md: the right is get on flows.trackbed.dev in the namespace",
   },
   E_USAGE: {
     side: "client",

@@ -18,6 +18,8 @@ import { formatAddress } from "#mesh/address.ts";
 export type FlowEndpoint = {
   readonly address: string;
   readonly port: number;
+  readonly pod: string | null;
+  /** What made the pod, such as a Deployment. */
   readonly workload: string | null;
   readonly namespace: string | null;
   /** SPIFFE URI, only when proven. */
@@ -119,12 +121,17 @@ const verdicts = {
 const phases = { [FlowPhase.UNSPECIFIED]: null, [FlowPhase.OPENED]: "opened", [FlowPhase.CLOSED]: "closed" } as const;
 const closers: readonly FlowRecord["closedBy"][] = [null, "client", "server", "engine"];
 
+/** Undefined: no engine may say so. */
+export const pathOf = (path: Path): FlowRecord["path"] | undefined => flowPaths[path as keyof typeof flowPaths];
+export const verdictOf = (verdict: Verdict): FlowRecord["verdict"] | undefined => verdicts[verdict as keyof typeof verdicts] ?? undefined;
+
 const closerOf = (by: CloseBy): FlowRecord["closedBy"] => closers[by] ?? null;
 
 function endpoint(end: FlowEnd | undefined): FlowEndpoint {
   return {
     address: end === undefined ? "" : formatAddress(end.address),
     port: end?.port ?? 0,
+    pod: none(end?.pod ?? ""),
     workload: none(end?.workload ?? ""),
     namespace: none(end?.namespace ?? ""),
     identity: none(end?.identity ?? ""),
@@ -149,8 +156,7 @@ export function readFlow(encoded: Uint8Array): FlowRecord | Fault {
 function project(flow: Flow): FlowRecord | Fault {
   const phase = phases[flow.phase as keyof typeof phases];
   const direction = directions[flow.direction as keyof typeof directions];
-  const verdict = verdicts[flow.verdict as keyof typeof verdicts];
-  const path = flowPaths[flow.path as keyof typeof flowPaths];
+  const [verdict, path] = [verdictOf(flow.verdict), pathOf(flow.path)];
   if (!phase) return { fault: `unknown phase ${flow.phase}` };
   if (!direction) return { fault: `unknown direction ${flow.direction}` };
   if (!verdict) return { fault: `unknown verdict ${flow.verdict}` };

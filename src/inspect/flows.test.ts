@@ -107,6 +107,7 @@ test("addresses, times and names are text, and what is not known is null", async
   const source = {
     address: new Uint8Array([10, 0, 0, 1]),
     port: 4711,
+    pod: "web-7d9",
     workload: "web",
     namespace: "shop",
     identity: "spiffe://d/ns/shop/sa/web",
@@ -117,7 +118,15 @@ test("addresses, times and names are text, and what is not known is null", async
   assert.ok(value?.type === "flow");
   assert.equal(value.flow.start, "2023-11-14T22:13:20.000Z");
   assert.deepEqual(value.flow.source, { ...source, address: "10.0.0.1", node: null });
-  assert.deepEqual(value.flow.destination, { address: "fd00::1", port: 80, workload: null, namespace: null, identity: null, node: null });
+  assert.deepEqual(value.flow.destination, {
+    address: "fd00::1",
+    port: 80,
+    pod: null,
+    workload: null,
+    namespace: null,
+    identity: null,
+    node: null,
+  });
   assert.deepEqual(
     [value.flow.policy, value.flow.rule, value.flow.code, value.flow.tls, value.flow.service],
     ["shop/deny", 0, null, null, null],

@@ -187,6 +187,12 @@ pub mod bounds {
     pub const AUTHORITY_BYTES: u32 = 320;
     /// flow records waiting for the director; the oldest is dropped and counted
     pub const FLOW_QUEUE: u32 = 4_096;
+    /// distinct edges that are counted apart in one turn; the rest is counted as other
+    pub const EDGES: u32 = 4_096;
+    /// upper end of the first bucket of an edge's latencies; each next one ends at twice that
+    pub const LATENCY_FIRST_MICROSECONDS: u32 = 32;
+    /// buckets of an edge's latencies; the last has no upper end
+    pub const LATENCY_BUCKETS: u32 = 24;
     /// largest gRPC message that any of our services accepts
     pub const GRPC_MESSAGE_BYTES: u32 = 4_194_304;
 }
@@ -341,6 +347,10 @@ pub mod errors {
     pub const WAYPOINT_NOT_MADE: &str = "E_WAYPOINT_NOT_MADE";
     /// the parameters that a Gateway refers to cannot be used; its waypoint stays as it is, or is not made; correct the ConfigMap: its keys are replicas, a number, and resources, YAML as in a container
     pub const WAYPOINT_PARAMETERS: &str = "E_WAYPOINT_PARAMETERS";
+    /// what is asked about flows or edges cannot be understood; the message names the place; docs/flows.md has the fields and the operators
+    pub const QUESTION: &str = "E_QUESTION";
+    /// the caller may not read what nodes saw, or not of this namespace; see docs/permissions.md: the right is get on flows.trackbed.dev in the namespace
+    pub const INSPECTION_REFUSED: &str = "E_INSPECTION_REFUSED";
     /// the command line is wrong; see --help
     pub const USAGE: &str = "E_USAGE";
     /// What to do next, by code.
@@ -437,6 +447,8 @@ pub mod errors {
             "the reason names the object that stands against it: rename or remove one of the two; control tries again by itself",
         ),
         (WAYPOINT_PARAMETERS, "correct the ConfigMap: its keys are replicas, a number, and resources, YAML as in a container"),
+        (QUESTION, "the message names the place; docs/flows.md has the fields and the operators"),
+        (INSPECTION_REFUSED, "see docs/permissions.md: the right is get on flows.trackbed.dev in the namespace"),
         (USAGE, "see --help"),
     ];
 }

@@ -27,6 +27,10 @@ const INBOX: usize = 64;
 /// Flows are merged for this long, so that a burst of connections is one message.
 const BATCH_INTERVAL: Duration = Duration::from_millis(100);
 const COUNTERS_INTERVAL: Duration = Duration::from_secs(5);
+/// Nobody looks more often; what is counted here goes to days of history.
+const EDGES_INTERVAL: Duration = Duration::from_secs(2);
+/// Edges of one batch: some 64 KiB on the wire, as for flows.
+const BATCH_EDGES: usize = 256;
 const BATCHES_IN_FLIGHT: usize = 4;
 /// Batches of one interval: with 128 records each, room for the flows of 5,000 connections a second.
 const BATCHES_A_TURN: usize = 8;
@@ -149,6 +153,23 @@ async fn one_stream(line: &Line, inbox: &mpsc::Sender<FromDirector>, shared: &Ar
 /// Telemetry of this stream's life. An error here ends reporting only until the next attach.
 async fn report(mut client: DirectorClient<Channel>, line: Line, shared: Arc<Shared>) {
     let (sender, mut batches) = mpsc::channel::<ReportBatch>(BATCHES_IN_FLIGHT);
+    let edges = sender.clone();
+    let count = async {
+        loop {
+            tokio::time::sleep(EDGES_INTERVAL).await;
+            // Taken when there is room: while nobody reads they are added to.
+            let Ok(room) = edges.reserve().await else { return };
+            drop(room);
+            let mut all = shared.edges.take();
+            while !all.is_empty() {
+                let rest = all.split_off(all.len().min(BATCH_EDGES));
+                if edges.send(ReportBatch { edges: all, ..ReportBatch::default() }).await.is_err() {
+                    return;
+                }
+                all = rest;
+            }
+        }
+    };
     let fill = async {
         loop {
             // Without flows the counters still go up now and then.
@@ -172,6 +193,7 @@ async fn report(mut client: DirectorClient<Channel>, line: Line, shared: Arc<Sha
     };
     tokio::select! {
         () = fill => {}
+        () = count => {}
         end = client.report(call) => if let Err(status) = end {
             tracing::debug!(target: "director", reason = status_text(&status), "report stream ended");
         }

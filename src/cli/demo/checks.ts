@@ -99,7 +99,7 @@ export const checks: readonly Check[] = [
       const { stdout } = await lab.pod("shopper").exec(["bash", "-c", "exec 3<>/dev/tcp/cache/6379 && echo PING >&3 && head -c 5 <&3"]);
       assert(!stdout.includes("PONG"), "the cache answered the shopper");
       const isRefusal = (flow: FlowRecord): boolean =>
-        flow.verdict === "denied" && flow.source.identity === identity("shopper") && flow.destination.workload === "cache";
+        flow.verdict === "denied" && flow.source.identity === identity("shopper") && flow.destination.pod === "cache";
       const { code, policy } = await flows.find("shopper refused by cache", isRefusal, since);
       return [code, policy].filter((text) => text !== null).join(" by ");
     },

@@ -13,7 +13,125 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file control.proto.
  */
 export const file_control: GenFile = /*@__PURE__*/
-  fileDesc("Cg1jb250cm9sLnByb3RvEhN0cmFja2JlZC5jb250cm9sLnYxImsKCk5vZGVSZXBvcnQSDAoEbm9kZRgBIAEoCRIQCghzbmFwc2hvdBgCIAEoCBIsCgRwb2RzGAMgAygLMh4udHJhY2tiZWQuY29udHJvbC52MS5Qb2RSZXBvcnQSDwoHYm9vdF9pZBgEIAEoCSKbAQoJUG9kUmVwb3J0EgsKA3VpZBgBIAEoCRIRCgluYW1lc3BhY2UYAiABKAkSDAoEbmFtZRgDIAEoCRIsCgVwaGFzZRgEIAEoDjIdLnRyYWNrYmVkLmNvbnRyb2wudjEuUG9kUGhhc2USFAoMbmV0bnNfY29va2llGAUgASgEEgwKBGNvZGUYBiABKAkSDgoGcmVhc29uGAcgASgJImQKCFNldHRpbmdzEhQKDHRydXN0X2RvbWFpbhgBIAEoCRIWCg5jbHVzdGVyX2RvbWFpbhgCIAEoCRIPCgduZXR3b3JrGAMgASgJEhkKEWVuY3J5cHRfc2FtZV9ub2RlGAQgASgIKmgKCFBvZFBoYXNlEhkKFVBPRF9QSEFTRV9VTlNQRUNJRklFRBAAEhQKEFBPRF9QSEFTRV9BQlNFTlQQARIWChJQT0RfUEhBU0VfQ0FQVFVSRUQQAhITCg9QT0RfUEhBU0VfUkVBRFkQAzJVCgVOb2RlcxJMCgZBdHRhY2gSHy50cmFja2JlZC5jb250cm9sLnYxLk5vZGVSZXBvcnQaHS50cmFja2JlZC5jb250cm9sLnYxLlNldHRpbmdzKAEwAWIGcHJvdG8z");
+  fileDesc("Cg1jb250cm9sLnByb3RvEhN0cmFja2JlZC5jb250cm9sLnYxIhkKCUxpc3RlbmluZxIMCgRub2RlGAEgASgJIigKCFF1ZXN0aW9uEgoKAmlkGAEgASgEEhAKCHF1ZXN0aW9uGAIgASgJImYKCkFuc3dlclBhcnQSCgoCaWQYASABKAQSLgoFbGluZXMYAiADKAsyHy50cmFja2JlZC5jb250cm9sLnYxLkFuc3dlckxpbmUSDAoEY29kZRgDIAEoCRIOCgZyZWFzb24YBCABKAkiKAoKQW5zd2VyTGluZRIMCgR0aW1lGAEgASgDEgwKBGpzb24YAiABKAkiCgoIUmVjZWl2ZWQiawoKTm9kZVJlcG9ydBIMCgRub2RlGAEgASgJEhAKCHNuYXBzaG90GAIgASgIEiwKBHBvZHMYAyADKAsyHi50cmFja2JlZC5jb250cm9sLnYxLlBvZFJlcG9ydBIPCgdib290X2lkGAQgASgJIpsBCglQb2RSZXBvcnQSCwoDdWlkGAEgASgJEhEKCW5hbWVzcGFjZRgCIAEoCRIMCgRuYW1lGAMgASgJEiwKBXBoYXNlGAQgASgOMh0udHJhY2tiZWQuY29udHJvbC52MS5Qb2RQaGFzZRIUCgxuZXRuc19jb29raWUYBSABKAQSDAoEY29kZRgGIAEoCRIOCgZyZWFzb24YByABKAkiZAoIU2V0dGluZ3MSFAoMdHJ1c3RfZG9tYWluGAEgASgJEhYKDmNsdXN0ZXJfZG9tYWluGAIgASgJEg8KB25ldHdvcmsYAyABKAkSGQoRZW5jcnlwdF9zYW1lX25vZGUYBCABKAgqaAoIUG9kUGhhc2USGQoVUE9EX1BIQVNFX1VOU1BFQ0lGSUVEEAASFAoQUE9EX1BIQVNFX0FCU0VOVBABEhYKElBPRF9QSEFTRV9DQVBUVVJFRBACEhMKD1BPRF9QSEFTRV9SRUFEWRADMlUKBU5vZGVzEkwKBkF0dGFjaBIfLnRyYWNrYmVkLmNvbnRyb2wudjEuTm9kZVJlcG9ydBodLnRyYWNrYmVkLmNvbnRyb2wudjEuU2V0dGluZ3MoATABMqYBCgpJbnNwZWN0aW9uEkwKCVF1ZXN0aW9ucxIeLnRyYWNrYmVkLmNvbnRyb2wudjEuTGlzdGVuaW5nGh0udHJhY2tiZWQuY29udHJvbC52MS5RdWVzdGlvbjABEkoKBkFuc3dlchIfLnRyYWNrYmVkLmNvbnRyb2wudjEuQW5zd2VyUGFydBodLnRyYWNrYmVkLmNvbnRyb2wudjEuUmVjZWl2ZWQoAWIGcHJvdG8z");
+
+/**
+ * @generated from message trackbed.control.v1.Listening
+ */
+export type Listening = Message<"trackbed.control.v1.Listening"> & {
+  /**
+   * @generated from field: string node = 1;
+   */
+  node: string;
+};
+
+/**
+ * Describes the message trackbed.control.v1.Listening.
+ * Use `create(ListeningSchema)` to create a new message.
+ */
+export const ListeningSchema: GenMessage<Listening> = /*@__PURE__*/
+  messageDesc(file_control, 0);
+
+/**
+ * @generated from message trackbed.control.v1.Question
+ */
+export type Question = Message<"trackbed.control.v1.Question"> & {
+  /**
+   * Unique per stream; a call of Answer names it.
+   *
+   * @generated from field: uint64 id = 1;
+   */
+  id: bigint;
+
+  /**
+   * The question of src/inspect/question.ts as JSON.
+   *
+   * @generated from field: string question = 2;
+   */
+  question: string;
+};
+
+/**
+ * Describes the message trackbed.control.v1.Question.
+ * Use `create(QuestionSchema)` to create a new message.
+ */
+export const QuestionSchema: GenMessage<Question> = /*@__PURE__*/
+  messageDesc(file_control, 1);
+
+/**
+ * @generated from message trackbed.control.v1.AnswerPart
+ */
+export type AnswerPart = Message<"trackbed.control.v1.AnswerPart"> & {
+  /**
+   * The first part names the question, whether there is a line yet or not.
+   *
+   * @generated from field: uint64 id = 1;
+   */
+  id: bigint;
+
+  /**
+   * @generated from field: repeated trackbed.control.v1.AnswerLine lines = 2;
+   */
+  lines: AnswerLine[];
+
+  /**
+   * Of the last part: why the question could not be answered, or not to its end. A code of proto/tables.json and a sentence.
+   *
+   * @generated from field: string code = 3;
+   */
+  code: string;
+
+  /**
+   * @generated from field: string reason = 4;
+   */
+  reason: string;
+};
+
+/**
+ * Describes the message trackbed.control.v1.AnswerPart.
+ * Use `create(AnswerPartSchema)` to create a new message.
+ */
+export const AnswerPartSchema: GenMessage<AnswerPart> = /*@__PURE__*/
+  messageDesc(file_control, 2);
+
+/**
+ * @generated from message trackbed.control.v1.AnswerLine
+ */
+export type AnswerLine = Message<"trackbed.control.v1.AnswerLine"> & {
+  /**
+   * Unix milliseconds; lines of one answer that does not follow come in this order.
+   *
+   * @generated from field: int64 time = 1;
+   */
+  time: bigint;
+
+  /**
+   * A line of src/inspect/question.ts as JSON.
+   *
+   * @generated from field: string json = 2;
+   */
+  json: string;
+};
+
+/**
+ * Describes the message trackbed.control.v1.AnswerLine.
+ * Use `create(AnswerLineSchema)` to create a new message.
+ */
+export const AnswerLineSchema: GenMessage<AnswerLine> = /*@__PURE__*/
+  messageDesc(file_control, 3);
+
+/**
+ * @generated from message trackbed.control.v1.Received
+ */
+export type Received = Message<"trackbed.control.v1.Received"> & {
+};
+
+/**
+ * Describes the message trackbed.control.v1.Received.
+ * Use `create(ReceivedSchema)` to create a new message.
+ */
+export const ReceivedSchema: GenMessage<Received> = /*@__PURE__*/
+  messageDesc(file_control, 4);
 
 /**
  * @generated from message trackbed.control.v1.NodeReport
@@ -47,7 +165,7 @@ export type NodeReport = Message<"trackbed.control.v1.NodeReport"> & {
  * Use `create(NodeReportSchema)` to create a new message.
  */
 export const NodeReportSchema: GenMessage<NodeReport> = /*@__PURE__*/
-  messageDesc(file_control, 0);
+  messageDesc(file_control, 5);
 
 /**
  * @generated from message trackbed.control.v1.PodReport
@@ -96,7 +214,7 @@ export type PodReport = Message<"trackbed.control.v1.PodReport"> & {
  * Use `create(PodReportSchema)` to create a new message.
  */
 export const PodReportSchema: GenMessage<PodReport> = /*@__PURE__*/
-  messageDesc(file_control, 1);
+  messageDesc(file_control, 6);
 
 /**
  * @generated from message trackbed.control.v1.Settings
@@ -128,7 +246,7 @@ export type Settings = Message<"trackbed.control.v1.Settings"> & {
  * Use `create(SettingsSchema)` to create a new message.
  */
 export const SettingsSchema: GenMessage<Settings> = /*@__PURE__*/
-  messageDesc(file_control, 2);
+  messageDesc(file_control, 7);
 
 /**
  * @generated from enum trackbed.control.v1.PodPhase
@@ -189,4 +307,34 @@ export const Nodes: GenService<{
   },
 }> = /*@__PURE__*/
   serviceDesc(file_control, 0);
+
+/**
+ * What people ask of a node, and what it answers. State goes down and facts go up by themselves; this is for questions.
+ *
+ * @generated from service trackbed.control.v1.Inspection
+ */
+export const Inspection: GenService<{
+  /**
+   * One stream per daemon, beside Nodes.Attach and authenticated as that: control sends each question once, whoever asked it.
+   *
+   * @generated from rpc trackbed.control.v1.Inspection.Questions
+   */
+  questions: {
+    methodKind: "server_streaming";
+    input: typeof ListeningSchema;
+    output: typeof QuestionSchema;
+  },
+  /**
+   * One call for each question, with a flow control of its own: who reads slowly slows down his own answer. Control ends the call with
+   * CANCELLED when nobody wants the rest of it.
+   *
+   * @generated from rpc trackbed.control.v1.Inspection.Answer
+   */
+  answer: {
+    methodKind: "client_streaming";
+    input: typeof AnswerPartSchema;
+    output: typeof ReceivedSchema;
+  },
+}> = /*@__PURE__*/
+  serviceDesc(file_control, 1);
 

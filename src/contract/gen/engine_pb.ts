@@ -34,7 +34,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file engine.proto.
  */
 export const file_engine: GenFile = /*@__PURE__*/
-  fileDesc("CgxlbmdpbmUucHJvdG8SEnRyYWNrYmVkLmVuZ2luZS52MSKDAwoKRnJvbUVuZ2luZRIqCgVoZWxsbxgBIAEoCzIZLnRyYWNrYmVkLmVuZ2luZS52MS5IZWxsb0gAEi4KB2FwcGxpZWQYAiABKAsyGy50cmFja2JlZC5lbmdpbmUudjEuQXBwbGllZEgAEjEKCXBvZF9zdGF0ZRgDIAEoCzIcLnRyYWNrYmVkLmVuZ2luZS52MS5Qb2RTdGF0ZUgAEi8KCHBvZF9nb25lGAQgASgLMhsudHJhY2tiZWQuZW5naW5lLnYxLlBvZEdvbmVIABJFChNjZXJ0aWZpY2F0ZV9yZXF1ZXN0GAUgASgLMiYudHJhY2tiZWQuZW5naW5lLnYxLkNlcnRpZmljYXRlUmVxdWVzdEgAEjcKDHByb29mX3Jlc3VsdBgGIAEoCzIfLnRyYWNrYmVkLmVuZ2luZS52MS5Qcm9vZlJlc3VsdEgAEioKBWRyaWZ0GAcgASgLMhkudHJhY2tiZWQuZW5naW5lLnYxLkRyaWZ0SABCCQoHbWVzc2FnZSKyAwoIVG9FbmdpbmUSLgoHd2VsY29tZRgBIAEoCzIbLnRyYWNrYmVkLmVuZ2luZS52MS5XZWxjb21lSAASLwoFc3RhdGUYAiABKAsyHi50cmFja2JlZC5lbmdpbmUudjEuU3RhdGVEZWx0YUgAEi0KB2FkZF9wb2QYAyABKAsyGi50cmFja2JlZC5lbmdpbmUudjEuQWRkUG9kSAASMwoKcmVtb3ZlX3BvZBgEIAEoCzIdLnRyYWNrYmVkLmVuZ2luZS52MS5SZW1vdmVQb2RIABItCgdpbl9zeW5jGAUgASgLMhoudHJhY2tiZWQuZW5naW5lLnYxLkluU3luY0gAEkEKEWNlcnRpZmljYXRlX3JlcGx5GAYgASgLMiQudHJhY2tiZWQuZW5naW5lLnYxLkNlcnRpZmljYXRlUmVwbHlIABIqCgVwcm92ZRgHIAEoCzIZLnRyYWNrYmVkLmVuZ2luZS52MS5Qcm92ZUgAEjgKDXNldF9sb2dfbGV2ZWwYCCABKAsyHy50cmFja2JlZC5lbmdpbmUudjEuU2V0TG9nTGV2ZWxIAEIJCgdtZXNzYWdlItEBCgVIZWxsbxIYChBjb250cmFjdF92ZXJzaW9uGAEgASgNEhYKDmVuZ2luZV92ZXJzaW9uGAIgASgJEhAKCGluc3RhbmNlGAMgASgJEg8KB2Jvb3RfaWQYBCABKAkSEgoKZ2VuZXJhdGlvbhgFIAEoBBIzCglyZXNvdXJjZXMYBiADKAsyIC50cmFja2JlZC5lbmdpbmUudjEuSGVsZFJlc291cmNlEioKBHBvZHMYByADKAsyHC50cmFja2JlZC5lbmdpbmUudjEuUG9kU3RhdGUiXQoMSGVsZFJlc291cmNlEi4KBHR5cGUYASABKA4yIC50cmFja2JlZC5lbmdpbmUudjEuUmVzb3VyY2VUeXBlEgwKBG5hbWUYAiABKAkSDwoHdmVyc2lvbhgDIAEoCSJxCgdXZWxjb21lEhgKEGNvbnRyYWN0X3ZlcnNpb24YASABKA0SGAoQZGlyZWN0b3JfdmVyc2lvbhgCIAEoCRIyCghzZXR0aW5ncxgDIAEoCzIgLnRyYWNrYmVkLmVuZ2luZS52MS5NZXNoU2V0dGluZ3MikQEKDE1lc2hTZXR0aW5ncxIMCgRub2RlGAEgASgJEhQKDHRydXN0X2RvbWFpbhgCIAEoCRIWCg5jbHVzdGVyX2RvbWFpbhgDIAEoCRIPCgduZXR3b3JrGAQgASgJEhkKEWVuY3J5cHRfc2FtZV9ub2RlGAUgASgIEhkKEWhvbGRfbWlsbGlzZWNvbmRzGAYgASgNImcKCFJlc291cmNlEi4KBHR5cGUYASABKA4yIC50cmFja2JlZC5lbmdpbmUudjEuUmVzb3VyY2VUeXBlEgwKBG5hbWUYAiABKAkSDwoHdmVyc2lvbhgDIAEoCRIMCgRib2R5GAQgASgMIksKC1Jlc291cmNlS2V5Ei4KBHR5cGUYASABKA4yIC50cmFja2JlZC5lbmdpbmUudjEuUmVzb3VyY2VUeXBlEgwKBG5hbWUYAiABKAkijgEKClN0YXRlRGVsdGESEgoKZ2VuZXJhdGlvbhgBIAEoBBINCgVyZXNldBgCIAEoCBIsCgZ1cHNlcnQYAyADKAsyHC50cmFja2JlZC5lbmdpbmUudjEuUmVzb3VyY2USLwoGcmVtb3ZlGAQgAygLMh8udHJhY2tiZWQuZW5naW5lLnYxLlJlc291cmNlS2V5Ik0KB0FwcGxpZWQSEgoKZ2VuZXJhdGlvbhgBIAEoBBIuCghyZWplY3RlZBgCIAMoCzIcLnRyYWNrYmVkLmVuZ2luZS52MS5SZWplY3RlZCJ3CghSZWplY3RlZBIuCgR0eXBlGAEgASgOMiAudHJhY2tiZWQuZW5naW5lLnYxLlJlc291cmNlVHlwZRIMCgRuYW1lGAIgASgJEg8KB3ZlcnNpb24YAyABKAkSDAoEY29kZRgEIAEoCRIOCgZyZWFzb24YBSABKAkizAEKBkFkZFBvZBILCgN1aWQYASABKAkSDAoEbmFtZRgCIAEoCRIRCgluYW1lc3BhY2UYAyABKAkSFwoPc2VydmljZV9hY2NvdW50GAQgASgJEhQKDG5ldG5zX2Nvb2tpZRgFIAEoBBIRCglhZGRyZXNzZXMYBiADKAwSEgoKZG5zX3NlYXJjaBgHIAMoCRIXCg9jYXB0dXJlX2luYm91bmQYCCABKAgSEwoLY2FwdHVyZV9kbnMYCSABKAgSEAoId2F5cG9pbnQYCiABKAgiNAoJUmVtb3ZlUG9kEgsKA3VpZBgBIAEoCRIaChJkcmFpbl9taWxsaXNlY29uZHMYAiABKA0iOQoHUG9kR29uZRILCgN1aWQYASABKAkSFAoMbmV0bnNfY29va2llGAIgASgEEgsKA2N1dBgDIAEoDSK0AQoIUG9kU3RhdGUSCwoDdWlkGAEgASgJEhQKDG5ldG5zX2Nvb2tpZRgCIAEoBBIRCglsaXN0ZW5pbmcYAyABKAgSEAoIaWRlbnRpdHkYBCABKAgSDgoGcG9saWN5GAUgASgIEhMKC2Nvbm5lY3Rpb25zGAYgASgNEgwKBGNvZGUYByABKAkSDgoGcmVhc29uGAggASgJEh0KFWNlcnRpZmljYXRlX25vdF9hZnRlchgJIAEoAyIICgZJblN5bmMiWAoSQ2VydGlmaWNhdGVSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAQSEAoIaWRlbnRpdHkYAiABKAkSDwoHcG9kX3VpZBgDIAEoCRILCgNjc3IYBCABKAwiYgoQQ2VydGlmaWNhdGVSZXBseRISCgpyZXF1ZXN0X2lkGAEgASgEEg0KBWNoYWluGAIgAygMEg0KBXJvb3RzGAMgAygMEgwKBGNvZGUYBCABKAkSDgoGcmVhc29uGAUgASgJIigKBVByb3ZlEhIKCnJlcXVlc3RfaWQYASABKAQSCwoDdWlkGAIgASgJIkwKC1Byb29mUmVzdWx0EhIKCnJlcXVlc3RfaWQYASABKAQSCwoDdWlkGAIgASgJEgwKBGNvZGUYAyABKAkSDgoGcmVhc29uGAQgASgJIl8KBURyaWZ0EgsKA3VpZBgBIAEoCRIrCgRraW5kGAIgASgOMh0udHJhY2tiZWQuZW5naW5lLnYxLkRyaWZ0S2luZBILCgNwaWQYAyABKA0SDwoHcHJvY2VzcxgEIAEoCSIdCgtTZXRMb2dMZXZlbBIOCgZmaWx0ZXIYASABKAkihwEKC1JlcG9ydEJhdGNoEg0KBWZsb3dzGAEgAygMEikKBmV2ZW50cxgCIAMoCzIZLnRyYWNrYmVkLmVuZ2luZS52MS5FdmVudBItCghjb3VudGVycxgDIAMoCzIbLnRyYWNrYmVkLmVuZ2luZS52MS5Db3VudGVyEg8KB2Ryb3BwZWQYBCABKAQiIQoNUmVwb3J0U3VtbWFyeRIQCghyZWNlaXZlZBgBIAEoBCJtCgdGbG93RW5kEg8KB2FkZHJlc3MYASABKAwSDAoEcG9ydBgCIAEoDRIQCgh3b3JrbG9hZBgDIAEoCRIRCgluYW1lc3BhY2UYBCABKAkSEAoIaWRlbnRpdHkYBSABKAkSDAoEbm9kZRgGIAEoCSKmBgoERmxvdxIKCgJpZBgBIAEoBBIsCgVwaGFzZRgCIAEoDjIdLnRyYWNrYmVkLmVuZ2luZS52MS5GbG93UGhhc2USMAoJZGlyZWN0aW9uGAMgASgOMh0udHJhY2tiZWQuZW5naW5lLnYxLkRpcmVjdGlvbhImCgRwYXRoGAQgASgOMhgudHJhY2tiZWQuZW5naW5lLnYxLlBhdGgSLAoHdmVyZGljdBgFIAEoDjIbLnRyYWNrYmVkLmVuZ2luZS52MS5WZXJkaWN0Eg4KBnBvbGljeRgGIAEoCRIMCgRydWxlGAcgASgNEgwKBGNvZGUYCCABKAkSDgoGcmVhc29uGAkgASgJEg0KBXN0YXJ0GAogASgDEisKBnNvdXJjZRgLIAEoCzIbLnRyYWNrYmVkLmVuZ2luZS52MS5GbG93RW5kEjAKC2Rlc3RpbmF0aW9uGAwgASgLMhsudHJhY2tiZWQuZW5naW5lLnYxLkZsb3dFbmQSDwoHc2VydmljZRgNIAEoCRISCgpieXRlc19zZW50GA4gASgEEhYKDmJ5dGVzX3JlY2VpdmVkGA8gASgEEhwKFGNvbm5lY3RfbWljcm9zZWNvbmRzGBAgASgEEh4KFmhhbmRzaGFrZV9taWNyb3NlY29uZHMYESABKAQSHwoXZmlyc3RfYnl0ZV9taWNyb3NlY29uZHMYEiABKAQSHQoVZHVyYXRpb25fbWljcm9zZWNvbmRzGBMgASgEEhMKC3Rsc192ZXJzaW9uGBQgASgJEhIKCnRsc19jaXBoZXIYFSABKAkSEQoJdGxzX2dyb3VwGBYgASgJEhMKC3BlZXJfc2VyaWFsGBcgASgJEi4KCWNsb3NlZF9ieRgYIAEoDjIbLnRyYWNrYmVkLmVuZ2luZS52MS5DbG9zZUJ5Eg0KBXJlc2V0GBkgASgIEg8KB3BvZF91aWQYGiABKAkSLAoHcmVxdWVzdBgbIAEoCzIbLnRyYWNrYmVkLmVuZ2luZS52MS5SZXF1ZXN0EigKBWF1ZGl0GCggASgLMhkudHJhY2tiZWQuZW5naW5lLnYxLkF1ZGl0ImEKBUF1ZGl0EiwKB3ZlcmRpY3QYASABKA4yGy50cmFja2JlZC5lbmdpbmUudjEuVmVyZGljdBIOCgZwb2xpY3kYAiABKAkSDAoEcnVsZRgDIAEoDRIMCgRjb2RlGAQgASgJIu8BCgdSZXF1ZXN0Eg4KBm1ldGhvZBgBIAEoCRIRCglhdXRob3JpdHkYAiABKAkSDAoEcGF0aBgDIAEoCRIQCghwcm90b2NvbBgEIAEoCRIOCgZzdGF0dXMYBSABKA0SGAoLZ3JwY19zdGF0dXMYBiABKA1IAIgBARINCgVmbGFncxgHIAEoCRINCgVyb3V0ZRgIIAEoCRIPCgdiYWNrZW5kGAkgASgJEg8KB3JldHJpZXMYCiABKA0SEgoKcmVxdWVzdF9pZBgLIAEoCRITCgt0cmFjZXBhcmVudBgMIAEoCUIOCgxfZ3JwY19zdGF0dXMiVAoFRXZlbnQSDAoEdGltZRgBIAEoAxINCgVsZXZlbBgCIAEoCRIMCgRjb2RlGAMgASgJEg8KB3BvZF91aWQYBCABKAkSDwoHbWVzc2FnZRgFIAEoCSImCgdDb3VudGVyEgwKBG5hbWUYASABKAkSDQoFdmFsdWUYAiABKAQiHAoNTmV0bnNIYW5kb3ZlchILCgN1aWQYASABKAkiTwoMTmV0bnNSZWNlaXB0EgsKA3VpZBgBIAEoCRIUCgxuZXRuc19jb29raWUYAiABKAQSDAoEY29kZRgDIAEoCRIOCgZyZWFzb24YBCABKAkq5QEKDFJlc291cmNlVHlwZRIdChlSRVNPVVJDRV9UWVBFX1VOU1BFQ0lGSUVEEAASGQoVUkVTT1VSQ0VfVFlQRV9BRERSRVNTEAESHwobUkVTT1VSQ0VfVFlQRV9BVVRIT1JJWkFUSU9OEAISGAoUUkVTT1VSQ0VfVFlQRV9ST1VURVMQAxIYChRSRVNPVVJDRV9UWVBFX0FDQ0VTUxAEEiIKHlJFU09VUkNFX1RZUEVfQkFDS0VORF9TRVRUSU5HUxAGEiIKHlJFU09VUkNFX1RZUEVfUkVRVUVTVF9TRVRUSU5HUxAHKm4KCURyaWZ0S2luZBIaChZEUklGVF9LSU5EX1VOU1BFQ0lGSUVEEAASFAoQRFJJRlRfS0lORF9SVUxFUxABEhYKEkRSSUZUX0tJTkRfUk9VVElORxACEhcKE0RSSUZUX0tJTkRfT1ZFUkZMT1cQAypVCglGbG93UGhhc2USGgoWRkxPV19QSEFTRV9VTlNQRUNJRklFRBAAEhUKEUZMT1dfUEhBU0VfT1BFTkVEEAESFQoRRkxPV19QSEFTRV9DTE9TRUQQAipVCglEaXJlY3Rpb24SGQoVRElSRUNUSU9OX1VOU1BFQ0lGSUVEEAASFgoSRElSRUNUSU9OX09VVEJPVU5EEAESFQoRRElSRUNUSU9OX0lOQk9VTkQQAipNCgRQYXRoEhQKEFBBVEhfVU5TUEVDSUZJRUQQABIOCgpQQVRIX1JFTEFZEAESDwoLUEFUSF9UVU5ORUwQAhIOCgpQQVRIX1BMQUlOEAMqXwoHVmVyZGljdBIXChNWRVJESUNUX1VOU1BFQ0lGSUVEEAASEwoPVkVSRElDVF9BTExPV0VEEAESEgoOVkVSRElDVF9ERU5JRUQQAhISCg5WRVJESUNUX0ZBSUxFRBADKmIKB0Nsb3NlQnkSGAoUQ0xPU0VfQllfVU5TUEVDSUZJRUQQABITCg9DTE9TRV9CWV9DTElFTlQQARITCg9DTE9TRV9CWV9TRVJWRVIQAhITCg9DTE9TRV9CWV9FTkdJTkUQAzKmAQoIRGlyZWN0b3ISSgoGQXR0YWNoEh4udHJhY2tiZWQuZW5naW5lLnYxLkZyb21FbmdpbmUaHC50cmFja2JlZC5lbmdpbmUudjEuVG9FbmdpbmUoATABEk4KBlJlcG9ydBIfLnRyYWNrYmVkLmVuZ2luZS52MS5SZXBvcnRCYXRjaBohLnRyYWNrYmVkLmVuZ2luZS52MS5SZXBvcnRTdW1tYXJ5KAFiBnByb3RvMw");
+  fileDesc("CgxlbmdpbmUucHJvdG8SEnRyYWNrYmVkLmVuZ2luZS52MSKDAwoKRnJvbUVuZ2luZRIqCgVoZWxsbxgBIAEoCzIZLnRyYWNrYmVkLmVuZ2luZS52MS5IZWxsb0gAEi4KB2FwcGxpZWQYAiABKAsyGy50cmFja2JlZC5lbmdpbmUudjEuQXBwbGllZEgAEjEKCXBvZF9zdGF0ZRgDIAEoCzIcLnRyYWNrYmVkLmVuZ2luZS52MS5Qb2RTdGF0ZUgAEi8KCHBvZF9nb25lGAQgASgLMhsudHJhY2tiZWQuZW5naW5lLnYxLlBvZEdvbmVIABJFChNjZXJ0aWZpY2F0ZV9yZXF1ZXN0GAUgASgLMiYudHJhY2tiZWQuZW5naW5lLnYxLkNlcnRpZmljYXRlUmVxdWVzdEgAEjcKDHByb29mX3Jlc3VsdBgGIAEoCzIfLnRyYWNrYmVkLmVuZ2luZS52MS5Qcm9vZlJlc3VsdEgAEioKBWRyaWZ0GAcgASgLMhkudHJhY2tiZWQuZW5naW5lLnYxLkRyaWZ0SABCCQoHbWVzc2FnZSKyAwoIVG9FbmdpbmUSLgoHd2VsY29tZRgBIAEoCzIbLnRyYWNrYmVkLmVuZ2luZS52MS5XZWxjb21lSAASLwoFc3RhdGUYAiABKAsyHi50cmFja2JlZC5lbmdpbmUudjEuU3RhdGVEZWx0YUgAEi0KB2FkZF9wb2QYAyABKAsyGi50cmFja2JlZC5lbmdpbmUudjEuQWRkUG9kSAASMwoKcmVtb3ZlX3BvZBgEIAEoCzIdLnRyYWNrYmVkLmVuZ2luZS52MS5SZW1vdmVQb2RIABItCgdpbl9zeW5jGAUgASgLMhoudHJhY2tiZWQuZW5naW5lLnYxLkluU3luY0gAEkEKEWNlcnRpZmljYXRlX3JlcGx5GAYgASgLMiQudHJhY2tiZWQuZW5naW5lLnYxLkNlcnRpZmljYXRlUmVwbHlIABIqCgVwcm92ZRgHIAEoCzIZLnRyYWNrYmVkLmVuZ2luZS52MS5Qcm92ZUgAEjgKDXNldF9sb2dfbGV2ZWwYCCABKAsyHy50cmFja2JlZC5lbmdpbmUudjEuU2V0TG9nTGV2ZWxIAEIJCgdtZXNzYWdlItEBCgVIZWxsbxIYChBjb250cmFjdF92ZXJzaW9uGAEgASgNEhYKDmVuZ2luZV92ZXJzaW9uGAIgASgJEhAKCGluc3RhbmNlGAMgASgJEg8KB2Jvb3RfaWQYBCABKAkSEgoKZ2VuZXJhdGlvbhgFIAEoBBIzCglyZXNvdXJjZXMYBiADKAsyIC50cmFja2JlZC5lbmdpbmUudjEuSGVsZFJlc291cmNlEioKBHBvZHMYByADKAsyHC50cmFja2JlZC5lbmdpbmUudjEuUG9kU3RhdGUiXQoMSGVsZFJlc291cmNlEi4KBHR5cGUYASABKA4yIC50cmFja2JlZC5lbmdpbmUudjEuUmVzb3VyY2VUeXBlEgwKBG5hbWUYAiABKAkSDwoHdmVyc2lvbhgDIAEoCSJxCgdXZWxjb21lEhgKEGNvbnRyYWN0X3ZlcnNpb24YASABKA0SGAoQZGlyZWN0b3JfdmVyc2lvbhgCIAEoCRIyCghzZXR0aW5ncxgDIAEoCzIgLnRyYWNrYmVkLmVuZ2luZS52MS5NZXNoU2V0dGluZ3MikQEKDE1lc2hTZXR0aW5ncxIMCgRub2RlGAEgASgJEhQKDHRydXN0X2RvbWFpbhgCIAEoCRIWCg5jbHVzdGVyX2RvbWFpbhgDIAEoCRIPCgduZXR3b3JrGAQgASgJEhkKEWVuY3J5cHRfc2FtZV9ub2RlGAUgASgIEhkKEWhvbGRfbWlsbGlzZWNvbmRzGAYgASgNImcKCFJlc291cmNlEi4KBHR5cGUYASABKA4yIC50cmFja2JlZC5lbmdpbmUudjEuUmVzb3VyY2VUeXBlEgwKBG5hbWUYAiABKAkSDwoHdmVyc2lvbhgDIAEoCRIMCgRib2R5GAQgASgMIksKC1Jlc291cmNlS2V5Ei4KBHR5cGUYASABKA4yIC50cmFja2JlZC5lbmdpbmUudjEuUmVzb3VyY2VUeXBlEgwKBG5hbWUYAiABKAkijgEKClN0YXRlRGVsdGESEgoKZ2VuZXJhdGlvbhgBIAEoBBINCgVyZXNldBgCIAEoCBIsCgZ1cHNlcnQYAyADKAsyHC50cmFja2JlZC5lbmdpbmUudjEuUmVzb3VyY2USLwoGcmVtb3ZlGAQgAygLMh8udHJhY2tiZWQuZW5naW5lLnYxLlJlc291cmNlS2V5Ik0KB0FwcGxpZWQSEgoKZ2VuZXJhdGlvbhgBIAEoBBIuCghyZWplY3RlZBgCIAMoCzIcLnRyYWNrYmVkLmVuZ2luZS52MS5SZWplY3RlZCJ3CghSZWplY3RlZBIuCgR0eXBlGAEgASgOMiAudHJhY2tiZWQuZW5naW5lLnYxLlJlc291cmNlVHlwZRIMCgRuYW1lGAIgASgJEg8KB3ZlcnNpb24YAyABKAkSDAoEY29kZRgEIAEoCRIOCgZyZWFzb24YBSABKAkizAEKBkFkZFBvZBILCgN1aWQYASABKAkSDAoEbmFtZRgCIAEoCRIRCgluYW1lc3BhY2UYAyABKAkSFwoPc2VydmljZV9hY2NvdW50GAQgASgJEhQKDG5ldG5zX2Nvb2tpZRgFIAEoBBIRCglhZGRyZXNzZXMYBiADKAwSEgoKZG5zX3NlYXJjaBgHIAMoCRIXCg9jYXB0dXJlX2luYm91bmQYCCABKAgSEwoLY2FwdHVyZV9kbnMYCSABKAgSEAoId2F5cG9pbnQYCiABKAgiNAoJUmVtb3ZlUG9kEgsKA3VpZBgBIAEoCRIaChJkcmFpbl9taWxsaXNlY29uZHMYAiABKA0iOQoHUG9kR29uZRILCgN1aWQYASABKAkSFAoMbmV0bnNfY29va2llGAIgASgEEgsKA2N1dBgDIAEoDSK0AQoIUG9kU3RhdGUSCwoDdWlkGAEgASgJEhQKDG5ldG5zX2Nvb2tpZRgCIAEoBBIRCglsaXN0ZW5pbmcYAyABKAgSEAoIaWRlbnRpdHkYBCABKAgSDgoGcG9saWN5GAUgASgIEhMKC2Nvbm5lY3Rpb25zGAYgASgNEgwKBGNvZGUYByABKAkSDgoGcmVhc29uGAggASgJEh0KFWNlcnRpZmljYXRlX25vdF9hZnRlchgJIAEoAyIICgZJblN5bmMiWAoSQ2VydGlmaWNhdGVSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAQSEAoIaWRlbnRpdHkYAiABKAkSDwoHcG9kX3VpZBgDIAEoCRILCgNjc3IYBCABKAwiYgoQQ2VydGlmaWNhdGVSZXBseRISCgpyZXF1ZXN0X2lkGAEgASgEEg0KBWNoYWluGAIgAygMEg0KBXJvb3RzGAMgAygMEgwKBGNvZGUYBCABKAkSDgoGcmVhc29uGAUgASgJIigKBVByb3ZlEhIKCnJlcXVlc3RfaWQYASABKAQSCwoDdWlkGAIgASgJIkwKC1Byb29mUmVzdWx0EhIKCnJlcXVlc3RfaWQYASABKAQSCwoDdWlkGAIgASgJEgwKBGNvZGUYAyABKAkSDgoGcmVhc29uGAQgASgJIl8KBURyaWZ0EgsKA3VpZBgBIAEoCRIrCgRraW5kGAIgASgOMh0udHJhY2tiZWQuZW5naW5lLnYxLkRyaWZ0S2luZBILCgNwaWQYAyABKA0SDwoHcHJvY2VzcxgEIAEoCSIdCgtTZXRMb2dMZXZlbBIOCgZmaWx0ZXIYASABKAkisAEKC1JlcG9ydEJhdGNoEg0KBWZsb3dzGAEgAygMEikKBmV2ZW50cxgCIAMoCzIZLnRyYWNrYmVkLmVuZ2luZS52MS5FdmVudBItCghjb3VudGVycxgDIAMoCzIbLnRyYWNrYmVkLmVuZ2luZS52MS5Db3VudGVyEg8KB2Ryb3BwZWQYBCABKAQSJwoFZWRnZXMYBSADKAsyGC50cmFja2JlZC5lbmdpbmUudjEuRWRnZSJwCgRFZGdlEg0KBWFib3V0GAEgASgMEg0KBWNvdW50GAIgASgEEg0KBWVuZGVkGAMgASgEEhIKCmJ5dGVzX3NlbnQYBCABKAQSFgoOYnl0ZXNfcmVjZWl2ZWQYBSABKAQSDwoHbGF0ZW5jeRgGIAMoBCL+AgoJRWRnZUFib3V0EjAKCWRpcmVjdGlvbhgBIAEoDjIdLnRyYWNrYmVkLmVuZ2luZS52MS5EaXJlY3Rpb24SJgoEcGF0aBgCIAEoDjIYLnRyYWNrYmVkLmVuZ2luZS52MS5QYXRoEiwKB3ZlcmRpY3QYAyABKA4yGy50cmFja2JlZC5lbmdpbmUudjEuVmVyZGljdBIOCgZwb2xpY3kYBCABKAkSDAoEcnVsZRgFIAEoDRIMCgRjb2RlGAYgASgJEisKBnNvdXJjZRgHIAEoCzIbLnRyYWNrYmVkLmVuZ2luZS52MS5FZGdlRW5kEjAKC2Rlc3RpbmF0aW9uGAggASgLMhsudHJhY2tiZWQuZW5naW5lLnYxLkVkZ2VFbmQSDwoHc2VydmljZRgJIAEoCRIMCgRwb3J0GAogASgNEjAKB3JlcXVlc3QYCyABKAsyHy50cmFja2JlZC5lbmdpbmUudjEuRWRnZVJlcXVlc3QSDQoFb3RoZXIYDCABKAgiQAoHRWRnZUVuZBIQCgh3b3JrbG9hZBgBIAEoCRIRCgluYW1lc3BhY2UYAiABKAkSEAoIaWRlbnRpdHkYAyABKAkiSwoLRWRnZVJlcXVlc3QSDgoGbWV0aG9kGAEgASgJEg4KBnN0YXR1cxgCIAEoDRINCgVyb3V0ZRgDIAEoCRINCgVmbGFncxgEIAEoCSIhCg1SZXBvcnRTdW1tYXJ5EhAKCHJlY2VpdmVkGAEgASgEInoKB0Zsb3dFbmQSDwoHYWRkcmVzcxgBIAEoDBIMCgRwb3J0GAIgASgNEgsKA3BvZBgDIAEoCRIRCgluYW1lc3BhY2UYBCABKAkSEAoIaWRlbnRpdHkYBSABKAkSDAoEbm9kZRgGIAEoCRIQCgh3b3JrbG9hZBgHIAEoCSKmBgoERmxvdxIKCgJpZBgBIAEoBBIsCgVwaGFzZRgCIAEoDjIdLnRyYWNrYmVkLmVuZ2luZS52MS5GbG93UGhhc2USMAoJZGlyZWN0aW9uGAMgASgOMh0udHJhY2tiZWQuZW5naW5lLnYxLkRpcmVjdGlvbhImCgRwYXRoGAQgASgOMhgudHJhY2tiZWQuZW5naW5lLnYxLlBhdGgSLAoHdmVyZGljdBgFIAEoDjIbLnRyYWNrYmVkLmVuZ2luZS52MS5WZXJkaWN0Eg4KBnBvbGljeRgGIAEoCRIMCgRydWxlGAcgASgNEgwKBGNvZGUYCCABKAkSDgoGcmVhc29uGAkgASgJEg0KBXN0YXJ0GAogASgDEisKBnNvdXJjZRgLIAEoCzIbLnRyYWNrYmVkLmVuZ2luZS52MS5GbG93RW5kEjAKC2Rlc3RpbmF0aW9uGAwgASgLMhsudHJhY2tiZWQuZW5naW5lLnYxLkZsb3dFbmQSDwoHc2VydmljZRgNIAEoCRISCgpieXRlc19zZW50GA4gASgEEhYKDmJ5dGVzX3JlY2VpdmVkGA8gASgEEhwKFGNvbm5lY3RfbWljcm9zZWNvbmRzGBAgASgEEh4KFmhhbmRzaGFrZV9taWNyb3NlY29uZHMYESABKAQSHwoXZmlyc3RfYnl0ZV9taWNyb3NlY29uZHMYEiABKAQSHQoVZHVyYXRpb25fbWljcm9zZWNvbmRzGBMgASgEEhMKC3Rsc192ZXJzaW9uGBQgASgJEhIKCnRsc19jaXBoZXIYFSABKAkSEQoJdGxzX2dyb3VwGBYgASgJEhMKC3BlZXJfc2VyaWFsGBcgASgJEi4KCWNsb3NlZF9ieRgYIAEoDjIbLnRyYWNrYmVkLmVuZ2luZS52MS5DbG9zZUJ5Eg0KBXJlc2V0GBkgASgIEg8KB3BvZF91aWQYGiABKAkSLAoHcmVxdWVzdBgbIAEoCzIbLnRyYWNrYmVkLmVuZ2luZS52MS5SZXF1ZXN0EigKBWF1ZGl0GCggASgLMhkudHJhY2tiZWQuZW5naW5lLnYxLkF1ZGl0ImEKBUF1ZGl0EiwKB3ZlcmRpY3QYASABKA4yGy50cmFja2JlZC5lbmdpbmUudjEuVmVyZGljdBIOCgZwb2xpY3kYAiABKAkSDAoEcnVsZRgDIAEoDRIMCgRjb2RlGAQgASgJIu8BCgdSZXF1ZXN0Eg4KBm1ldGhvZBgBIAEoCRIRCglhdXRob3JpdHkYAiABKAkSDAoEcGF0aBgDIAEoCRIQCghwcm90b2NvbBgEIAEoCRIOCgZzdGF0dXMYBSABKA0SGAoLZ3JwY19zdGF0dXMYBiABKA1IAIgBARINCgVmbGFncxgHIAEoCRINCgVyb3V0ZRgIIAEoCRIPCgdiYWNrZW5kGAkgASgJEg8KB3JldHJpZXMYCiABKA0SEgoKcmVxdWVzdF9pZBgLIAEoCRITCgt0cmFjZXBhcmVudBgMIAEoCUIOCgxfZ3JwY19zdGF0dXMiVAoFRXZlbnQSDAoEdGltZRgBIAEoAxINCgVsZXZlbBgCIAEoCRIMCgRjb2RlGAMgASgJEg8KB3BvZF91aWQYBCABKAkSDwoHbWVzc2FnZRgFIAEoCSImCgdDb3VudGVyEgwKBG5hbWUYASABKAkSDQoFdmFsdWUYAiABKAQiHAoNTmV0bnNIYW5kb3ZlchILCgN1aWQYASABKAkiTwoMTmV0bnNSZWNlaXB0EgsKA3VpZBgBIAEoCRIUCgxuZXRuc19jb29raWUYAiABKAQSDAoEY29kZRgDIAEoCRIOCgZyZWFzb24YBCABKAkq5QEKDFJlc291cmNlVHlwZRIdChlSRVNPVVJDRV9UWVBFX1VOU1BFQ0lGSUVEEAASGQoVUkVTT1VSQ0VfVFlQRV9BRERSRVNTEAESHwobUkVTT1VSQ0VfVFlQRV9BVVRIT1JJWkFUSU9OEAISGAoUUkVTT1VSQ0VfVFlQRV9ST1VURVMQAxIYChRSRVNPVVJDRV9UWVBFX0FDQ0VTUxAEEiIKHlJFU09VUkNFX1RZUEVfQkFDS0VORF9TRVRUSU5HUxAGEiIKHlJFU09VUkNFX1RZUEVfUkVRVUVTVF9TRVRUSU5HUxAHKm4KCURyaWZ0S2luZBIaChZEUklGVF9LSU5EX1VOU1BFQ0lGSUVEEAASFAoQRFJJRlRfS0lORF9SVUxFUxABEhYKEkRSSUZUX0tJTkRfUk9VVElORxACEhcKE0RSSUZUX0tJTkRfT1ZFUkZMT1cQAypVCglGbG93UGhhc2USGgoWRkxPV19QSEFTRV9VTlNQRUNJRklFRBAAEhUKEUZMT1dfUEhBU0VfT1BFTkVEEAESFQoRRkxPV19QSEFTRV9DTE9TRUQQAipVCglEaXJlY3Rpb24SGQoVRElSRUNUSU9OX1VOU1BFQ0lGSUVEEAASFgoSRElSRUNUSU9OX09VVEJPVU5EEAESFQoRRElSRUNUSU9OX0lOQk9VTkQQAipNCgRQYXRoEhQKEFBBVEhfVU5TUEVDSUZJRUQQABIOCgpQQVRIX1JFTEFZEAESDwoLUEFUSF9UVU5ORUwQAhIOCgpQQVRIX1BMQUlOEAMqXwoHVmVyZGljdBIXChNWRVJESUNUX1VOU1BFQ0lGSUVEEAASEwoPVkVSRElDVF9BTExPV0VEEAESEgoOVkVSRElDVF9ERU5JRUQQAhISCg5WRVJESUNUX0ZBSUxFRBADKmIKB0Nsb3NlQnkSGAoUQ0xPU0VfQllfVU5TUEVDSUZJRUQQABITCg9DTE9TRV9CWV9DTElFTlQQARITCg9DTE9TRV9CWV9TRVJWRVIQAhITCg9DTE9TRV9CWV9FTkdJTkUQAzKmAQoIRGlyZWN0b3ISSgoGQXR0YWNoEh4udHJhY2tiZWQuZW5naW5lLnYxLkZyb21FbmdpbmUaHC50cmFja2JlZC5lbmdpbmUudjEuVG9FbmdpbmUoATABEk4KBlJlcG9ydBIfLnRyYWNrYmVkLmVuZ2luZS52MS5SZXBvcnRCYXRjaBohLnRyYWNrYmVkLmVuZ2luZS52MS5SZXBvcnRTdW1tYXJ5KAFiBnByb3RvMw");
 
 /**
  * @generated from message trackbed.engine.v1.FromEngine
@@ -931,6 +931,14 @@ export type ReportBatch = Message<"trackbed.engine.v1.ReportBatch"> & {
    * @generated from field: uint64 dropped = 4;
    */
   dropped: bigint;
+
+  /**
+   * What was counted since edges were sent last, each distinct edge once; several batches make one turn. What finds no room among the edges of
+   * one turn is counted in one whose `other` is set. Only what is on its way when the stream or the engine ends is lost.
+   *
+   * @generated from field: repeated trackbed.engine.v1.Edge edges = 5;
+   */
+  edges: Edge[];
 };
 
 /**
@@ -939,6 +947,212 @@ export type ReportBatch = Message<"trackbed.engine.v1.ReportBatch"> & {
  */
 export const ReportBatchSchema: GenMessage<ReportBatch> = /*@__PURE__*/
   messageDesc(file_engine, 22);
+
+/**
+ * Connections, or requests of a waypoint, that are alike in everything but their time, counted. Both engines of a connection count it.
+ *
+ * @generated from message trackbed.engine.v1.Edge
+ */
+export type Edge = Message<"trackbed.engine.v1.Edge"> & {
+  /**
+   * The encoding of one EdgeAbout; as bytes, because a director that has met it before need not decode it again.
+   *
+   * @generated from field: bytes about = 1;
+   */
+  about: Uint8Array;
+
+  /**
+   * Connections whose fate was decided (bytes began to move, or it was refused), or requests that were answered.
+   *
+   * @generated from field: uint64 count = 2;
+   */
+  count: bigint;
+
+  /**
+   * Those that are over, whenever they began.
+   *
+   * @generated from field: uint64 ended = 3;
+   */
+  ended: bigint;
+
+  /**
+   * Payload bytes from client to server and from server to client.
+   *
+   * @generated from field: uint64 bytes_sent = 4;
+   */
+  bytesSent: bigint;
+
+  /**
+   * @generated from field: uint64 bytes_received = 5;
+   */
+  bytesReceived: bigint;
+
+  /**
+   * Of what ended, by the time to its first byte (a connection) or to its last (a request): latency[i] took at most 32 * 2^i microseconds and
+   * more than half of that; the last of 24 has all that took longer. Zeros at the end are left out. What sent no byte is in none.
+   *
+   * @generated from field: repeated uint64 latency = 6;
+   */
+  latency: bigint[];
+};
+
+/**
+ * Describes the message trackbed.engine.v1.Edge.
+ * Use `create(EdgeSchema)` to create a new message.
+ */
+export const EdgeSchema: GenMessage<Edge> = /*@__PURE__*/
+  messageDesc(file_engine, 23);
+
+/**
+ * @generated from message trackbed.engine.v1.EdgeAbout
+ */
+export type EdgeAbout = Message<"trackbed.engine.v1.EdgeAbout"> & {
+  /**
+   * @generated from field: trackbed.engine.v1.Direction direction = 1;
+   */
+  direction: Direction;
+
+  /**
+   * @generated from field: trackbed.engine.v1.Path path = 2;
+   */
+  path: Path;
+
+  /**
+   * Of a connection that closed otherwise than it began, the edge that counts its end has another verdict than the one that counts its start.
+   *
+   * @generated from field: trackbed.engine.v1.Verdict verdict = 3;
+   */
+  verdict: Verdict;
+
+  /**
+   * As in Flow.
+   *
+   * @generated from field: string policy = 4;
+   */
+  policy: string;
+
+  /**
+   * @generated from field: uint32 rule = 5;
+   */
+  rule: number;
+
+  /**
+   * @generated from field: string code = 6;
+   */
+  code: string;
+
+  /**
+   * @generated from field: trackbed.engine.v1.EdgeEnd source = 7;
+   */
+  source?: EdgeEnd | undefined;
+
+  /**
+   * @generated from field: trackbed.engine.v1.EdgeEnd destination = 8;
+   */
+  destination?: EdgeEnd | undefined;
+
+  /**
+   * "namespace/hostname", empty when addressed by pod IP.
+   *
+   * @generated from field: string service = 9;
+   */
+  service: string;
+
+  /**
+   * Of the destination, behind the service.
+   *
+   * @generated from field: uint32 port = 10;
+   */
+  port: number;
+
+  /**
+   * Set for requests of a waypoint.
+   *
+   * @generated from field: trackbed.engine.v1.EdgeRequest request = 11;
+   */
+  request?: EdgeRequest | undefined;
+
+  /**
+   * There were too many edges: this one stands for several, and only its destination is told. Of one that does not even tell that, nothing is.
+   *
+   * @generated from field: bool other = 12;
+   */
+  other: boolean;
+};
+
+/**
+ * Describes the message trackbed.engine.v1.EdgeAbout.
+ * Use `create(EdgeAboutSchema)` to create a new message.
+ */
+export const EdgeAboutSchema: GenMessage<EdgeAbout> = /*@__PURE__*/
+  messageDesc(file_engine, 24);
+
+/**
+ * @generated from message trackbed.engine.v1.EdgeEnd
+ */
+export type EdgeEnd = Message<"trackbed.engine.v1.EdgeEnd"> & {
+  /**
+   * What made the pod, such as a Deployment; empty when unknown.
+   *
+   * @generated from field: string workload = 1;
+   */
+  workload: string;
+
+  /**
+   * @generated from field: string namespace = 2;
+   */
+  namespace: string;
+
+  /**
+   * As in FlowEnd.
+   *
+   * @generated from field: string identity = 3;
+   */
+  identity: string;
+};
+
+/**
+ * Describes the message trackbed.engine.v1.EdgeEnd.
+ * Use `create(EdgeEndSchema)` to create a new message.
+ */
+export const EdgeEndSchema: GenMessage<EdgeEnd> = /*@__PURE__*/
+  messageDesc(file_engine, 25);
+
+/**
+ * @generated from message trackbed.engine.v1.EdgeRequest
+ */
+export type EdgeRequest = Message<"trackbed.engine.v1.EdgeRequest"> & {
+  /**
+   * @generated from field: string method = 1;
+   */
+  method: string;
+
+  /**
+   * 0 when none was sent.
+   *
+   * @generated from field: uint32 status = 2;
+   */
+  status: number;
+
+  /**
+   * As in Request.
+   *
+   * @generated from field: string route = 3;
+   */
+  route: string;
+
+  /**
+   * @generated from field: string flags = 4;
+   */
+  flags: string;
+};
+
+/**
+ * Describes the message trackbed.engine.v1.EdgeRequest.
+ * Use `create(EdgeRequestSchema)` to create a new message.
+ */
+export const EdgeRequestSchema: GenMessage<EdgeRequest> = /*@__PURE__*/
+  messageDesc(file_engine, 26);
 
 /**
  * @generated from message trackbed.engine.v1.ReportSummary
@@ -955,7 +1169,7 @@ export type ReportSummary = Message<"trackbed.engine.v1.ReportSummary"> & {
  * Use `create(ReportSummarySchema)` to create a new message.
  */
 export const ReportSummarySchema: GenMessage<ReportSummary> = /*@__PURE__*/
-  messageDesc(file_engine, 23);
+  messageDesc(file_engine, 27);
 
 /**
  * @generated from message trackbed.engine.v1.FlowEnd
@@ -972,11 +1186,11 @@ export type FlowEnd = Message<"trackbed.engine.v1.FlowEnd"> & {
   port: number;
 
   /**
-   * Pod name, empty when unknown.
+   * Empty when unknown.
    *
-   * @generated from field: string workload = 3;
+   * @generated from field: string pod = 3;
    */
-  workload: string;
+  pod: string;
 
   /**
    * @generated from field: string namespace = 4;
@@ -994,6 +1208,13 @@ export type FlowEnd = Message<"trackbed.engine.v1.FlowEnd"> & {
    * @generated from field: string node = 6;
    */
   node: string;
+
+  /**
+   * What made the pod, such as a Deployment.
+   *
+   * @generated from field: string workload = 7;
+   */
+  workload: string;
 };
 
 /**
@@ -1001,7 +1222,7 @@ export type FlowEnd = Message<"trackbed.engine.v1.FlowEnd"> & {
  * Use `create(FlowEndSchema)` to create a new message.
  */
 export const FlowEndSchema: GenMessage<FlowEnd> = /*@__PURE__*/
-  messageDesc(file_engine, 24);
+  messageDesc(file_engine, 28);
 
 /**
  * One connection as one engine saw it. A connection between two meshed nodes is seen twice, a relayed one once per direction.
@@ -1176,7 +1397,7 @@ export type Flow = Message<"trackbed.engine.v1.Flow"> & {
  * Use `create(FlowSchema)` to create a new message.
  */
 export const FlowSchema: GenMessage<Flow> = /*@__PURE__*/
-  messageDesc(file_engine, 25);
+  messageDesc(file_engine, 29);
 
 /**
  * What would be if dry-run policies were enforced.
@@ -1212,7 +1433,7 @@ export type Audit = Message<"trackbed.engine.v1.Audit"> & {
  * Use `create(AuditSchema)` to create a new message.
  */
 export const AuditSchema: GenMessage<Audit> = /*@__PURE__*/
-  messageDesc(file_engine, 26);
+  messageDesc(file_engine, 30);
 
 /**
  * @generated from message trackbed.engine.v1.Request
@@ -1296,7 +1517,7 @@ export type Request = Message<"trackbed.engine.v1.Request"> & {
  * Use `create(RequestSchema)` to create a new message.
  */
 export const RequestSchema: GenMessage<Request> = /*@__PURE__*/
-  messageDesc(file_engine, 27);
+  messageDesc(file_engine, 31);
 
 /**
  * Something an operator should know that is not a connection: identity renewal failed, listener lost, worker restarted.
@@ -1337,7 +1558,7 @@ export type Event = Message<"trackbed.engine.v1.Event"> & {
  * Use `create(EventSchema)` to create a new message.
  */
 export const EventSchema: GenMessage<Event> = /*@__PURE__*/
-  messageDesc(file_engine, 28);
+  messageDesc(file_engine, 32);
 
 /**
  * Current totals of the counters that `trackbed status` shows; the full set is in the engine's own Prometheus text.
@@ -1361,7 +1582,7 @@ export type Counter = Message<"trackbed.engine.v1.Counter"> & {
  * Use `create(CounterSchema)` to create a new message.
  */
 export const CounterSchema: GenMessage<Counter> = /*@__PURE__*/
-  messageDesc(file_engine, 29);
+  messageDesc(file_engine, 33);
 
 /**
  * One packet on /run/trackbed/netns.sock with exactly one network namespace descriptor by SCM_RIGHTS, at most 1024 bytes. The engine checks
@@ -1382,7 +1603,7 @@ export type NetnsHandover = Message<"trackbed.engine.v1.NetnsHandover"> & {
  * Use `create(NetnsHandoverSchema)` to create a new message.
  */
 export const NetnsHandoverSchema: GenMessage<NetnsHandover> = /*@__PURE__*/
-  messageDesc(file_engine, 30);
+  messageDesc(file_engine, 34);
 
 /**
  * @generated from message trackbed.engine.v1.NetnsReceipt
@@ -1414,7 +1635,7 @@ export type NetnsReceipt = Message<"trackbed.engine.v1.NetnsReceipt"> & {
  * Use `create(NetnsReceiptSchema)` to create a new message.
  */
 export const NetnsReceiptSchema: GenMessage<NetnsReceipt> = /*@__PURE__*/
-  messageDesc(file_engine, 31);
+  messageDesc(file_engine, 35);
 
 /**
  * @generated from enum trackbed.engine.v1.ResourceType

@@ -39,10 +39,11 @@ test("every pair has to have had the last word that policy gives it", () => {
 });
 
 test("a flow that calls a pod by another account's identity is found", () => {
-  const end = (workload: string | null, account: Account | null): FlowRecord["source"] => ({
+  const end = (pod: string | null, account: Account | null): FlowRecord["source"] => ({
     address: "10.0.0.2",
     port: 1,
-    workload,
+    pod,
+    workload: pod,
     namespace: "churn",
     identity: account === null ? null : `spiffe://cluster.local/ns/churn/sa/${account}`,
     node: null,

@@ -62,13 +62,13 @@ export function mislabelled(lines: readonly FlowLine[], members: ReadonlyMap<str
     if (line.type !== "flow") continue;
     const { flow } = line;
     for (const end of [flow.source, flow.destination]) {
-      const member = end.workload === null ? undefined : members.get(end.workload);
+      const member = end.pod === null ? undefined : members.get(end.pod);
       if (member !== undefined && end.identity !== null && accountOf(end.identity) !== member.account)
-        found.push(`${end.workload} of ${member.account} is called ${end.identity}: ${JSON.stringify(flow)}`);
+        found.push(`${end.pod} of ${member.account} is called ${end.identity}: ${JSON.stringify(flow)}`);
     }
-    const to = flow.destination.workload === null ? undefined : members.get(flow.destination.workload);
+    const to = flow.destination.pod === null ? undefined : members.get(flow.destination.pod);
     if (flow.direction === "outbound" && flow.path === "plain" && to?.meshed === true)
-      found.push(`${flow.destination.workload}, a pod of the mesh, was spoken to in clear: ${JSON.stringify(flow)}`);
+      found.push(`${flow.destination.pod}, a pod of the mesh, was spoken to in clear: ${JSON.stringify(flow)}`);
     const server = byUid.get(flow.podUid);
     if (server === undefined || flow.direction !== "inbound" || flow.verdict !== "allowed") continue;
     if (flow.source.identity === null || accountOf(flow.source.identity) === server.guard)

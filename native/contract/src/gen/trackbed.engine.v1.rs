@@ -339,6 +339,89 @@ pub struct ReportBatch {
     /// Flows and events dropped since the previous batch because the queue was full, and requests beyond those that are told of each second.
     #[prost(uint64, tag = "4")]
     pub dropped: u64,
+    /// What was counted since edges were sent last, each distinct edge once; several batches make one turn. What finds no room among the edges of
+    /// one turn is counted in one whose `other` is set. Only what is on its way when the stream or the engine ends is lost.
+    #[prost(message, repeated, tag = "5")]
+    pub edges: ::prost::alloc::vec::Vec<Edge>,
+}
+/// Connections, or requests of a waypoint, that are alike in everything but their time, counted. Both engines of a connection count it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Edge {
+    /// The encoding of one EdgeAbout; as bytes, because a director that has met it before need not decode it again.
+    #[prost(bytes = "vec", tag = "1")]
+    pub about: ::prost::alloc::vec::Vec<u8>,
+    /// Connections whose fate was decided (bytes began to move, or it was refused), or requests that were answered.
+    #[prost(uint64, tag = "2")]
+    pub count: u64,
+    /// Those that are over, whenever they began.
+    #[prost(uint64, tag = "3")]
+    pub ended: u64,
+    /// Payload bytes from client to server and from server to client.
+    #[prost(uint64, tag = "4")]
+    pub bytes_sent: u64,
+    #[prost(uint64, tag = "5")]
+    pub bytes_received: u64,
+    /// Of what ended, by the time to its first byte (a connection) or to its last (a request): latency\[i\] took at most 32 * 2^i microseconds and
+    /// more than half of that; the last of 24 has all that took longer. Zeros at the end are left out. What sent no byte is in none.
+    #[prost(uint64, repeated, tag = "6")]
+    pub latency: ::prost::alloc::vec::Vec<u64>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EdgeAbout {
+    #[prost(enumeration = "Direction", tag = "1")]
+    pub direction: i32,
+    #[prost(enumeration = "Path", tag = "2")]
+    pub path: i32,
+    /// Of a connection that closed otherwise than it began, the edge that counts its end has another verdict than the one that counts its start.
+    #[prost(enumeration = "Verdict", tag = "3")]
+    pub verdict: i32,
+    /// As in Flow.
+    #[prost(string, tag = "4")]
+    pub policy: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "5")]
+    pub rule: u32,
+    #[prost(string, tag = "6")]
+    pub code: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "7")]
+    pub source: ::core::option::Option<EdgeEnd>,
+    #[prost(message, optional, tag = "8")]
+    pub destination: ::core::option::Option<EdgeEnd>,
+    /// "namespace/hostname", empty when addressed by pod IP.
+    #[prost(string, tag = "9")]
+    pub service: ::prost::alloc::string::String,
+    /// Of the destination, behind the service.
+    #[prost(uint32, tag = "10")]
+    pub port: u32,
+    /// Set for requests of a waypoint.
+    #[prost(message, optional, tag = "11")]
+    pub request: ::core::option::Option<EdgeRequest>,
+    /// There were too many edges: this one stands for several, and only its destination is told. Of one that does not even tell that, nothing is.
+    #[prost(bool, tag = "12")]
+    pub other: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EdgeEnd {
+    /// What made the pod, such as a Deployment; empty when unknown.
+    #[prost(string, tag = "1")]
+    pub workload: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub namespace: ::prost::alloc::string::String,
+    /// As in FlowEnd.
+    #[prost(string, tag = "3")]
+    pub identity: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EdgeRequest {
+    #[prost(string, tag = "1")]
+    pub method: ::prost::alloc::string::String,
+    /// 0 when none was sent.
+    #[prost(uint32, tag = "2")]
+    pub status: u32,
+    /// As in Request.
+    #[prost(string, tag = "3")]
+    pub route: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub flags: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReportSummary {
@@ -351,9 +434,9 @@ pub struct FlowEnd {
     pub address: ::prost::alloc::vec::Vec<u8>,
     #[prost(uint32, tag = "2")]
     pub port: u32,
-    /// Pod name, empty when unknown.
+    /// Empty when unknown.
     #[prost(string, tag = "3")]
-    pub workload: ::prost::alloc::string::String,
+    pub pod: ::prost::alloc::string::String,
     #[prost(string, tag = "4")]
     pub namespace: ::prost::alloc::string::String,
     /// SPIFFE URI. Of the source only when it was proven: by its certificate, or by the namespace its socket is in.
@@ -361,6 +444,9 @@ pub struct FlowEnd {
     pub identity: ::prost::alloc::string::String,
     #[prost(string, tag = "6")]
     pub node: ::prost::alloc::string::String,
+    /// What made the pod, such as a Deployment.
+    #[prost(string, tag = "7")]
+    pub workload: ::prost::alloc::string::String,
 }
 /// One connection as one engine saw it. A connection between two meshed nodes is seen twice, a relayed one once per direction.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

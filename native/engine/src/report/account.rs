@@ -95,6 +95,7 @@ impl Account {
         if let Some(audit) = self.known.audit.as_deref().filter(|_| self.known.direction == Direction::Inbound) {
             self.ledger.shared().audits.would_deny(&audit.policy.name);
         }
+        self.ledger.shared().edges.opened(&self.known);
         let known = Arc::new(self.known);
         self.ledger.shared().reports.record(Record::Opened(Arc::clone(&known)));
         tracing::debug!(target: "access", id = known.id, "connection opened");
@@ -105,26 +106,33 @@ impl Account {
     pub(crate) fn refused(self, refusal: &Refusal) {
         self.ledger.series(&self.known).failed(response_flag(refusal.code)).add(1);
         let closing = Closing { reset: true, ..Closing::blamed(refusal, self.known.started.elapsed()) };
+        self.ledger.shared().edges.refused(&self.known, &closing);
         finish(&self.ledger, Arc::new(self.known), closing);
     }
 }
 
 impl OpenAccount {
-    /// Adds what has moved since the last call to the metrics, so that long connections show while they live.
-    pub(crate) fn count(&mut self, sent: u64, received: u64) {
+    /// Adds what has moved since the last call, and says how much that was.
+    fn count(&mut self, sent: u64, received: u64) -> (u64, u64) {
+        let moved = (sent.saturating_sub(self.counted.0), received.saturating_sub(self.counted.1));
         // Istio's "sent" is what the server sent (istio#32399), ours is what the client sent.
-        self.series.received.add(sent.saturating_sub(self.counted.0));
-        self.series.sent.add(received.saturating_sub(self.counted.1));
+        self.series.received.add(moved.0);
+        self.series.sent.add(moved.1);
         self.counted = (sent, received);
+        moved
     }
 
+    /// So that long connections show while they live.
     pub(crate) fn count_meter(&mut self, meter: &Meter) {
-        self.count(meter.sent(), meter.received());
+        let (sent, received) = self.count(meter.sent(), meter.received());
+        if (sent, received) != (0, 0) {
+            self.ledger.shared().edges.moved(&self.known, sent, received);
+        }
     }
 
     /// The end. `cut` = the engine ended it, and why.
     pub(crate) fn closed(mut self, outcome: &Outcome, cut: Option<&Refusal>) {
-        self.count(outcome.sent, outcome.received);
+        let (sent, received) = self.count(outcome.sent, outcome.received);
         self.series.closed.add(1);
         let duration = self.known.started.elapsed();
         let mut closing = match cut {
@@ -146,6 +154,7 @@ impl OpenAccount {
             ClosedBy::Server => CloseBy::Server,
             ClosedBy::Engine => CloseBy::Engine,
         };
+        self.ledger.shared().edges.closed(&self.known, &closing, sent, received);
         finish(&self.ledger, self.known, closing);
     }
 }

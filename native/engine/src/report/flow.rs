@@ -77,6 +77,10 @@ impl End {
         self.ip.map(|ip| SocketAddr::new(ip, self.port).to_string()).unwrap_or_default()
     }
 
+    pub(super) const fn port(&self) -> u16 {
+        self.port
+    }
+
     pub(super) fn of<'a>(&'a self, part: impl Fn(&'a Workload) -> &'a str) -> &'a str {
         self.workload.as_deref().map_or("", part)
     }
@@ -93,7 +97,8 @@ impl End {
                 None => Vec::new(),
             },
             port: self.port.into(),
-            workload: self.of(|workload| &workload.name).to_owned(),
+            pod: self.of(|workload| &workload.name).to_owned(),
+            workload: self.of(|workload| &workload.workload_name).to_owned(),
             namespace: self.of(|workload| &workload.namespace).to_owned(),
             identity: self.identity().to_owned(),
             node: self.of(|workload| &workload.node).to_owned(),

@@ -2,6 +2,7 @@
 mod access;
 pub(crate) mod account;
 pub(crate) mod audit;
+pub(crate) mod edges;
 pub(crate) mod flow;
 pub(crate) mod ledger;
 mod otlp;

@@ -13,9 +13,10 @@ use trackbed_contract::Identity;
 use trackbed_contract::engine::{self as wire, Direction, Flow, FlowPhase, Path, Verdict};
 use trackbed_contract::tables::metrics;
 use trackbed_decide::{Protocol, Service, Workload, World};
-use trackbed_l7::{Client, Decided, Flag, Report, RequestRecord, StreamRecord};
+use trackbed_l7::{Client, Flag, Report, RequestRecord, StreamRecord};
 
 use super::access;
+use super::edges::{Answer, Answered};
 use super::flow::{self, End, Record};
 use super::ledger;
 use super::series::{Escaped, Labels, header, write_labels};
@@ -215,7 +216,7 @@ impl Requests {
             known.clear();
         }
         let Ends { source, identity, destination, service } = &key.ends;
-        let proven = destination.as_ref().filter(|workload| workload.protocol == Protocol::Hbone).map(|workload| &workload.identity);
+        let proven = key.ends.proven();
         let names = Names {
             ends: ledger::labels(
                 "waypoint",
@@ -249,6 +250,7 @@ impl Report for Requests {
         {
             spans.push(span);
         }
+        self.shared.edges.answered(answered(record, &ends));
         let (grpc, status, grpc_status) = (record.grpc, record.status, record.grpc_status);
         let key = Key { ends, grpc, status, grpc_status, flags: record.flags.to_vec() };
         self.numbers(key, record.client.address, record.endpoint.map(|(_, address)| address)).add(record.duration);
@@ -268,19 +270,45 @@ impl Report for Requests {
     }
 }
 
+/// As an edge counts it, by the service that was addressed.
+fn answered<'a>(record: &'a RequestRecord<'_>, ends: &'a Ends) -> Answered<'a> {
+    Answered {
+        source: (ends.source.as_ref(), ends.identity.as_ref()),
+        destination: (ends.destination.as_ref(), ends.proven()),
+        service: &record.served.service,
+        port: record.endpoint.map(|(_, address)| address.port()).unwrap_or_default(),
+        verdict: verdict(record),
+        policy: record.decided.and_then(|decided| decided.policy.as_ref()),
+        code: record.decided.map_or("", |decided| decided.code),
+        about: Answer {
+            method: method(record.method.as_str()),
+            status: record.status,
+            route: access::route(record.route),
+            flags: flags(record.flags),
+        },
+        sent: record.request_bytes,
+        received: record.response_bytes,
+        duration: record.duration,
+    }
+}
+
+/// Clients may send any word as a method; only those that are known tell edges apart.
+fn method(method: &str) -> &'static str {
+    const KNOWN: [&str; 9] = ["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "CONNECT", "TRACE"];
+    KNOWN.into_iter().find(|known| *known == method).unwrap_or("OTHER")
+}
+
 /// The record of a request that is over.
 fn flow(record: &RequestRecord<'_>, ends: &Ends, shared: &Shared) -> Flow {
     let duration = clock::microseconds(record.duration);
     let (policy, rule) = record.decided.and_then(|decided| decided.policy.as_ref()).map(flow::named).unwrap_or_default();
-    let failed = record.status == 0 || !record.flags.is_empty();
-    let proven = ends.destination.as_ref().filter(|workload| workload.protocol == Protocol::Hbone).map(|workload| &workload.identity);
-    let destination = record.endpoint.map(|(_, address)| End::new(address, ends.destination.as_ref(), proven).to_wire());
+    let destination = record.endpoint.map(|(_, address)| End::new(address, ends.destination.as_ref(), ends.proven()).to_wire());
     Flow {
         id: shared.next_flow(),
         phase: FlowPhase::Closed.into(),
         direction: Direction::Inbound.into(),
         path: Path::Tunnel.into(),
-        verdict: verdict(record.decided, failed).into(),
+        verdict: verdict(record).into(),
         policy,
         rule,
         code: record.decided.map(|decided| decided.code.to_owned()).unwrap_or_default(),
@@ -313,10 +341,10 @@ fn flow(record: &RequestRecord<'_>, ends: &Ends, shared: &Shared) -> Flow {
     }
 }
 
-fn verdict(decided: Option<&Decided>, failed: bool) -> Verdict {
-    match decided {
+fn verdict(record: &RequestRecord<'_>) -> Verdict {
+    match record.decided {
         Some(decided) if !decided.code.is_empty() => Verdict::Denied,
-        _ if failed => Verdict::Failed,
+        _ if record.status == 0 || !record.flags.is_empty() => Verdict::Failed,
         _ => Verdict::Allowed,
     }
 }
@@ -331,6 +359,11 @@ pub(super) fn flags(flags: &[Flag]) -> Cow<'static, str> {
 }
 
 impl Ends {
+    /// Of the destination: a tunnel to it proves who it is.
+    fn proven(&self) -> Option<&Identity> {
+        self.destination.as_ref().filter(|workload| workload.protocol == Protocol::Hbone).map(|workload| &workload.identity)
+    }
+
     fn objects(&self) -> [usize; 3] {
         [ledger::address(self.source.as_ref()), ledger::address(self.destination.as_ref()), ledger::address(self.service.as_ref())]
     }

@@ -14,6 +14,7 @@ use trackbed_netns::Netns;
 use trackbed_tls::Certified;
 
 use crate::report::audit::Audits;
+use crate::report::edges::AllEdges;
 use crate::report::queue::ReportQueue;
 use crate::report::requests::AllRequests;
 use crate::report::series::AllSeries;
@@ -31,6 +32,7 @@ pub(crate) struct Shared {
     /// Rings after each swap of those above. Whoever waits for one of them waits here.
     pub(crate) bell: watch::Sender<()>,
     pub(crate) reports: ReportQueue,
+    pub(crate) edges: AllEdges,
     pub(crate) series: AllSeries,
     pub(crate) requests: AllRequests,
     pub(crate) audits: Audits,
@@ -178,6 +180,7 @@ impl Shared {
             routes: ArcSwap::default(),
             bell: watch::Sender::new(()),
             reports: ReportQueue::default(),
+            edges: AllEdges::default(),
             series: AllSeries::default(),
             requests: AllRequests::default(),
             audits: Audits::default(),

@@ -121,7 +121,7 @@ fn a_request_goes_to_the_service_that_its_route_names_and_without_a_route_to_its
     let request = told.request.unwrap();
     assert_eq!((request.status, &*request.route, &*request.flags), (200, "HTTPRoute/shop/to-news/0", "-"));
     assert_eq!((&*told.service, &*request.backend), ("shop/cart.shop.svc.cluster.local", "shop/news.shop.svc.cluster.local"));
-    assert_eq!(told.destination.unwrap().workload, "news");
+    assert_eq!(told.destination.unwrap().pod, "news");
     let metrics = waypoint.metrics();
     let count = |labels: &[&str]| -> Option<u64> {
         let mut lines = metrics.lines().filter(|line| line.starts_with("istio_requests_total{"));
