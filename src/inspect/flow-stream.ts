@@ -1,6 +1,9 @@
-// GET /v1/flows: flow records as lines of JSON, those that are kept and, with `follow`, those to come.
+// GET /v1/flows and GET /v1/ask of a local socket: flow records, or the answer to any question, as lines of JSON.
 import type { ServerResponse } from "node:http";
+import type { Answer, TimedLine } from "./answer.ts";
 import type { Flows } from "./flows.ts";
+import { LINES, writeLines } from "./lines.ts";
+import { type Question, readQuestion } from "./question.ts";
 
 /**
  * One line at a time: a reader that takes none holds up nothing but himself, and is told how many records he missed. Returns what is wrong with
@@ -14,15 +17,32 @@ export async function streamFlows(url: URL, response: ServerResponse, read: Flow
   if (follow !== null && follow !== "true" && follow !== "false") return `follow=${follow} must be true or false`;
   const stop = new AbortController();
   response.on("close", () => stop.abort());
-  response.writeHead(200, { "content-type": "application/x-ndjson" });
+  response.writeHead(200, LINES);
   response.flushHeaders();
-  for await (const line of read({ since: from, follow: follow === "true", stop: stop.signal })) {
-    if (response.write(`${JSON.stringify(line)}\n`) || stop.signal.aborted) continue;
-    await new Promise<void>((resolve) => {
-      response.once("drain", resolve);
-      response.once("close", resolve);
-    });
-  }
-  response.end();
+  await writeLines(response, texts(read({ since: from, follow: follow === "true", stop: stop.signal })));
   return null;
+}
+
+async function* texts(lines: AsyncIterable<unknown>): AsyncGenerator<string> {
+  for await (const line of lines) yield JSON.stringify(line);
+}
+
+/** GET /v1/ask: a question of question.ts as JSON, answered by `answer`. What is wrong with it, null when it was answered. */
+export async function streamAnswer(url: URL, response: ServerResponse, answer: Answer): Promise<string | null> {
+  let question: Question;
+  try {
+    question = readQuestion(JSON.parse(url.searchParams.get("question") ?? ""));
+  } catch (error) {
+    return error instanceof Error ? error.message : String(error);
+  }
+  const stop = new AbortController();
+  response.on("close", () => stop.abort());
+  response.writeHead(200, LINES);
+  response.flushHeaders();
+  await writeLines(response, linesOf(answer(question, stop.signal)));
+  return null;
+}
+
+async function* linesOf(lines: AsyncIterable<TimedLine>): AsyncGenerator<string> {
+  for await (const { line } of lines) yield JSON.stringify(line);
 }

@@ -223,3 +223,7 @@ export const projectEvent = (event: Event): EngineEvent => ({
   podUid: none(event.podUid),
   message: event.message,
 });
+
+/** A record is about the moment of its phase: a long connection that ends now is news. */
+export const momentOf = (flow: FlowRecord): number =>
+  Date.parse(flow.start) + (flow.phase === "opened" ? 0 : flow.durationMicroseconds / 1000);

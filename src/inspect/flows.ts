@@ -1,6 +1,6 @@
 // The last flow records and events of a node, or of waypoints, for whoever wants to follow them: bounded, and a slow reader loses the oldest.
 import type { Event, ReportBatch } from "#contract/gen/engine_pb.ts";
-import { type FlowLine, type FlowRecord, projectEvent, readFlow } from "./flow.ts";
+import { type FlowLine, momentOf, projectEvent, readFlow } from "./flow.ts";
 
 /** `arrived`: Unix milliseconds. */
 type Entry = { readonly arrived: number } & ({ readonly flow: Uint8Array } | { readonly event: Event });
@@ -99,6 +99,3 @@ function lineSince(since: number, sequence: number, entry: Entry): FlowLine | nu
   if ("fault" in flow) return { type: "malformed", sequence, fault: flow.fault };
   return momentOf(flow) < since ? null : { type: "flow", sequence, flow };
 }
-
-/** A record is about the moment of its phase: a long connection that ends now is news. */
-const momentOf = (flow: FlowRecord): number => Date.parse(flow.start) + (flow.phase === "opened" ? 0 : flow.durationMicroseconds / 1000);

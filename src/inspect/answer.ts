@@ -1,0 +1,65 @@
+// Answers a question from what one place knows: a node's daemon of its node, a control of the waypoints that report to it.
+import { parseFilter } from "./filter.ts";
+import { type FlowLine, type FlowRecord, momentOf } from "./flow.ts";
+import type { Flows } from "./flows.ts";
+import { flowFields } from "./ledger/fields.ts";
+import type { Ledger } from "./ledger/ledger.ts";
+import type { AnswerLine, FlowsQuestion, Question } from "./question.ts";
+
+/** A line with the moment that it is about (Unix milliseconds), by which answers are merged. */
+export type TimedLine = { readonly time: number; readonly line: AnswerLine };
+
+/** Ends when everything is told, or `stop` is aborted. */
+export type Answer = (question: Question, stop: AbortSignal) => AsyncGenerator<TimedLine>;
+
+export type Knowledge = { readonly flows: Pick<Flows, "read"> /** Null: none is kept. */; readonly ledger: Pick<Ledger, "answer"> | null };
+
+/** `node`: who answers, as people name it. */
+export function answering(node: string, { flows, ledger }: Knowledge): Answer {
+  return (question, stop) => {
+    if (question.about === "flows") return tellFlows(node, flows, question, stop);
+    return tellEdges(ledger === null ? [] : ledger.answer(question));
+  };
+}
+
+async function* tellEdges(lines: readonly AnswerLine[] | Promise<readonly AnswerLine[]>): AsyncGenerator<TimedLine> {
+  for (const line of await lines) yield { time: "time" in line ? Date.parse(line.time) : 0, line };
+}
+
+async function* tellFlows(node: string, flows: Pick<Flows, "read">, question: FlowsQuestion, stop: AbortSignal): AsyncGenerator<TimedLine> {
+  const { since, until, follow, limit } = question;
+  const isWanted = wantedBy(question);
+  const found: TimedLine[] = [];
+  let told = 0;
+  for await (const line of flows.read({ since: since ?? 0, follow, stop })) {
+    const time = timeOf(line);
+    if (!isWanted(line) || (until !== null && time >= until)) continue;
+    const timed = { time, line: { ...line, node } };
+    if (follow) {
+      if (told++ === limit) {
+        yield { time, line: { type: "cut", limit } };
+        return;
+      }
+      yield timed;
+    } else found.push(timed);
+  }
+  // Whoever asks for a few wants the last of them.
+  if (found.length > limit) yield { time: 0, line: { type: "cut", limit } };
+  yield* found.slice(-limit);
+}
+
+/** What is missing, or could not be read, concerns everybody; an event names a pod and is for those who may see all. */
+function wantedBy({ filter, namespaces }: FlowsQuestion): (line: FlowLine) => boolean {
+  const matches = parseFilter(filter, flowFields);
+  return (line) => {
+    if (line.type !== "flow") return namespaces === null || line.type === "dropped";
+    return (namespaces === null || touches(line.flow, namespaces)) && matches(line.flow);
+  };
+}
+
+const touches = ({ source, destination }: FlowRecord, namespaces: readonly string[]): boolean =>
+  [source.namespace, destination.namespace].some((namespace) => namespace !== null && namespaces.includes(namespace));
+
+/** What says nothing of time is about now. */
+const timeOf = (line: FlowLine): number =>
+  line.type === "flow" ? momentOf(line.flow) : line.type === "event" ? Date.parse(line.event.time) : Date.now();
