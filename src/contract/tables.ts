@@ -106,6 +106,14 @@ export const kubernetes = {
   issuerSecret: "trackbed-issuer",
   /** audience of the daemons' projected tokens */
   tokenAudience: "trackbed",
+  /** audience of the tokens by which people read what nodes saw */
+  viewerAudience: "trackbed-viewer",
+  /** ServiceAccount that may read what all nodes saw, and the Role to reach control */
+  viewer: "trackbed-viewer",
+  /** header with such a token: the API server keeps authorization for itself */
+  viewerTokenHeader: "x-trackbed-token",
+  /** resource of group trackbed.dev: the right to get it in a namespace is that to read its flows and edges */
+  flowsResource: "flows",
   /** field manager of everything that we write */
   fieldManager: "trackbed",
   /** GatewayClass whose Gateways are waypoints */
@@ -636,6 +644,12 @@ export const errors = {
     retryable: "no",
     help: "what is asked about flows or edges cannot be understood",
     next: "the message names the place; docs/flows.md has the fields and the operators",
+  },
+  E_QUESTION_BUSY: {
+    side: "server",
+    retryable: "yes",
+    help: "too many questions about flows or edges are being answered at this moment",
+    next: "ask again; see whether somebody follows flows who does not read them",
   },
   E_INSPECTION_REFUSED: {
     side: "client",

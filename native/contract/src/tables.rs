@@ -106,6 +106,14 @@ pub mod kubernetes {
     pub const ISSUER_SECRET: &str = "trackbed-issuer";
     /// audience of the daemons' projected tokens
     pub const TOKEN_AUDIENCE: &str = "trackbed";
+    /// audience of the tokens by which people read what nodes saw
+    pub const VIEWER_AUDIENCE: &str = "trackbed-viewer";
+    /// ServiceAccount that may read what all nodes saw, and the Role to reach control
+    pub const VIEWER: &str = "trackbed-viewer";
+    /// header with such a token: the API server keeps authorization for itself
+    pub const VIEWER_TOKEN_HEADER: &str = "x-trackbed-token";
+    /// resource of group trackbed.dev: the right to get it in a namespace is that to read its flows and edges
+    pub const FLOWS_RESOURCE: &str = "flows";
     /// field manager of everything that we write
     pub const FIELD_MANAGER: &str = "trackbed";
     /// GatewayClass whose Gateways are waypoints
@@ -349,6 +357,8 @@ pub mod errors {
     pub const WAYPOINT_PARAMETERS: &str = "E_WAYPOINT_PARAMETERS";
     /// what is asked about flows or edges cannot be understood; the message names the place; docs/flows.md has the fields and the operators
     pub const QUESTION: &str = "E_QUESTION";
+    /// too many questions about flows or edges are being answered at this moment; ask again; see whether somebody follows flows who does not read them
+    pub const QUESTION_BUSY: &str = "E_QUESTION_BUSY";
     /// the caller may not read what nodes saw, or not of this namespace; see docs/permissions.md: the right is get on flows.trackbed.dev in the namespace
     pub const INSPECTION_REFUSED: &str = "E_INSPECTION_REFUSED";
     /// the command line is wrong; see --help
@@ -448,6 +458,7 @@ pub mod errors {
         ),
         (WAYPOINT_PARAMETERS, "correct the ConfigMap: its keys are replicas, a number, and resources, YAML as in a container"),
         (QUESTION, "the message names the place; docs/flows.md has the fields and the operators"),
+        (QUESTION_BUSY, "ask again; see whether somebody follows flows who does not read them"),
         (INSPECTION_REFUSED, "see docs/permissions.md: the right is get on flows.trackbed.dev in the namespace"),
         (USAGE, "see --help"),
     ];

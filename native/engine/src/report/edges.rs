@@ -1,4 +1,5 @@
 //! Who talked to whom, counted: each distinct edge once until the director is told, bounded, and exact beyond the bound too.
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -47,7 +48,7 @@ pub(super) struct Answer {
     pub(super) method: &'static str,
     pub(super) status: u16,
     pub(super) route: String,
-    pub(super) flags: String,
+    pub(super) flags: Cow<'static, str>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -203,7 +204,7 @@ impl About {
                 method: request.method.to_owned(),
                 status: request.status.into(),
                 route: request.route.clone(),
-                flags: request.flags.clone(),
+                flags: request.flags.to_string(),
             }),
             other: self.other,
         }

@@ -283,7 +283,7 @@ fn answered<'a>(record: &'a RequestRecord<'_>, ends: &'a Ends) -> Answered<'a> {
         about: Answer {
             method: method(record.method.as_str()),
             status: record.status,
-            route: access::route(record.route),
+            route: access::route(record.route).to_owned(),
             flags: flags(record.flags),
         },
         sent: record.request_bytes,
