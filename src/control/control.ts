@@ -20,6 +20,7 @@ import { certificateService, createSigner } from "./certificates.ts";
 import { directoryPlatform } from "./directory.ts";
 import { createFaultBoard } from "./faults.ts";
 import { allFaults, startFeed } from "./feed.ts";
+import { createFetchKeys } from "./fetch-keys.ts";
 import { json, serveHealth, text } from "./health.ts";
 import { kubernetesPlatform } from "./kubernetes.ts";
 import { listen } from "./listener.ts";
@@ -32,6 +33,7 @@ import type { ControlOptions } from "./options.ts";
 import { isHalfOver, makeOwnCertificate, secondsUntil, warnOfExpiry } from "./own-certificate.ts";
 import type { Platform } from "./platform.ts";
 import { createQuiet } from "./quiet.ts";
+import { fetchingKeys } from "./token-keys.ts";
 import { createView } from "./view.ts";
 import { scopedFeed } from "./waypoint-feed.ts";
 import { createWaypoints, type WaypointsServer } from "./waypoints.ts";
@@ -175,18 +177,24 @@ async function start(
     waypoints?.changed();
   }
 
+  const fetchKeys = createFetchKeys({ nodeAddresses: () => view.nodes().flatMap((name) => view.node(name)?.addresses ?? []) });
+  started.defer(() => fetchKeys.close());
+  const named = resolvingNames(endingBypasses(platform.source), {
+    resolve: resolveByDns(),
+    onTrouble: (name, error) =>
+      error === null
+        ? log.info({ name }, "the name of a ServiceEntry can be asked for again")
+        : log.warn({ name, reason: explainError(error) }, "the name of a ServiceEntry cannot be asked for; it means what it meant last"),
+  });
   let waypoints: WaypointsServer | null = null;
   const feed = startFeed(
     {
-      source: resolvingNames(endingBypasses(platform.source), {
-        resolve: resolveByDns(),
-        onTrouble: (name, error) =>
+      source: fetchingKeys(named, {
+        fetch: fetchKeys,
+        onTrouble: (url, error) =>
           error === null
-            ? log.info({ name }, "the name of a ServiceEntry can be asked for again")
-            : log.warn(
-                { name, reason: explainError(error) },
-                "the name of a ServiceEntry cannot be asked for; it means what it meant last",
-              ),
+            ? log.info({ url }, "the keys of an issuer can be fetched again")
+            : log.warn({ url, reason: explainError(error) }, "the keys of an issuer cannot be fetched; the last ones hold for a day"),
       }),
       compiler,
       store,
