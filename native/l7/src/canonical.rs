@@ -20,6 +20,8 @@ pub(crate) struct Canonical {
     pub(crate) upgrade: Option<HeaderValue>,
     /// Where trailers are understood. gRPC servers insist on it.
     pub(crate) trailers: bool,
+    /// And said as HTTP/1.1 wants it, which is where a backend of that version takes it from.
+    trailers_named: bool,
     /// For matches, where it is not as the client sent it.
     merged: Option<String>,
     /// For the backend, where it is not as the client sent it.
@@ -29,7 +31,7 @@ pub(crate) struct Canonical {
 impl Canonical {
     /// A copy for a mirror never upgrades.
     pub(crate) fn for_copy(&self) -> Self {
-        Self { upgrade: None, trailers: self.trailers, merged: None, path: None }
+        Self { upgrade: None, trailers: self.trailers, trailers_named: self.trailers_named, merged: None, path: None }
     }
 
     /// What is matched.
@@ -50,6 +52,8 @@ pub(crate) fn canonical(request: &mut Parts, client: &HeaderValue, served: &Serv
     }
     let upgrade = upgrade(request);
     let trailers = request.headers.get_all(TE).iter().any(|value| tokens(value).any(|token| token == "trailers"));
+    let trailers_named =
+        trailers && (request.version == Version::HTTP_2 || names(&request.headers).any(|name| name.eq_ignore_ascii_case("te")));
     take_off(&mut request.headers)?;
     // The answer to it is the waypoint's: it asks for the body as soon as it passes it on.
     request.headers.remove(EXPECT);
@@ -62,7 +66,7 @@ pub(crate) fn canonical(request: &mut Parts, client: &HeaderValue, served: &Serv
             (changed(normal.merged), changed(normal.path))
         }
     };
-    Ok(Canonical { upgrade, trailers, merged, path })
+    Ok(Canonical { upgrade, trailers, trailers_named, merged, path })
 }
 
 /// The library has taken one of two lengths already, or neither; what it lets through and others might read in another way is refused.
@@ -205,6 +209,10 @@ pub(crate) fn for_backend(request: &mut Parts, path: Option<&str>, http2: bool, 
         if let Some(upgrade) = &canonical.upgrade {
             request.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
             request.headers.insert(UPGRADE, upgrade.clone());
+        } else if canonical.trailers_named {
+            // Of this connection, so that it is named there too; without it servers leave them out.
+            request.headers.insert(CONNECTION, HeaderValue::from_static("te"));
+            request.headers.insert(TE, HeaderValue::from_static("trailers"));
         }
         if path.is_none() && request.uri.authority().is_none() {
             // As it came.
@@ -240,10 +248,12 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     kind.strip_prefix(b"application/grpc").is_some_and(|rest| rest.first().is_none_or(|next| matches!(next, b'+' | b';')))
 }
 
-/// Trailers are announced in HTTP/1.1 only.
-pub(crate) fn response_for_client(headers: &mut HeaderMap, version: Version) {
+/// Trailers are announced in HTTP/1.1 only, and there they must be: those that no announcement names are left out. gRPC's are always the same.
+pub(crate) fn response_for_client(headers: &mut HeaderMap, version: Version, grpc: bool) {
     if version == Version::HTTP_2 {
         headers.remove(TRAILER);
+    } else if grpc && !headers.contains_key(TRAILER) {
+        headers.insert(TRAILER, HeaderValue::from_static("grpc-status, grpc-message, grpc-status-details-bin"));
     }
 }
 

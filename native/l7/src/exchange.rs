@@ -49,7 +49,7 @@ pub(crate) async fn exchange<U: Upstream>(session: Rc<Session<U>>, request: Requ
             record.status = Some(response.status());
             record.grpc_status = if record.grpc { grpc_status(response.headers()) } else { None };
             let (mut head, stream) = response.into_parts();
-            canonical::response_for_client(&mut head.headers, version);
+            canonical::response_for_client(&mut head.headers, version, record.grpc);
             let answer = match stream {
                 Some(stream) => Answer::of(stream, record),
                 None => Answer::text("", record),

@@ -5,6 +5,7 @@ use trackbed_l7::{Decided, RequestRecord, RouteName, StreamRecord};
 
 use super::flow::{Closing, Known};
 use super::requests::{Ends, flags};
+use super::shown::Shown;
 
 /// Bytes are seen from the local pod, as in Istio.
 pub(super) fn line(known: &Known, closing: &Closing) {
@@ -37,12 +38,12 @@ pub(super) fn line(known: &Known, closing: &Closing) {
 pub(super) fn request(record: &RequestRecord<'_>, ends: &Ends) {
     tracing::info!(target: "access", method = %record.method, path = record.path, authority = record.authority, protocol = ?record.version,
         response_code = record.status, grpc_status = record.grpc_status, response_flags = &*flags(record.flags), route = route(record.route),
-        src.addr = %record.client.address, src.workload = ends.source.as_ref().map_or("", |workload| &workload.name),
+        src.addr = %Shown(record.client.address), src.workload = ends.source.as_ref().map_or("", |workload| &workload.name),
         src.namespace = record.client.namespace().unwrap_or_default(), src.identity = record.client.identity.as_ref().map_or("", Identity::as_str),
         dst.service = &*record.served.service, dst.port = record.served.port,
         upstream.service = record.backend.map_or("", |backend| &backend.service),
         upstream.workload = ends.destination.as_ref().map_or("", |workload| &workload.name),
-        upstream.addr = record.endpoint.map(|(_, address)| tracing::field::display(address)), retries = record.retries, policy = policy(record.decided),
+        upstream.addr = record.endpoint.map(|(_, address)| tracing::field::display(Shown(address))), retries = record.retries, policy = policy(record.decided),
         would_deny = would_deny(record.decided), error = error(record.decided),
         bytes_recv = record.request_bytes, bytes_sent = record.response_bytes, duration = format!("{}ms", record.duration.as_millis()),
         first_byte = record.first_byte.map(|time| tracing::field::display(format!("{}ms", time.as_millis()))),
@@ -52,13 +53,13 @@ pub(super) fn request(record: &RequestRecord<'_>, ends: &Ends) {
 /// Of what was carried without looking into it.
 pub(super) fn stream(record: &StreamRecord<'_>, ends: &Ends) {
     tracing::info!(target: "access", response_flags = &*flags(record.flags), route = route(record.route),
-        server_name = record.server_name.unwrap_or_default(), src.addr = %record.client.address,
+        server_name = record.server_name.unwrap_or_default(), src.addr = %Shown(record.client.address),
         src.workload = ends.source.as_ref().map_or("", |workload| &workload.name),
         src.namespace = record.client.namespace().unwrap_or_default(), src.identity = record.client.identity.as_ref().map_or("", Identity::as_str),
         dst.service = &*record.served.service, dst.port = record.served.port,
         upstream.service = record.backend.map_or("", |backend| &backend.service),
         upstream.workload = ends.destination.as_ref().map_or("", |workload| &workload.name),
-        upstream.addr = record.endpoint.map(|(_, address)| tracing::field::display(address)),
+        upstream.addr = record.endpoint.map(|(_, address)| tracing::field::display(Shown(address))),
         policy = policy(record.decided), would_deny = would_deny(record.decided), error = error(record.decided),
         bytes_recv = record.received_bytes, bytes_sent = record.sent_bytes, duration = format!("{}ms", record.duration.as_millis()),
         "stream complete");

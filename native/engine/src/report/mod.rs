@@ -10,6 +10,7 @@ pub(crate) mod queue;
 pub(crate) mod requests;
 pub(crate) mod scrape;
 pub(crate) mod series;
+mod shown;
 pub(crate) mod spans;
 
 use std::sync::atomic::Ordering;

@@ -371,6 +371,53 @@ fn trailers_of_http1_reach_a_client_that_understands_them() {
     });
 }
 
+/// HTTP/1.1 as a client without a library writes it: only it sees what is left out.
+#[test]
+fn a_client_of_http1_that_asks_for_trailers_gets_those_that_were_announced_from_either_version() {
+    const ASKS: &[u8] = b"GET / HTTP/1.1\r\nHost: cart\r\nTE: trailers\r\nConnection: TE, close\r\n\r\n";
+    const DOES_NOT: &[u8] = b"GET / HTTP/1.1\r\nHost: cart\r\nConnection: close\r\n\r\n";
+    for protocol in [Protocol::Http, Protocol::Http2] {
+        run(async {
+            let waypoint = waypoint(to_protocol(protocol)).await;
+            let v1 = backend_that("v1", |seen| async move {
+                assert!(seen.headers.get("te").is_none_or(|te| te == "trailers"));
+                let trailers = HeaderMap::from_iter([
+                    (http::HeaderName::from_static("x-sum"), HeaderValue::from_static("6")),
+                    (http::HeaderName::from_static("x-secret"), HeaderValue::from_static("7")),
+                ]);
+                let frames = [Ok(Frame::data(Bytes::from_static(b"abc"))), Ok(Frame::trailers(trailers))];
+                let answer = BodyExt::boxed(StreamBody::new(futures_util::stream::iter(frames)));
+                http::Response::builder().header("trailer", "x-sum").body(answer).unwrap()
+            })
+            .await;
+            waypoint.backend("shop/v1", &v1);
+            let answer = waypoint.raw(ASKS).await;
+            assert!(answer.ends_with("3\r\nabc\r\n0\r\nx-sum: 6\r\n\r\n"), "{answer}");
+            let answer = waypoint.raw(DOES_NOT).await;
+            assert!(answer.ends_with("3\r\nabc\r\n0\r\n\r\n"), "{answer}");
+        });
+    }
+}
+
+#[test]
+fn the_status_of_grpc_reaches_a_client_of_http1() {
+    run(async {
+        let waypoint = waypoint(to_protocol(Protocol::Grpc)).await;
+        let v1 = backend_that("v1", |_| async move {
+            let trailers = HeaderMap::from_iter([(http::HeaderName::from_static("grpc-status"), HeaderValue::from_static("7"))]);
+            let frames = [Ok(Frame::data(Bytes::from_static(b"abc"))), Ok(Frame::trailers(trailers))];
+            let answer = BodyExt::boxed(StreamBody::new(futures_util::stream::iter(frames)));
+            http::Response::builder().header("content-type", "application/grpc").body(answer).unwrap()
+        })
+        .await;
+        waypoint.backend("shop/v1", &v1);
+        let asks = b"POST /s/m HTTP/1.1\r\nHost: cart\r\nContent-Type: application/grpc\r\nTE: trailers\r\nConnection: TE, close\r\nContent-Length: 0\r\n\r\n";
+        let answer = waypoint.raw(asks).await;
+        assert!(answer.ends_with("3\r\nabc\r\n0\r\ngrpc-status: 7\r\n\r\n"), "{answer}");
+        assert_eq!(waypoint.told().await.grpc_status, Some(7));
+    });
+}
+
 #[test]
 fn an_old_client_gets_its_answer_and_the_end() {
     run(async {
