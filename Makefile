@@ -184,6 +184,8 @@ fuzz: fuzz-build ## let libFuzzer look for bytes that break the codecs (SECONDS=
 long: fuzz-build ## what takes hours: all drills, churn and skew, Helm's release, ten gigabytes of patterns, 30 CPU-minutes of each fuzz target
 	$(MAKE) test-cluster test-churn test-skew
 	$(MAKE) test-cluster FILES=test/cluster/long/release.test.ts
+	$(call say,foretelling ten thousand connections under random policies)
+	ORACLE_CASES=10000 node --test test/oracle.test.ts
 	$(call say,carrying ten gigabytes, each byte checked)
 	TRACKBED_TRANSFER_MB=10000 $(CARGO) test $(WORKSPACE) --release -p trackbed-hbone --test transfer -- --nocapture --test-threads 1
 	$(call say,fuzzing for half an hour of CPU each)

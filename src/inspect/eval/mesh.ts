@@ -28,6 +28,8 @@ export type Known = {
   readonly addresses: readonly string[];
   readonly node: string;
   readonly inMesh: boolean;
+  /** "namespace/name" of those that pick it by selector. */
+  readonly policies: readonly string[];
 };
 
 const keyOf = (type: EvalType, name: string): string => `${type}/${name}`;
@@ -97,5 +99,6 @@ function knownOf(workload: Workload, settings: EvalSettings): Known {
     addresses: workload.addresses.map(formatAddress),
     node,
     inMesh: tunnelProtocol === TunnelProtocol.HBONE,
+    policies: [...workload.authorizationPolicies],
   };
 }
