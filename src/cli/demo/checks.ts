@@ -10,6 +10,7 @@ import { holds, notTls, type Stream, tcpStreams } from "../../lab/pcap.ts";
 import { countQueued } from "../../lab/queued.ts";
 import { until } from "../../lab/until.ts";
 import type { FlowLog } from "./flowLog.ts";
+import { leastHolds } from "./least.ts";
 import { denyTicker, peerAuthentication } from "./policies.ts";
 import type { Probe } from "./probe.ts";
 import { canaryShifts, retryHides } from "./routes.ts";
@@ -122,6 +123,7 @@ export const checks: readonly Check[] = [
   { claim: "a retry hides a pod that fails", run: retryHides },
   { claim: "names of the mesh are answered with the DNS server away, other names by that server", run: dnsAnswers },
   { claim: "rules deleted by somebody else are back within a second", run: rulesComeBack },
+  { claim: "the least policy for what was seen, made by generate, lets it go on and refuses the rest", run: leastHolds },
   { claim: "an engine's worker is killed: no new connection is refused", run: workerDies },
 ];
 
