@@ -1,5 +1,6 @@
 //! What is enforced for one service: its policies, in the form in which requests are decided.
 use crate::invalid::{At, Invalid, Parsed};
+use crate::tokens::Tokens;
 use prost::Message;
 use trackbed_contract::authorization as wire;
 use trackbed_policy::Policies;
@@ -9,6 +10,7 @@ pub(crate) const OF_PODS: &str = "*";
 
 #[derive(Debug)]
 pub(crate) struct Access {
+    pub(crate) tokens: Tokens,
     pub(crate) policies: Policies,
     pub(crate) trusted_proxies: usize,
     /// Not in place of one that was rejected.
@@ -36,17 +38,18 @@ impl Access {
         if let Some((policy, provider)) = policies.providers().next() {
             return Err(Invalid::because(format!("{policy} asks {provider:?}, which is not there"))).at("providers");
         }
-        if !wire.tokens.is_empty() || !wire.providers.is_empty() {
-            return Err(Invalid::because("is not supported yet")).at("tokens or providers");
+        if !wire.providers.is_empty() {
+            return Err(Invalid::because("is not supported yet")).at("providers");
         }
+        let tokens = Tokens::parse(&wire.tokens)?;
         let trusted_proxies =
             Some(wire.trusted_proxies).filter(|count| *count <= MOST_PROXIES).and_then(|count| usize::try_from(count).ok());
         let trusted_proxies = trusted_proxies.ok_or_else(|| Invalid::because("is not a number of proxies")).at("trusted_proxies")?;
-        Ok(Self { policies, trusted_proxies, usable: true })
+        Ok(Self { tokens, policies, trusted_proxies, usable: true })
     }
 
     /// In place of one that cannot be used: it denies everything.
     pub(crate) fn unusable(name: &str, reason: &str) -> Self {
-        Self { policies: Policies::unusable(name, reason), trusted_proxies: 0, usable: false }
+        Self { tokens: Tokens::default(), policies: Policies::unusable(name, reason), trusted_proxies: 0, usable: false }
     }
 }

@@ -9,18 +9,21 @@ use crate::record::{Decided, Record};
 use crate::refusal::Refusal;
 use crate::session::Session;
 use crate::table::Guard;
+use crate::tokens::Denied;
 use crate::{Flag, Upstream};
-use http::StatusCode;
+use http::header::WWW_AUTHENTICATE;
 use http::request::Parts;
+use http::{HeaderValue, StatusCode};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::SystemTime;
 use trackbed_contract::tables::errors;
-use trackbed_policy::{Decision, Refused};
+use trackbed_policy::{Decision, PolicyRef, Refused};
 
 pub(crate) fn authorize<U: Upstream>(
     session: &Session<U>,
-    request: &Parts,
+    request: &mut Parts,
     canonical: &Canonical,
     record: &mut Record,
 ) -> Result<Option<Rc<Admission>>, Refusal> {
@@ -34,12 +37,13 @@ pub(crate) fn authorize<U: Upstream>(
         }
         Guard::By(access) => access,
     };
+    let token = access.tokens.authenticate(request, SystemTime::now()).map_err(|denied| refused_token(denied, record))?;
     let facts = Request {
         method: request.method.clone(),
         uri: request.uri.clone(),
         path: canonical.path.clone(),
         headers: request.headers.clone(),
-        token: None,
+        token,
         remote_ip: remote_ip(session, request, access.trusted_proxies),
     };
     let admission = session.context.live.begin(&session.parties, Facts::Request(Box::new(facts)));
@@ -95,6 +99,17 @@ pub(crate) fn denied(refused: &Refused) -> Refusal {
         (_, rule) => format!("RBAC: access denied by {name}, rule {}", rule.unwrap_or_default()),
     };
     Refusal::new(StatusCode::FORBIDDEN, Flag::Denied, reason)
+}
+
+/// As RFC 6750 has it.
+fn refused_token(denied: Denied, record: &mut Record) -> Refusal {
+    let Denied { why, policy, reason } = denied;
+    let policy = Some(PolicyRef { name: policy, rule: None });
+    record.decided = Some(Box::new(Decided { policy, code: errors::TOKEN_REFUSED, reason, audit: None }));
+    let challenge = HeaderValue::from_str(&format!("Bearer error=\"invalid_token\", error_description=\"{why}\""));
+    let challenge = challenge.unwrap_or_else(|_| HeaderValue::from_static("Bearer error=\"invalid_token\""));
+    let refusal = Refusal::new(StatusCode::UNAUTHORIZED, Flag::TokenRefused, why.to_string());
+    Refusal { header: Some(Box::new((WWW_AUTHENTICATE, challenge))), ..refusal }
 }
 
 fn not_known() -> Decided {

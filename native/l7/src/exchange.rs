@@ -91,7 +91,7 @@ async fn pass<U: Upstream>(
     let mut canonical = canonical(&mut request, &session.parties.address, served)?;
     record.authority = request.headers.get(HOST).cloned();
     record.trace = Some(Trace::of(&mut request.headers, |asked| session.parties.report.traces(asked)));
-    let admission = authorize(session, &request, &canonical, record)?;
+    let admission = authorize(session, &mut request, &canonical, record)?;
 
     let (rule, prefix) = match port.rules(session.parties.client.namespace()) {
         None => (&port.own.http, None),

@@ -43,6 +43,8 @@ mod shaping;
 mod stream_rules;
 mod table;
 mod telling;
+mod token_place;
+mod tokens;
 mod trace;
 mod tries;
 mod upload;

@@ -13,6 +13,7 @@ pub(crate) struct Refusal {
     pub(crate) reason: Cow<'static, str>,
     /// Whoever wrote that request may mean something else by what follows it: the connection ends with the answer.
     pub(crate) close: bool,
+    pub(crate) header: Option<Box<(HeaderName, HeaderValue)>>,
 }
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -20,7 +21,7 @@ const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 impl Refusal {
     pub(crate) fn new(status: StatusCode, flag: Flag, reason: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, flag, reason: reason.into(), close: false }
+        Self { status, flag, reason: reason.into(), close: false, header: None }
     }
 
     pub(crate) fn bad_request(reason: &'static str) -> Self {
@@ -44,6 +45,9 @@ impl Refusal {
     pub(crate) fn response(&self, grpc: bool) -> (Response<()>, Option<u16>) {
         let mut response = Response::new(());
         let headers = response.headers_mut();
+        if let Some((name, value)) = self.header.as_deref() {
+            headers.insert(name, value.clone());
+        }
         if !grpc {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
             *response.status_mut() = self.status;

@@ -10,4 +10,5 @@ mod shaping;
 mod streams;
 mod strict;
 mod support;
+mod tokens;
 mod versions;
