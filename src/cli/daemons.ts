@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { paths } from "#contract/tables.ts";
 import type { FlowLine } from "#inspect/flow.ts";
+import type { RecordingLine, RecordingRequest } from "#inspect/pcap/recording.ts";
 import type { AdminError, NodeStatus, PodExplanation } from "#inspect/status.ts";
 import { meshError } from "#mesh/error.ts";
 import { runDirectories, runningLabs } from "../lab/find.ts";
@@ -77,6 +78,20 @@ export async function* flows(
   }
 }
 
+/** Until a limit or `stop`. */
+export async function* record(daemon: Daemon, recording: RecordingRequest, stop: AbortSignal): AsyncGenerator<RecordingLine> {
+  try {
+    const response = await openAdmin(daemon, "/v1/recordings", stop, recording);
+    if (response.statusCode !== 200) {
+      parse(response.statusCode ?? 0, await text(response));
+      return;
+    }
+    for await (const line of createInterface({ input: response })) if (line !== "") yield JSON.parse(line) as RecordingLine;
+  } catch (error) {
+    if (!stop.aborted) throw error;
+  }
+}
+
 async function getJson<T>(daemon: Daemon, path: string): Promise<T> {
   const { code, body } = await get(daemon, path);
   return parse<T>(code, body);
@@ -102,12 +117,19 @@ async function text(stream: AsyncIterable<unknown>): Promise<string> {
   return all;
 }
 
-/** An answer as it comes, for those that are read by lines. */
-export function openAdmin({ run }: Daemon, path: string, signal: AbortSignal): Promise<import("node:http").IncomingMessage> {
+/** An answer as it comes, for those that are read by lines. With a body, to what is posted. */
+export function openAdmin(
+  { run }: Daemon,
+  path: string,
+  signal: AbortSignal,
+  body?: unknown,
+): Promise<import("node:http").IncomingMessage> {
   const socketPath = join(run, paths.adminSocket);
   return new Promise((resolve, reject) => {
-    const req = request({ socketPath, path, signal }, (response) => resolve(response.setEncoding("utf8")));
+    const req = request({ socketPath, path, signal, method: body === undefined ? "GET" : "POST" }, (response) =>
+      resolve(response.setEncoding("utf8")),
+    );
     req.once("error", (cause) => reject(daemonAway(`no daemon answers on ${socketPath}`, cause)));
-    req.end();
+    req.end(body === undefined ? undefined : JSON.stringify(body));
   });
 }

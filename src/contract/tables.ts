@@ -657,6 +657,12 @@ export const errors = {
     help: "the caller may not read what nodes saw, or not of this namespace",
     next: "see docs/permissions.md: the right is get on flows.trackbed.dev in the namespace",
   },
+  E_RECORDING_REFUSED: {
+    side: "client",
+    retryable: "yes",
+    help: "the engine does not record: there are as many recordings as it allows, or it is of a version that cannot",
+    next: "end another trackbed pcap of this node; trackbed version shows the engine's version",
+  },
   E_USAGE: {
     side: "client",
     retryable: "no",
@@ -673,6 +679,7 @@ export const metrics = {
   istio_tcp_connections_failed_total: { type: "counter", help: "connections denied or failed" },
   istio_tcp_sent_bytes_total: { type: "counter", help: "payload bytes from server to client (istio#32399), for both reporters" },
   istio_tcp_received_bytes_total: { type: "counter", help: "payload bytes from client to server, for both reporters" },
+  trackbed_recordings: { type: "gauge", help: "recordings of pods' traffic (trackbed pcap) that are on" },
   istio_requests_total: { type: "counter", help: "requests that a waypoint answered" },
   istio_request_duration_milliseconds: { type: "histogram", help: "time from a request's first byte to the last of its answer" },
   trackbed_spans_exported_total: { type: "counter", help: "spans that the collector took" },

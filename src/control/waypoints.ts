@@ -12,12 +12,13 @@ import {
   type FromEngine,
   MeshSettingsSchema,
   type PodState,
+  type RecordedBatch,
   type Rejected,
   type ReportBatch,
   type ToEngine,
 } from "#contract/gen/engine_pb.ts";
 import { bounds } from "#contract/tables.ts";
-import { createDirector, type Director } from "#engine/director.ts";
+import { createDirector } from "#engine/director.ts";
 import { parseAddress } from "#mesh/address.ts";
 import { isMeshError } from "#mesh/error.ts";
 import type { Pod } from "#mesh/objects.ts";
@@ -61,7 +62,7 @@ export type WaypointsServer = {
 type Attached = {
   pod: Pod;
   readonly since: Date;
-  readonly director: Director;
+  readonly director: ReturnType<typeof createDirector>;
   readonly follow: Follow;
   state: PodState | null;
   rejected: readonly Rejected[];
@@ -177,8 +178,14 @@ export function createWaypoints(options: WaypointsOptions): WaypointsServer {
     return { received };
   }
 
+  function recorded(batches: AsyncIterable<RecordedBatch>, context: HandlerContext): Promise<Record<string, never>> {
+    const one = attached.get(callerWaypoint(context));
+    if (one === undefined) throw new ConnectError("nobody asked this waypoint to record", Code.FailedPrecondition);
+    return one.director.recorded(batches);
+  }
+
   return {
-    service: { attach, report },
+    service: { attach, report, recorded },
     changed: () => {
       if (attached.size === 0) return feed.settled(); // who comes now gets everything
       scheduled ??= setTimeout(() => {

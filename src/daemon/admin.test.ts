@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { listenOn } from "#engine/socket.ts";
 import type { FlowLine } from "#inspect/flow.ts";
+import type { RecordingLine } from "#inspect/pcap/recording.ts";
 import type { AdminError, LogLevelRequest, NodeStatus, PodExplanation } from "#inspect/status.ts";
 import { type AdminSources, adminServer } from "./admin.ts";
 
@@ -23,6 +24,9 @@ async function start(t: TestContext, more: Partial<AdminSources> = {}) {
       yield { type: "dropped", count: 1 };
     },
     state: () => [],
+    record: async function* (): AsyncGenerator<RecordingLine> {
+      yield { type: "ended", why: "time" };
+    },
     setLogLevel: () => null,
     ...more,
   };

@@ -7,7 +7,11 @@ import { type ErrorCode, errors } from "#contract/tables.ts";
 import type { StateLine } from "#inspect/eval/state.ts";
 import type { FlowLine } from "#inspect/flow.ts";
 import { streamFlows } from "#inspect/flow-stream.ts";
+import { type RecordingLine, type RecordingQuestion, readRequest } from "#inspect/pcap/recording.ts";
+import { streamRecording } from "#inspect/pcap/stream.ts";
 import type { AdminError, LogLevelRequest, NodeStatus, PodExplanation } from "#inspect/status.ts";
+
+import { isMeshError } from "#mesh/error.ts";
 
 export type AdminSources = {
   status(): NodeStatus;
@@ -15,6 +19,7 @@ export type AdminSources = {
   flows(since: number, follow: boolean, stop: AbortSignal): AsyncGenerator<FlowLine>;
   /** What the node decides from: its settings, then its resources. */
   state(): Iterable<StateLine>;
+  record(question: RecordingQuestion, stop: AbortSignal): AsyncGenerator<RecordingLine>;
   /** Returns what is wrong with it, null when it is in force. */
   setLogLevel(request: LogLevelRequest): { readonly code: ErrorCode; readonly message: string } | null;
 };
@@ -45,6 +50,8 @@ async function answer(request: IncomingMessage, response: ServerResponse, source
   const pod = /^\/v1\/pods\/([^/]+)\/([^/]+)$/.exec(url.pathname);
   if (url.pathname === "/v1/log-level")
     return request.method === "POST" ? setLogLevel(request, response, sources) : refuse(response, 405, "POST is needed");
+  if (url.pathname === "/v1/recordings")
+    return request.method === "POST" ? record(request, response, sources) : refuse(response, 405, "POST is needed");
   if (request.method !== "GET") return refuse(response, 405, "GET is needed");
   if (url.pathname === "/v1/status") return send(response, 200, sources.status());
   if (pod !== null) {
@@ -57,7 +64,11 @@ async function answer(request: IncomingMessage, response: ServerResponse, source
     const fault = await streamFlows(url, response, ({ since, follow, stop }) => sources.flows(since, follow, stop));
     return fault === null ? undefined : refuse(response, 400, fault);
   }
-  return refuse(response, 404, `${url.pathname} is not one of /v1/status, /v1/pods/NAMESPACE/NAME, /v1/state, /v1/flows, /v1/log-level`);
+  return refuse(
+    response,
+    404,
+    `${url.pathname} is not one of /v1/status, /v1/pods/NAMESPACE/NAME, /v1/state, /v1/flows, /v1/recordings, /v1/log-level`,
+  );
 }
 
 async function setLogLevel(request: IncomingMessage, response: ServerResponse, sources: AdminSources): Promise<void> {
@@ -68,6 +79,18 @@ async function setLogLevel(request: IncomingMessage, response: ServerResponse, s
   const { daemon, engine } = parsed.data;
   const fault = sources.setLogLevel({ ...(daemon === undefined ? {} : { daemon }), ...(engine === undefined ? {} : { engine }) });
   return fault === null ? send(response, 200, {}) : send(response, 503, problem(fault.code, fault.message));
+}
+
+async function record(request: IncomingMessage, response: ServerResponse, sources: AdminSources): Promise<void> {
+  const body = await readBody(request);
+  if (body === null) return refuse(response, 413, `the body has more than ${BODY_BYTES} bytes`);
+  try {
+    const question = readRequest(parseJson(body));
+    await streamRecording(response, (stop) => sources.record(question, stop));
+  } catch (error) {
+    if (!isMeshError(error) || response.headersSent) throw error;
+    send(response, error.code === "E_USAGE" ? 400 : 503, problem(error.code, error.message));
+  }
 }
 
 async function readBody(request: IncomingMessage): Promise<string | null> {

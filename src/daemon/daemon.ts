@@ -29,6 +29,7 @@ import { reporter } from "./nodes.ts";
 import type { DaemonOptions } from "./options.ts";
 import { loadPromises } from "./promises.ts";
 import { type Reconciler, reconciler, usualFarewell } from "./reconciler.ts";
+import { recordPods } from "./recordings.ts";
 import { createRefusals } from "./refusals.ts";
 import { createRelay, type Relay } from "./relay.ts";
 import { explainPod, podStatus } from "./status.ts";
@@ -295,6 +296,8 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
       },
       state: () => stateLines(node, settings(), director, relay),
       flows: (since, follow, ended) => flows.read({ since, follow, stop: AbortSignal.any([ended, stop.signal]) }),
+      record: (question, ended) =>
+        recordPods(question, { node, log, director, pods: () => pods.records.values() }, AbortSignal.any([ended, stop.signal])),
       setLogLevel: (request) => {
         if (request.daemon !== undefined) log.level = request.daemon;
         if (request.engine === undefined || director.setLogLevel(request.engine)) return null;

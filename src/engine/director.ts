@@ -1,25 +1,30 @@
 // The director's side of proto/engine.proto: one engine at a time, told only the difference to what it holds. Knows no sockets.
+import { create } from "@bufbuild/protobuf";
 import { Code, ConnectError } from "@connectrpc/connect";
-import type {
-  AddPod,
-  CertificateReply,
-  CertificateRequest,
-  Drift,
-  FromEngine,
-  Hello,
-  MeshSettings,
-  PodGone,
-  PodState,
-  Rejected,
-  ReportBatch,
-  ToEngine,
+import {
+  type AddPod,
+  type CertificateReply,
+  type CertificateRequest,
+  type Drift,
+  type FromEngine,
+  type Hello,
+  type MeshSettings,
+  type PodGone,
+  type PodState,
+  type RecordedBatch,
+  RecordSchema,
+  type Rejected,
+  type ReportBatch,
+  type ToEngine,
 } from "#contract/gen/engine_pb.ts";
 import { product } from "#contract/tables.ts";
 import { meshError } from "#mesh/error.ts";
 import { type Attachment, attachment } from "./attachment.ts";
 import { createLedger, type StateChange } from "./ledger.ts";
+import { createRecordings, type Recordings, type RecordOrder } from "./recordings.ts";
 
 export type { StateChange, StateKey, StateResource } from "./ledger.ts";
+export type { RecordOrder } from "./recordings.ts";
 
 /** What the director tells its owner. Callbacks must not block; `certificate` may take its time and never rejects. */
 export type DirectorEvents = {
@@ -57,14 +62,17 @@ export type Director = {
   /** Resolves when capture is proven; rejects with the engine's code, E_CAPTURE_PROOF_FAILED or E_ENGINE_AWAY. */
   prove(uid: string): Promise<void>;
   setLogLevel(filter: string): boolean;
+  /** What connections of these pods carry, until the recording's limits, `stop`, or the engine's end. Rejects with the code that says why not. */
+  record(order: RecordOrder, stop: AbortSignal): AsyncGenerator<RecordedBatch>;
   /** The stream of the engine ends. */
   end(reason: string): void;
 };
 
-/** The two methods of the service, as any server can offer them. */
+/** The methods of the service, as any server can offer them. */
 export type DirectorMethods = {
   attach(requests: AsyncIterable<FromEngine>): AsyncGenerator<ToEngine>;
   report(batches: AsyncIterable<ReportBatch>): Promise<{ received: bigint }>;
+  recorded: Recordings["recorded"];
 };
 
 export type DirectorOptions = {
@@ -79,6 +87,7 @@ const HELLO_MS = 5000;
 export function createDirector(options: DirectorOptions): Director & DirectorMethods {
   const { events } = options;
   const ledger = createLedger();
+  const recordings = createRecordings();
   const shared = { settings: options.settings, stateKnown: false, generation: 0n, acknowledged: 0n };
   let current: Attachment | null = null;
 
@@ -148,9 +157,16 @@ export function createDirector(options: DirectorOptions): Director & DirectorMet
       current?.prove(uid) ?? Promise.reject(meshError("E_ENGINE_AWAY", `no engine is connected to prove the capture of pod ${uid}`)),
     setLogLevel: (filter) =>
       current?.send({ case: "setLogLevel", value: { $typeName: "trackbed.engine.v1.SetLogLevel", filter } }) ?? false,
+    record: (order, stop) =>
+      recordings.read(
+        current?.hello ?? null,
+        (id) => current?.send({ case: "record", value: create(RecordSchema, { ...order, id }) }),
+        stop,
+      ),
     end: (reason) => current?.end(reason),
     attach,
     report,
+    recorded: recordings.recorded,
   };
 }
 

@@ -12,8 +12,8 @@ export type LocalDirector = { readonly director: Director; close(): Promise<void
 /** `path` is that of director.sock. */
 export async function startDirector({ path, ...options }: DirectorOptions & { readonly path: string }): Promise<LocalDirector> {
   const director = createDirector(options);
-  const { attach, report } = director;
-  const routes = (router: ConnectRouter): unknown => router.service(DirectorService, { attach, report });
+  const { attach, report, recorded } = director;
+  const routes = (router: ConnectRouter): unknown => router.service(DirectorService, { attach, report, recorded });
   const server = createServer(
     connectNodeAdapter({
       routes,

@@ -361,6 +361,8 @@ pub mod errors {
     pub const QUESTION_BUSY: &str = "E_QUESTION_BUSY";
     /// the caller may not read what nodes saw, or not of this namespace; see docs/permissions.md: the right is get on flows.trackbed.dev in the namespace
     pub const INSPECTION_REFUSED: &str = "E_INSPECTION_REFUSED";
+    /// the engine does not record: there are as many recordings as it allows, or it is of a version that cannot; end another trackbed pcap of this node; trackbed version shows the engine's version
+    pub const RECORDING_REFUSED: &str = "E_RECORDING_REFUSED";
     /// the command line is wrong; see --help
     pub const USAGE: &str = "E_USAGE";
     /// What to do next, by code.
@@ -460,6 +462,7 @@ pub mod errors {
         (QUESTION, "the message names the place; docs/flows.md has the fields and the operators"),
         (QUESTION_BUSY, "ask again; see whether somebody follows flows who does not read them"),
         (INSPECTION_REFUSED, "see docs/permissions.md: the right is get on flows.trackbed.dev in the namespace"),
+        (RECORDING_REFUSED, "end another trackbed pcap of this node; trackbed version shows the engine's version"),
         (USAGE, "see --help"),
     ];
 }
@@ -475,6 +478,8 @@ pub mod metrics {
     pub const ISTIO_TCP_SENT_BYTES_TOTAL: &str = "istio_tcp_sent_bytes_total";
     /// payload bytes from client to server, for both reporters
     pub const ISTIO_TCP_RECEIVED_BYTES_TOTAL: &str = "istio_tcp_received_bytes_total";
+    /// recordings of pods' traffic (trackbed pcap) that are on
+    pub const TRACKBED_RECORDINGS: &str = "trackbed_recordings";
     /// requests that a waypoint answered
     pub const ISTIO_REQUESTS_TOTAL: &str = "istio_requests_total";
     /// time from a request's first byte to the last of its answer

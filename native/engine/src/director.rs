@@ -2,12 +2,14 @@
 //!
 //! Losing them changes nothing in the data path; whoever holds the other ends of the channels learns of it and goes on.
 mod line;
+mod recorder;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::poll_fn;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tonic::transport::Channel;
 use trackbed_contract::engine::director_client::DirectorClient;
 use trackbed_contract::engine::{FromEngine, ReportBatch, ToEngine, from_engine, to_engine};
@@ -130,8 +132,10 @@ async fn one_stream(line: &Line, inbox: &mpsc::Sender<FromDirector>, shared: &Ar
         Ok(answer) => answer.into_inner(),
         Err(status) => return End::Failed(status_text(&status)),
     };
+    let recorder_client = client.clone();
     let _reporting = AbortOnDrop(tokio::spawn(report(client, line.clone(), Arc::clone(shared))));
     let mut conversation = Conversation::default();
+    let mut recordings = JoinSet::new();
     loop {
         let message = match stream.message().await {
             Ok(Some(ToEngine { message })) => conversation.accept(message),
@@ -139,6 +143,10 @@ async fn one_stream(line: &Line, inbox: &mpsc::Sender<FromDirector>, shared: &Ar
             Err(status) => return End::Failed(status_text(&status)),
         };
         match message {
+            Ok(to_engine::Message::Record(order)) => {
+                while recordings.try_join_next().is_some() {}
+                recordings.spawn(recorder::record(recorder_client.clone(), line.clone(), Arc::clone(shared), order));
+            }
             Ok(message) => {
                 *heard = true;
                 if inbox.send(FromDirector::Message(message)).await.is_err() {

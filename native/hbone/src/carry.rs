@@ -74,7 +74,7 @@ impl Carry {
     fn new(socket: TcpStream, stream: TunnelStream, side: Side, meter: Rc<Meter>) -> Self {
         let TunnelStream { handle, early, .. } = stream;
         let mut socket = Socket::new(socket);
-        let broken = side == Side::Client && socket.take_over(early).is_err();
+        let broken = side == Side::Client && socket.take_over(early, &meter).is_err();
         meter.count(side, early);
         let ends = Ends::default();
         let port = Port { socket, meter: Rc::clone(&meter), side, broken, streaming: false, start: Instant::now(), ends };
@@ -164,6 +164,7 @@ impl Carry {
                 Ok(Carried::Later) => {}
                 Ok(Carried::Fin) => {
                     core.h2.end(self.handle.id);
+                    self.meter.finished(self.side);
                     self.ends.up_done = true;
                     self.ends.closed_by.get_or_insert(self.side.into());
                 }
@@ -191,6 +192,7 @@ impl Carry {
                     if port.socket.finish().is_err() {
                         return self.socket_is_gone();
                     }
+                    self.meter.finished(self.side.other());
                     self.ends.down_done = true;
                     self.ends.closed_by.get_or_insert(self.side.other().into());
                 }
@@ -222,6 +224,7 @@ impl Carry {
             port.broken = true;
             return None;
         };
+        port.meter.copy(self.side.other(), &slices, count);
         leg.backlog.advance(count);
         port.meter.count(self.side.other(), count);
         let keeps_up = leg.backlog.is_empty();

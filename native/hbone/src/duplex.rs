@@ -65,9 +65,17 @@ impl Duplex {
         done
     }
 
-    fn count(&self, from: Side, bytes: usize) {
+    /// The first `bytes` of these pieces.
+    fn count(&self, from: Side, pieces: &[IoSlice<'_>], bytes: usize) {
         if let Some(meter) = &self.meter {
+            meter.copy(from, pieces, bytes);
             meter.count(from, bytes);
+        }
+    }
+
+    fn finished(&self, from: Side) {
+        if let Some(meter) = &self.meter {
+            meter.finished(from);
         }
     }
 
@@ -87,7 +95,7 @@ impl Duplex {
             // Flushing what was collected may leave the wire full: then the stream waits like any other.
             while core.may_send(id) {
                 if let Some(count) = core.write_pieces(id, pieces) {
-                    self.count(peer(core).other(), count);
+                    self.count(peer(core).other(), pieces, count);
                     return Ok(Some(count));
                 }
             }
@@ -105,13 +113,17 @@ impl AsyncRead for Duplex {
         let turn = ready!(poll_proceed(cx));
         self.tasks.set(READER, cx.waker());
         let read = self.with(|core, id| {
+            let from = peer(core);
             let Some(stream) = core.h2.stream(id) else { return Ok(None) };
             let leg = &mut stream.user;
             let mut pieces = [IoSlice::new(&[]); PIECES];
             let pieces = leg.backlog.slices(&mut pieces).min(PIECES).checked_sub(1).map(|last| &pieces[..=last]);
             let Some(pieces) = pieces else {
                 return match leg.gone {
-                    _ if leg.fin => Ok(Some(())),
+                    _ if leg.fin => {
+                        self.finished(from);
+                        Ok(Some(()))
+                    }
                     Some(gone) => Err(lost(gone)),
                     None => Ok(None),
                 };
@@ -122,9 +134,9 @@ impl AsyncRead for Duplex {
                 buffer.put_slice(&piece[..some]);
                 count += some;
             }
+            self.count(from, pieces, count);
             leg.backlog.advance(count);
             let keeps_up = leg.backlog.is_empty();
-            self.count(peer(core), count);
             core.h2.read(id, count, keeps_up, Instant::now());
             Ok(Some(()))
         });
@@ -157,6 +169,7 @@ impl AsyncWrite for Duplex {
         if !std::mem::replace(&mut self.finished, true) {
             self.with(|core, id| {
                 core.h2.end(id);
+                self.finished(peer(core).other());
                 Ok(())
             })?;
         }

@@ -107,6 +107,7 @@ impl Leg {
             match port.socket.write(&slices[..ranges.len()]) {
                 Ok(count) => {
                     taken = count;
+                    port.meter.copy(port.side.other(), &slices[..ranges.len()], count);
                     port.meter.count(port.side.other(), count);
                 }
                 Err(_) => port.broken = true,

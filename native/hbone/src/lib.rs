@@ -26,6 +26,7 @@ mod socket;
 mod splice;
 mod stream;
 mod sys;
+mod tap;
 #[cfg(feature = "testing")]
 #[doc(hidden)]
 pub mod testing;
@@ -36,6 +37,7 @@ pub use client::{ConnectRequest, Tunnel};
 pub use duplex::Duplex;
 pub use error::TunnelError;
 pub use pool::{Connector, Pool, Target};
-pub use pump::{ClosedBy, Meter, Outcome};
+pub use pump::{ClosedBy, Meter, Outcome, Side};
 pub use server::{Request, Shutdown, serve};
 pub use stream::{Timing, TunnelStream};
+pub use tap::Tap;

@@ -401,6 +401,10 @@ impl Core {
             Err(error) if is_later(&error) => return Ok(Carried::Later),
             Err(error) => return Err(error),
         };
+        if port.meter.is_tapped() {
+            let places = lent[FRONT..].chunks(SLOT).map(|slot| io::IoSlice::new(&slot[PAYLOAD_AT..PAYLOAD_AT + PAYLOAD]));
+            port.meter.copy(port.side, &places.take(count.div_ceil(PAYLOAD)).collect::<Vec<_>>(), count);
+        }
         port.meter.count(port.side, count);
         if count <= SMALL {
             self.say(id, &lent[FRONT + PAYLOAD_AT..FRONT + PAYLOAD_AT + count]);

@@ -1,7 +1,8 @@
 //! The live view of one connection, the handle that cuts it, and how it ended.
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::fmt;
 use std::future::poll_fn;
+use std::io::IoSlice;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use crate::frozen::{FreezeError, Frozen};
+use crate::tap::Tap;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClosedBy {
@@ -38,7 +40,7 @@ pub struct Outcome {
 
 /// Which of the two ends of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Side {
+pub enum Side {
     Client,
     Server,
 }
@@ -54,9 +56,14 @@ pub struct Meter {
     joined: Cell<bool>,
     /// Somebody waits for what the pump has, to go on with it elsewhere.
     wanted: Cell<Option<Box<Wanted>>>,
-    waker: RefCell<Option<Waker>>,
+    waker: Cell<Option<Waker>>,
+    /// Apart from `tap`, which is looked at only then.
+    tapped: Cell<bool>,
+    tap: Cell<Option<Tapped>>,
 }
 
+/// Boxed: every connection has the place for it, and few are ever recorded.
+type Tapped = Box<Rc<dyn Tap>>;
 /// Boxed: every connection has the place for it, and few are ever frozen.
 type Wanted = oneshot::Sender<Result<Frozen, FreezeError>>;
 
@@ -137,6 +144,50 @@ impl Meter {
         poll_fn(|cx| self.poll_cut(cx)).await;
     }
 
+    /// Has what moves from now on copied, or no longer. What the kernel moves by itself already is not copied any more.
+    pub fn set_tap(&self, tap: Option<Rc<dyn Tap>>) {
+        self.tapped.set(tap.is_some());
+        self.tap.set(tap.map(Box::new));
+    }
+
+    #[inline]
+    pub(crate) fn is_tapped(&self) -> bool {
+        self.tapped.get()
+    }
+
+    /// Bytes that `count` is about to be told of.
+    #[inline]
+    pub(crate) fn copy(&self, from: Side, pieces: &[IoSlice<'_>], count: usize) {
+        if self.tapped.get() && count > 0 {
+            self.copy_to_tap(from, pieces, count);
+        }
+    }
+
+    #[cold]
+    fn copy_to_tap(&self, from: Side, pieces: &[IoSlice<'_>], count: usize) {
+        self.with_tap(|tap| tap.moved(from, self.counted(from), pieces, count));
+    }
+
+    /// This side said FIN.
+    pub(crate) fn finished(&self, from: Side) {
+        self.with_tap(|tap| tap.finished(from, self.counted(from)));
+    }
+
+    fn counted(&self, from: Side) -> u64 {
+        match from {
+            Side::Client => self.sent(),
+            Side::Server => self.received(),
+        }
+    }
+
+    /// It may not change the tap meanwhile.
+    fn with_tap(&self, tell: impl FnOnce(&dyn Tap)) {
+        if let Some(tap) = self.tap.take() {
+            tell(&**tap);
+            self.tap.set(Some(tap));
+        }
+    }
+
     pub(crate) fn is_cut(&self) -> bool {
         self.cut.get()
     }
@@ -145,10 +196,8 @@ impl Meter {
         if self.cut.get() {
             return Poll::Ready(());
         }
-        let mut waker = self.waker.borrow_mut();
-        if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
-            *waker = Some(cx.waker().clone());
-        }
+        let known = self.waker.take().filter(|known| known.will_wake(cx.waker()));
+        self.waker.set(known.or_else(|| Some(cx.waker().clone())));
         Poll::Pending
     }
 

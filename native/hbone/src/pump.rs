@@ -7,8 +7,7 @@ use std::time::Instant;
 use tokio::net::TcpStream;
 
 use crate::frozen::{Frozen, ThawError};
-use crate::meter::Side;
-pub use crate::meter::{ClosedBy, Meter, Outcome};
+pub use crate::meter::{ClosedBy, Meter, Outcome, Side};
 pub use crate::relay::Joined;
 use crate::socket::abort;
 use crate::{TunnelStream, carry};

@@ -24,7 +24,7 @@ const FLUSH_CHECK: Duration = Duration::from_millis(2);
 
 pub(crate) fn run(client: TcpStream, server: TcpStream, meter: Rc<Meter>) -> impl Future<Output = Outcome> {
     let mut client = Socket::new(client);
-    let client_gone = client.take_over(0).is_err();
+    let client_gone = client.take_over(0, &meter).is_err();
     let (up, down) = (Half::default(), Half::default());
     let start = Instant::now();
     Joined { client, server: Socket::new(server), up, down, client_gone, server_gone: false, closed_by: None, start, meter }.run()
@@ -141,7 +141,10 @@ impl Joined {
                 continue;
             }
             match half.poll(cx, source, sink, &self.meter, from) {
-                Poll::Ready(HalfEnd::Fin) => _ = self.closed_by.get_or_insert(from.into()),
+                Poll::Ready(HalfEnd::Fin) => {
+                    self.meter.finished(from);
+                    self.closed_by.get_or_insert(from.into());
+                }
                 Poll::Ready(HalfEnd::SourceReset) => self.gone(from),
                 Poll::Ready(HalfEnd::SinkGone) => self.gone(from.other()),
                 Poll::Pending => {}
@@ -194,7 +197,7 @@ impl Half {
                 take_another_turn(cx);
                 return Poll::Pending;
             }
-            match self.step(cx, from, to) {
+            match self.step(cx, from, to, meter, side) {
                 Poll::Ready(Ok(moved)) => {
                     meter.count(side, moved);
                     left = left.saturating_sub(moved);
@@ -215,25 +218,33 @@ impl Half {
     }
 
     /// One write, or one read and what can be written of it at once: how many bytes went through.
-    fn step(&mut self, cx: &mut Context<'_>, from: &mut Socket, to: &mut Socket) -> Poll<Result<usize, HalfEnd>> {
+    fn step(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Socket,
+        to: &mut Socket,
+        meter: &Meter,
+        side: Side,
+    ) -> Poll<Result<usize, HalfEnd>> {
         if self.is_blocked() {
             if !to.poll_writable(cx) {
                 return Poll::Pending;
             }
-            return Poll::Ready(self.write(to).map_err(|_| HalfEnd::SinkGone));
+            return Poll::Ready(self.write(to, meter, side).map_err(|_| HalfEnd::SinkGone));
         }
         if !from.poll_readable(cx) {
             return Poll::Pending;
         }
         if self.bulk
+            && !meter.is_tapped()
             && let Some(pipe) = self.pipe.take().or_else(Pipe::lend)
         {
-            return Poll::Ready(self.splice(pipe, from, to));
+            return Poll::Ready(self.splice(pipe, from, to, meter, side));
         }
-        Poll::Ready(self.copy(from, to))
+        Poll::Ready(self.copy(from, to, meter, side))
     }
 
-    fn write(&mut self, to: &mut Socket) -> io::Result<usize> {
+    fn write(&mut self, to: &mut Socket, meter: &Meter, side: Side) -> io::Result<usize> {
         // An empty one may be left from before bytes were copied.
         if let Some(pipe) = self.pipe.as_mut().filter(|pipe| !pipe.is_empty()) {
             return pipe.drain(to);
@@ -241,11 +252,12 @@ impl Half {
         let mut slices = [IoSlice::new(&[]); 16];
         let count = self.backlog.slices(&mut slices);
         let moved = to.write(&slices[..count])?;
+        meter.copy(side, &slices[..count], moved);
         self.backlog.advance(moved);
         Ok(moved)
     }
 
-    fn copy(&mut self, from: &mut Socket, to: &mut Socket) -> Result<usize, HalfEnd> {
+    fn copy(&mut self, from: &mut Socket, to: &mut Socket, meter: &Meter, side: Side) -> Result<usize, HalfEnd> {
         let mut lent = scratch::lend();
         let count = match from.read(&mut lent[..BULK]) {
             Ok(0) => return Err(end(from, to)),
@@ -254,12 +266,14 @@ impl Half {
             Err(_) => return Err(HalfEnd::SourceReset),
         };
         self.bulk = count == BULK;
-        let moved = to.write(&[IoSlice::new(&lent[..count])]).map_err(|_| HalfEnd::SinkGone)?;
+        let bytes = [IoSlice::new(&lent[..count])];
+        let moved = to.write(&bytes).map_err(|_| HalfEnd::SinkGone)?;
+        meter.copy(side, &bytes, moved);
         self.backlog.push(&lent[moved..count]);
         Ok(moved)
     }
 
-    fn splice(&mut self, mut pipe: Pipe, from: &mut Socket, to: &mut Socket) -> Result<usize, HalfEnd> {
+    fn splice(&mut self, mut pipe: Pipe, from: &mut Socket, to: &mut Socket, meter: &Meter, side: Side) -> Result<usize, HalfEnd> {
         let filled = pipe.fill(from);
         if !matches!(filled, Ok(1..)) {
             pipe.give_back();
@@ -272,7 +286,7 @@ impl Half {
         }
         self.bulk = filled.is_ok_and(|count| count >= BULK / 4);
         self.pipe = Some(pipe);
-        let moved = self.write(to).map_err(|_| HalfEnd::SinkGone)?;
+        let moved = self.write(to, meter, side).map_err(|_| HalfEnd::SinkGone)?;
         if !self.bulk
             && let Some(pipe) = self.pipe.take_if(|pipe| pipe.is_empty())
         {
@@ -304,7 +318,7 @@ mod tests {
         let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
         let mut half = Half { pipe: Pipe::lend(), ..Half::default() };
         half.backlog.push(b"copied");
-        assert_eq!(half.write(&mut Socket::new(near.unwrap())).unwrap(), 6);
+        assert_eq!(half.write(&mut Socket::new(near.unwrap()), &Meter::default(), Side::Client).unwrap(), 6);
         assert!(half.backlog.is_empty());
         drop(far);
     }

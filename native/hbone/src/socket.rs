@@ -12,6 +12,7 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
+use crate::meter::{Meter, Side};
 use crate::{scratch, sys};
 
 #[derive(Debug)]
@@ -54,14 +55,17 @@ impl Socket {
     }
 
     /// Somebody may have looked into it: what is there may be more than what tokio knows of. The bytes that were passed on already, `count`
-    /// of them, are taken out.
-    pub(crate) fn take_over(&mut self, count: usize) -> io::Result<()> {
+    /// of them, are taken out; `meter` is the client's.
+    pub(crate) fn take_over(&mut self, count: usize, meter: &Meter) -> io::Result<()> {
         self.unread = true;
         if count == 0 {
             return Ok(());
         }
+        let mut lent = scratch::lend();
         // TCP throws away what is read with this flag, so the buffer stays as it is.
-        let (_, skipped) = rustix::net::recv(&self.stream, &mut scratch::lend()[..count], RecvFlags::TRUNC)?;
+        let flags = if meter.is_tapped() { RecvFlags::empty() } else { RecvFlags::TRUNC };
+        let (_, skipped) = rustix::net::recv(&self.stream, &mut lent[..count], flags)?;
+        meter.copy(Side::Client, &[IoSlice::new(&lent[..count])], skipped);
         if skipped == count { Ok(()) } else { Err(ErrorKind::UnexpectedEof.into()) }
     }
 

@@ -34,7 +34,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file engine.proto.
  */
 export const file_engine: GenFile = /*@__PURE__*/
-  fileDesc("CgxlbmdpbmUucHJvdG8SEnRyYWNrYmVkLmVuZ2luZS52MSKDAwoKRnJvbUVuZ2luZRIqCgVoZWxsbxgBIAEoCzIZLnRyYWNrYmVkLmVuZ2luZS52MS5IZWxsb0gAEi4KB2FwcGxpZWQYAiABKAsyGy50cmFja2JlZC5lbmdpbmUudjEuQXBwbGllZEgAEjEKCXBvZF9zdGF0ZRgDIAEoCzIcLnRyYWNrYmVkLmVuZ2luZS52MS5Qb2RTdGF0ZUgAEi8KCHBvZF9nb25lGAQgASgLMhsudHJhY2tiZWQuZW5naW5lLnYxLlBvZEdvbmVIABJFChNjZXJ0aWZpY2F0ZV9yZXF1ZXN0GAUgASgLMiYudHJhY2tiZWQuZW5naW5lLnYxLkNlcnRpZmljYXRlUmVxdWVzdEgAEjcKDHByb29mX3Jlc3VsdBgGIAEoCzIfLnRyYWNrYmVkLmVuZ2luZS52MS5Qcm9vZlJlc3VsdEgAEioKBWRyaWZ0GAcgASgLMhkudHJhY2tiZWQuZW5naW5lLnYxLkRyaWZ0SABCCQoHbWVzc2FnZSKyAwoIVG9FbmdpbmUSLgoHd2VsY29tZRgBIAEoCzIbLnRyYWNrYmVkLmVuZ2luZS52MS5XZWxjb21lSAASLwoFc3RhdGUYAiABKAsyHi50cmFja2JlZC5lbmdpbmUudjEuU3RhdGVEZWx0YUgAEi0KB2FkZF9wb2QYAyABKAsyGi50cmFja2JlZC5lbmdpbmUudjEuQWRkUG9kSAASMwoKcmVtb3ZlX3BvZBgEIAEoCzIdLnRyYWNrYmVkLmVuZ2luZS52MS5SZW1vdmVQb2RIABItCgdpbl9zeW5jGAUgASgLMhoudHJhY2tiZWQuZW5naW5lLnYxLkluU3luY0gAEkEKEWNlcnRpZmljYXRlX3JlcGx5GAYgASgLMiQudHJhY2tiZWQuZW5naW5lLnYxLkNlcnRpZmljYXRlUmVwbHlIABIqCgVwcm92ZRgHIAEoCzIZLnRyYWNrYmVkLmVuZ2luZS52MS5Qcm92ZUgAEjgKDXNldF9sb2dfbGV2ZWwYCCABKAsyHy50cmFja2JlZC5lbmdpbmUudjEuU2V0TG9nTGV2ZWxIAEIJCgdtZXNzYWdlItEBCgVIZWxsbxIYChBjb250cmFjdF92ZXJzaW9uGAEgASgNEhYKDmVuZ2luZV92ZXJzaW9uGAIgASgJEhAKCGluc3RhbmNlGAMgASgJEg8KB2Jvb3RfaWQYBCABKAkSEgoKZ2VuZXJhdGlvbhgFIAEoBBIzCglyZXNvdXJjZXMYBiADKAsyIC50cmFja2JlZC5lbmdpbmUudjEuSGVsZFJlc291cmNlEioKBHBvZHMYByADKAsyHC50cmFja2JlZC5lbmdpbmUudjEuUG9kU3RhdGUiXQoMSGVsZFJlc291cmNlEi4KBHR5cGUYASABKA4yIC50cmFja2JlZC5lbmdpbmUudjEuUmVzb3VyY2VUeXBlEgwKBG5hbWUYAiABKAkSDwoHdmVyc2lvbhgDIAEoCSJxCgdXZWxjb21lEhgKEGNvbnRyYWN0X3ZlcnNpb24YASABKA0SGAoQZGlyZWN0b3JfdmVyc2lvbhgCIAEoCRIyCghzZXR0aW5ncxgDIAEoCzIgLnRyYWNrYmVkLmVuZ2luZS52MS5NZXNoU2V0dGluZ3MikQEKDE1lc2hTZXR0aW5ncxIMCgRub2RlGAEgASgJEhQKDHRydXN0X2RvbWFpbhgCIAEoCRIWCg5jbHVzdGVyX2RvbWFpbhgDIAEoCRIPCgduZXR3b3JrGAQgASgJEhkKEWVuY3J5cHRfc2FtZV9ub2RlGAUgASgIEhkKEWhvbGRfbWlsbGlzZWNvbmRzGAYgASgNImcKCFJlc291cmNlEi4KBHR5cGUYASABKA4yIC50cmFja2JlZC5lbmdpbmUudjEuUmVzb3VyY2VUeXBlEgwKBG5hbWUYAiABKAkSDwoHdmVyc2lvbhgDIAEoCRIMCgRib2R5GAQgASgMIksKC1Jlc291cmNlS2V5Ei4KBHR5cGUYASABKA4yIC50cmFja2JlZC5lbmdpbmUudjEuUmVzb3VyY2VUeXBlEgwKBG5hbWUYAiABKAkijgEKClN0YXRlRGVsdGESEgoKZ2VuZXJhdGlvbhgBIAEoBBINCgVyZXNldBgCIAEoCBIsCgZ1cHNlcnQYAyADKAsyHC50cmFja2JlZC5lbmdpbmUudjEuUmVzb3VyY2USLwoGcmVtb3ZlGAQgAygLMh8udHJhY2tiZWQuZW5naW5lLnYxLlJlc291cmNlS2V5Ik0KB0FwcGxpZWQSEgoKZ2VuZXJhdGlvbhgBIAEoBBIuCghyZWplY3RlZBgCIAMoCzIcLnRyYWNrYmVkLmVuZ2luZS52MS5SZWplY3RlZCJ3CghSZWplY3RlZBIuCgR0eXBlGAEgASgOMiAudHJhY2tiZWQuZW5naW5lLnYxLlJlc291cmNlVHlwZRIMCgRuYW1lGAIgASgJEg8KB3ZlcnNpb24YAyABKAkSDAoEY29kZRgEIAEoCRIOCgZyZWFzb24YBSABKAkizAEKBkFkZFBvZBILCgN1aWQYASABKAkSDAoEbmFtZRgCIAEoCRIRCgluYW1lc3BhY2UYAyABKAkSFwoPc2VydmljZV9hY2NvdW50GAQgASgJEhQKDG5ldG5zX2Nvb2tpZRgFIAEoBBIRCglhZGRyZXNzZXMYBiADKAwSEgoKZG5zX3NlYXJjaBgHIAMoCRIXCg9jYXB0dXJlX2luYm91bmQYCCABKAgSEwoLY2FwdHVyZV9kbnMYCSABKAgSEAoId2F5cG9pbnQYCiABKAgiNAoJUmVtb3ZlUG9kEgsKA3VpZBgBIAEoCRIaChJkcmFpbl9taWxsaXNlY29uZHMYAiABKA0iOQoHUG9kR29uZRILCgN1aWQYASABKAkSFAoMbmV0bnNfY29va2llGAIgASgEEgsKA2N1dBgDIAEoDSK0AQoIUG9kU3RhdGUSCwoDdWlkGAEgASgJEhQKDG5ldG5zX2Nvb2tpZRgCIAEoBBIRCglsaXN0ZW5pbmcYAyABKAgSEAoIaWRlbnRpdHkYBCABKAgSDgoGcG9saWN5GAUgASgIEhMKC2Nvbm5lY3Rpb25zGAYgASgNEgwKBGNvZGUYByABKAkSDgoGcmVhc29uGAggASgJEh0KFWNlcnRpZmljYXRlX25vdF9hZnRlchgJIAEoAyIICgZJblN5bmMiWAoSQ2VydGlmaWNhdGVSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAQSEAoIaWRlbnRpdHkYAiABKAkSDwoHcG9kX3VpZBgDIAEoCRILCgNjc3IYBCABKAwiYgoQQ2VydGlmaWNhdGVSZXBseRISCgpyZXF1ZXN0X2lkGAEgASgEEg0KBWNoYWluGAIgAygMEg0KBXJvb3RzGAMgAygMEgwKBGNvZGUYBCABKAkSDgoGcmVhc29uGAUgASgJIigKBVByb3ZlEhIKCnJlcXVlc3RfaWQYASABKAQSCwoDdWlkGAIgASgJIkwKC1Byb29mUmVzdWx0EhIKCnJlcXVlc3RfaWQYASABKAQSCwoDdWlkGAIgASgJEgwKBGNvZGUYAyABKAkSDgoGcmVhc29uGAQgASgJIl8KBURyaWZ0EgsKA3VpZBgBIAEoCRIrCgRraW5kGAIgASgOMh0udHJhY2tiZWQuZW5naW5lLnYxLkRyaWZ0S2luZBILCgNwaWQYAyABKA0SDwoHcHJvY2VzcxgEIAEoCSIdCgtTZXRMb2dMZXZlbBIOCgZmaWx0ZXIYASABKAkisAEKC1JlcG9ydEJhdGNoEg0KBWZsb3dzGAEgAygMEikKBmV2ZW50cxgCIAMoCzIZLnRyYWNrYmVkLmVuZ2luZS52MS5FdmVudBItCghjb3VudGVycxgDIAMoCzIbLnRyYWNrYmVkLmVuZ2luZS52MS5Db3VudGVyEg8KB2Ryb3BwZWQYBCABKAQSJwoFZWRnZXMYBSADKAsyGC50cmFja2JlZC5lbmdpbmUudjEuRWRnZSJwCgRFZGdlEg0KBWFib3V0GAEgASgMEg0KBWNvdW50GAIgASgEEg0KBWVuZGVkGAMgASgEEhIKCmJ5dGVzX3NlbnQYBCABKAQSFgoOYnl0ZXNfcmVjZWl2ZWQYBSABKAQSDwoHbGF0ZW5jeRgGIAMoBCL+AgoJRWRnZUFib3V0EjAKCWRpcmVjdGlvbhgBIAEoDjIdLnRyYWNrYmVkLmVuZ2luZS52MS5EaXJlY3Rpb24SJgoEcGF0aBgCIAEoDjIYLnRyYWNrYmVkLmVuZ2luZS52MS5QYXRoEiwKB3ZlcmRpY3QYAyABKA4yGy50cmFja2JlZC5lbmdpbmUudjEuVmVyZGljdBIOCgZwb2xpY3kYBCABKAkSDAoEcnVsZRgFIAEoDRIMCgRjb2RlGAYgASgJEisKBnNvdXJjZRgHIAEoCzIbLnRyYWNrYmVkLmVuZ2luZS52MS5FZGdlRW5kEjAKC2Rlc3RpbmF0aW9uGAggASgLMhsudHJhY2tiZWQuZW5naW5lLnYxLkVkZ2VFbmQSDwoHc2VydmljZRgJIAEoCRIMCgRwb3J0GAogASgNEjAKB3JlcXVlc3QYCyABKAsyHy50cmFja2JlZC5lbmdpbmUudjEuRWRnZVJlcXVlc3QSDQoFb3RoZXIYDCABKAgiQAoHRWRnZUVuZBIQCgh3b3JrbG9hZBgBIAEoCRIRCgluYW1lc3BhY2UYAiABKAkSEAoIaWRlbnRpdHkYAyABKAkiSwoLRWRnZVJlcXVlc3QSDgoGbWV0aG9kGAEgASgJEg4KBnN0YXR1cxgCIAEoDRINCgVyb3V0ZRgDIAEoCRINCgVmbGFncxgEIAEoCSIhCg1SZXBvcnRTdW1tYXJ5EhAKCHJlY2VpdmVkGAEgASgEInoKB0Zsb3dFbmQSDwoHYWRkcmVzcxgBIAEoDBIMCgRwb3J0GAIgASgNEgsKA3BvZBgDIAEoCRIRCgluYW1lc3BhY2UYBCABKAkSEAoIaWRlbnRpdHkYBSABKAkSDAoEbm9kZRgGIAEoCRIQCgh3b3JrbG9hZBgHIAEoCSKmBgoERmxvdxIKCgJpZBgBIAEoBBIsCgVwaGFzZRgCIAEoDjIdLnRyYWNrYmVkLmVuZ2luZS52MS5GbG93UGhhc2USMAoJZGlyZWN0aW9uGAMgASgOMh0udHJhY2tiZWQuZW5naW5lLnYxLkRpcmVjdGlvbhImCgRwYXRoGAQgASgOMhgudHJhY2tiZWQuZW5naW5lLnYxLlBhdGgSLAoHdmVyZGljdBgFIAEoDjIbLnRyYWNrYmVkLmVuZ2luZS52MS5WZXJkaWN0Eg4KBnBvbGljeRgGIAEoCRIMCgRydWxlGAcgASgNEgwKBGNvZGUYCCABKAkSDgoGcmVhc29uGAkgASgJEg0KBXN0YXJ0GAogASgDEisKBnNvdXJjZRgLIAEoCzIbLnRyYWNrYmVkLmVuZ2luZS52MS5GbG93RW5kEjAKC2Rlc3RpbmF0aW9uGAwgASgLMhsudHJhY2tiZWQuZW5naW5lLnYxLkZsb3dFbmQSDwoHc2VydmljZRgNIAEoCRISCgpieXRlc19zZW50GA4gASgEEhYKDmJ5dGVzX3JlY2VpdmVkGA8gASgEEhwKFGNvbm5lY3RfbWljcm9zZWNvbmRzGBAgASgEEh4KFmhhbmRzaGFrZV9taWNyb3NlY29uZHMYESABKAQSHwoXZmlyc3RfYnl0ZV9taWNyb3NlY29uZHMYEiABKAQSHQoVZHVyYXRpb25fbWljcm9zZWNvbmRzGBMgASgEEhMKC3Rsc192ZXJzaW9uGBQgASgJEhIKCnRsc19jaXBoZXIYFSABKAkSEQoJdGxzX2dyb3VwGBYgASgJEhMKC3BlZXJfc2VyaWFsGBcgASgJEi4KCWNsb3NlZF9ieRgYIAEoDjIbLnRyYWNrYmVkLmVuZ2luZS52MS5DbG9zZUJ5Eg0KBXJlc2V0GBkgASgIEg8KB3BvZF91aWQYGiABKAkSLAoHcmVxdWVzdBgbIAEoCzIbLnRyYWNrYmVkLmVuZ2luZS52MS5SZXF1ZXN0EigKBWF1ZGl0GCggASgLMhkudHJhY2tiZWQuZW5naW5lLnYxLkF1ZGl0ImEKBUF1ZGl0EiwKB3ZlcmRpY3QYASABKA4yGy50cmFja2JlZC5lbmdpbmUudjEuVmVyZGljdBIOCgZwb2xpY3kYAiABKAkSDAoEcnVsZRgDIAEoDRIMCgRjb2RlGAQgASgJIu8BCgdSZXF1ZXN0Eg4KBm1ldGhvZBgBIAEoCRIRCglhdXRob3JpdHkYAiABKAkSDAoEcGF0aBgDIAEoCRIQCghwcm90b2NvbBgEIAEoCRIOCgZzdGF0dXMYBSABKA0SGAoLZ3JwY19zdGF0dXMYBiABKA1IAIgBARINCgVmbGFncxgHIAEoCRINCgVyb3V0ZRgIIAEoCRIPCgdiYWNrZW5kGAkgASgJEg8KB3JldHJpZXMYCiABKA0SEgoKcmVxdWVzdF9pZBgLIAEoCRITCgt0cmFjZXBhcmVudBgMIAEoCUIOCgxfZ3JwY19zdGF0dXMiVAoFRXZlbnQSDAoEdGltZRgBIAEoAxINCgVsZXZlbBgCIAEoCRIMCgRjb2RlGAMgASgJEg8KB3BvZF91aWQYBCABKAkSDwoHbWVzc2FnZRgFIAEoCSImCgdDb3VudGVyEgwKBG5hbWUYASABKAkSDQoFdmFsdWUYAiABKAQiHAoNTmV0bnNIYW5kb3ZlchILCgN1aWQYASABKAkiTwoMTmV0bnNSZWNlaXB0EgsKA3VpZBgBIAEoCRIUCgxuZXRuc19jb29raWUYAiABKAQSDAoEY29kZRgDIAEoCRIOCgZyZWFzb24YBCABKAkq5QEKDFJlc291cmNlVHlwZRIdChlSRVNPVVJDRV9UWVBFX1VOU1BFQ0lGSUVEEAASGQoVUkVTT1VSQ0VfVFlQRV9BRERSRVNTEAESHwobUkVTT1VSQ0VfVFlQRV9BVVRIT1JJWkFUSU9OEAISGAoUUkVTT1VSQ0VfVFlQRV9ST1VURVMQAxIYChRSRVNPVVJDRV9UWVBFX0FDQ0VTUxAEEiIKHlJFU09VUkNFX1RZUEVfQkFDS0VORF9TRVRUSU5HUxAGEiIKHlJFU09VUkNFX1RZUEVfUkVRVUVTVF9TRVRUSU5HUxAHKm4KCURyaWZ0S2luZBIaChZEUklGVF9LSU5EX1VOU1BFQ0lGSUVEEAASFAoQRFJJRlRfS0lORF9SVUxFUxABEhYKEkRSSUZUX0tJTkRfUk9VVElORxACEhcKE0RSSUZUX0tJTkRfT1ZFUkZMT1cQAypVCglGbG93UGhhc2USGgoWRkxPV19QSEFTRV9VTlNQRUNJRklFRBAAEhUKEUZMT1dfUEhBU0VfT1BFTkVEEAESFQoRRkxPV19QSEFTRV9DTE9TRUQQAipVCglEaXJlY3Rpb24SGQoVRElSRUNUSU9OX1VOU1BFQ0lGSUVEEAASFgoSRElSRUNUSU9OX09VVEJPVU5EEAESFQoRRElSRUNUSU9OX0lOQk9VTkQQAipNCgRQYXRoEhQKEFBBVEhfVU5TUEVDSUZJRUQQABIOCgpQQVRIX1JFTEFZEAESDwoLUEFUSF9UVU5ORUwQAhIOCgpQQVRIX1BMQUlOEAMqXwoHVmVyZGljdBIXChNWRVJESUNUX1VOU1BFQ0lGSUVEEAASEwoPVkVSRElDVF9BTExPV0VEEAESEgoOVkVSRElDVF9ERU5JRUQQAhISCg5WRVJESUNUX0ZBSUxFRBADKmIKB0Nsb3NlQnkSGAoUQ0xPU0VfQllfVU5TUEVDSUZJRUQQABITCg9DTE9TRV9CWV9DTElFTlQQARITCg9DTE9TRV9CWV9TRVJWRVIQAhITCg9DTE9TRV9CWV9FTkdJTkUQAzKmAQoIRGlyZWN0b3ISSgoGQXR0YWNoEh4udHJhY2tiZWQuZW5naW5lLnYxLkZyb21FbmdpbmUaHC50cmFja2JlZC5lbmdpbmUudjEuVG9FbmdpbmUoATABEk4KBlJlcG9ydBIfLnRyYWNrYmVkLmVuZ2luZS52MS5SZXBvcnRCYXRjaBohLnRyYWNrYmVkLmVuZ2luZS52MS5SZXBvcnRTdW1tYXJ5KAFiBnByb3RvMw");
+  fileDesc("CgxlbmdpbmUucHJvdG8SEnRyYWNrYmVkLmVuZ2luZS52MSKDAwoKRnJvbUVuZ2luZRIqCgVoZWxsbxgBIAEoCzIZLnRyYWNrYmVkLmVuZ2luZS52MS5IZWxsb0gAEi4KB2FwcGxpZWQYAiABKAsyGy50cmFja2JlZC5lbmdpbmUudjEuQXBwbGllZEgAEjEKCXBvZF9zdGF0ZRgDIAEoCzIcLnRyYWNrYmVkLmVuZ2luZS52MS5Qb2RTdGF0ZUgAEi8KCHBvZF9nb25lGAQgASgLMhsudHJhY2tiZWQuZW5naW5lLnYxLlBvZEdvbmVIABJFChNjZXJ0aWZpY2F0ZV9yZXF1ZXN0GAUgASgLMiYudHJhY2tiZWQuZW5naW5lLnYxLkNlcnRpZmljYXRlUmVxdWVzdEgAEjcKDHByb29mX3Jlc3VsdBgGIAEoCzIfLnRyYWNrYmVkLmVuZ2luZS52MS5Qcm9vZlJlc3VsdEgAEioKBWRyaWZ0GAcgASgLMhkudHJhY2tiZWQuZW5naW5lLnYxLkRyaWZ0SABCCQoHbWVzc2FnZSLgAwoIVG9FbmdpbmUSLgoHd2VsY29tZRgBIAEoCzIbLnRyYWNrYmVkLmVuZ2luZS52MS5XZWxjb21lSAASLwoFc3RhdGUYAiABKAsyHi50cmFja2JlZC5lbmdpbmUudjEuU3RhdGVEZWx0YUgAEi0KB2FkZF9wb2QYAyABKAsyGi50cmFja2JlZC5lbmdpbmUudjEuQWRkUG9kSAASMwoKcmVtb3ZlX3BvZBgEIAEoCzIdLnRyYWNrYmVkLmVuZ2luZS52MS5SZW1vdmVQb2RIABItCgdpbl9zeW5jGAUgASgLMhoudHJhY2tiZWQuZW5naW5lLnYxLkluU3luY0gAEkEKEWNlcnRpZmljYXRlX3JlcGx5GAYgASgLMiQudHJhY2tiZWQuZW5naW5lLnYxLkNlcnRpZmljYXRlUmVwbHlIABIqCgVwcm92ZRgHIAEoCzIZLnRyYWNrYmVkLmVuZ2luZS52MS5Qcm92ZUgAEjgKDXNldF9sb2dfbGV2ZWwYCCABKAsyHy50cmFja2JlZC5lbmdpbmUudjEuU2V0TG9nTGV2ZWxIABIsCgZyZWNvcmQYCSABKAsyGi50cmFja2JlZC5lbmdpbmUudjEuUmVjb3JkSABCCQoHbWVzc2FnZSLiAQoFSGVsbG8SGAoQY29udHJhY3RfdmVyc2lvbhgBIAEoDRIWCg5lbmdpbmVfdmVyc2lvbhgCIAEoCRIQCghpbnN0YW5jZRgDIAEoCRIPCgdib290X2lkGAQgASgJEhIKCmdlbmVyYXRpb24YBSABKAQSMwoJcmVzb3VyY2VzGAYgAygLMiAudHJhY2tiZWQuZW5naW5lLnYxLkhlbGRSZXNvdXJjZRIqCgRwb2RzGAcgAygLMhwudHJhY2tiZWQuZW5naW5lLnYxLlBvZFN0YXRlEg8KB3JlY29yZHMYCCABKAgiXQoMSGVsZFJlc291cmNlEi4KBHR5cGUYASABKA4yIC50cmFja2JlZC5lbmdpbmUudjEuUmVzb3VyY2VUeXBlEgwKBG5hbWUYAiABKAkSDwoHdmVyc2lvbhgDIAEoCSJxCgdXZWxjb21lEhgKEGNvbnRyYWN0X3ZlcnNpb24YASABKA0SGAoQZGlyZWN0b3JfdmVyc2lvbhgCIAEoCRIyCghzZXR0aW5ncxgDIAEoCzIgLnRyYWNrYmVkLmVuZ2luZS52MS5NZXNoU2V0dGluZ3MikQEKDE1lc2hTZXR0aW5ncxIMCgRub2RlGAEgASgJEhQKDHRydXN0X2RvbWFpbhgCIAEoCRIWCg5jbHVzdGVyX2RvbWFpbhgDIAEoCRIPCgduZXR3b3JrGAQgASgJEhkKEWVuY3J5cHRfc2FtZV9ub2RlGAUgASgIEhkKEWhvbGRfbWlsbGlzZWNvbmRzGAYgASgNImcKCFJlc291cmNlEi4KBHR5cGUYASABKA4yIC50cmFja2JlZC5lbmdpbmUudjEuUmVzb3VyY2VUeXBlEgwKBG5hbWUYAiABKAkSDwoHdmVyc2lvbhgDIAEoCRIMCgRib2R5GAQgASgMIksKC1Jlc291cmNlS2V5Ei4KBHR5cGUYASABKA4yIC50cmFja2JlZC5lbmdpbmUudjEuUmVzb3VyY2VUeXBlEgwKBG5hbWUYAiABKAkijgEKClN0YXRlRGVsdGESEgoKZ2VuZXJhdGlvbhgBIAEoBBINCgVyZXNldBgCIAEoCBIsCgZ1cHNlcnQYAyADKAsyHC50cmFja2JlZC5lbmdpbmUudjEuUmVzb3VyY2USLwoGcmVtb3ZlGAQgAygLMh8udHJhY2tiZWQuZW5naW5lLnYxLlJlc291cmNlS2V5Ik0KB0FwcGxpZWQSEgoKZ2VuZXJhdGlvbhgBIAEoBBIuCghyZWplY3RlZBgCIAMoCzIcLnRyYWNrYmVkLmVuZ2luZS52MS5SZWplY3RlZCJ3CghSZWplY3RlZBIuCgR0eXBlGAEgASgOMiAudHJhY2tiZWQuZW5naW5lLnYxLlJlc291cmNlVHlwZRIMCgRuYW1lGAIgASgJEg8KB3ZlcnNpb24YAyABKAkSDAoEY29kZRgEIAEoCRIOCgZyZWFzb24YBSABKAkizAEKBkFkZFBvZBILCgN1aWQYASABKAkSDAoEbmFtZRgCIAEoCRIRCgluYW1lc3BhY2UYAyABKAkSFwoPc2VydmljZV9hY2NvdW50GAQgASgJEhQKDG5ldG5zX2Nvb2tpZRgFIAEoBBIRCglhZGRyZXNzZXMYBiADKAwSEgoKZG5zX3NlYXJjaBgHIAMoCRIXCg9jYXB0dXJlX2luYm91bmQYCCABKAgSEwoLY2FwdHVyZV9kbnMYCSABKAgSEAoId2F5cG9pbnQYCiABKAgiNAoJUmVtb3ZlUG9kEgsKA3VpZBgBIAEoCRIaChJkcmFpbl9taWxsaXNlY29uZHMYAiABKA0iOQoHUG9kR29uZRILCgN1aWQYASABKAkSFAoMbmV0bnNfY29va2llGAIgASgEEgsKA2N1dBgDIAEoDSK0AQoIUG9kU3RhdGUSCwoDdWlkGAEgASgJEhQKDG5ldG5zX2Nvb2tpZRgCIAEoBBIRCglsaXN0ZW5pbmcYAyABKAgSEAoIaWRlbnRpdHkYBCABKAgSDgoGcG9saWN5GAUgASgIEhMKC2Nvbm5lY3Rpb25zGAYgASgNEgwKBGNvZGUYByABKAkSDgoGcmVhc29uGAggASgJEh0KFWNlcnRpZmljYXRlX25vdF9hZnRlchgJIAEoAyIICgZJblN5bmMiWAoSQ2VydGlmaWNhdGVSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAQSEAoIaWRlbnRpdHkYAiABKAkSDwoHcG9kX3VpZBgDIAEoCRILCgNjc3IYBCABKAwiYgoQQ2VydGlmaWNhdGVSZXBseRISCgpyZXF1ZXN0X2lkGAEgASgEEg0KBWNoYWluGAIgAygMEg0KBXJvb3RzGAMgAygMEgwKBGNvZGUYBCABKAkSDgoGcmVhc29uGAUgASgJIigKBVByb3ZlEhIKCnJlcXVlc3RfaWQYASABKAQSCwoDdWlkGAIgASgJIkwKC1Byb29mUmVzdWx0EhIKCnJlcXVlc3RfaWQYASABKAQSCwoDdWlkGAIgASgJEgwKBGNvZGUYAyABKAkSDgoGcmVhc29uGAQgASgJIl8KBURyaWZ0EgsKA3VpZBgBIAEoCRIrCgRraW5kGAIgASgOMh0udHJhY2tiZWQuZW5naW5lLnYxLkRyaWZ0S2luZBILCgNwaWQYAyABKA0SDwoHcHJvY2VzcxgEIAEoCSIdCgtTZXRMb2dMZXZlbBIOCgZmaWx0ZXIYASABKAkiqQEKBlJlY29yZBIKCgJpZBgBIAEoBBIQCghwb2RfdWlkcxgCIAMoCRItCgVwZWVycxgDIAMoCzIeLnRyYWNrYmVkLmVuZ2luZS52MS5SZWNvcmRQZWVyEg0KBXBvcnRzGAQgAygNEhIKCnNuYXBfYnl0ZXMYBSABKA0SEwoLbGltaXRfYnl0ZXMYBiABKAQSGgoSbGltaXRfbWlsbGlzZWNvbmRzGAcgASgNIlQKClJlY29yZFBlZXISDwoHYWRkcmVzcxgBIAEoDBIVCg1wcmVmaXhfbGVuZ3RoGAIgASgNEhEKCW5hbWVzcGFjZRgDIAEoCRILCgNwb2QYBCABKAkiuAEKDVJlY29yZGVkQmF0Y2gSCgoCaWQYASABKAQSLgoIcmVjb3JkZWQYAiADKAsyHC50cmFja2JlZC5lbmdpbmUudjEuUmVjb3JkZWQSEgoKbG9zdF9ieXRlcxgDIAEoBBIYChBsb3N0X2Nvbm5lY3Rpb25zGAQgASgEEi0KA2VuZBgFIAEoDjIgLnRyYWNrYmVkLmVuZ2luZS52MS5SZWNvcmRpbmdFbmQSDgoGcmVhc29uGAYgASgJIhEKD1JlY29yZGVkU3VtbWFyeSLjAQoIUmVjb3JkZWQSEgoKY29ubmVjdGlvbhgBIAEoBBIMCgR0aW1lGAIgASgDEjYKB29wZW5pbmcYAyABKAsyIy50cmFja2JlZC5lbmdpbmUudjEuUmVjb3JkZWRPcGVuaW5nSAASMgoFY2h1bmsYBCABKAsyIS50cmFja2JlZC5lbmdpbmUudjEuUmVjb3JkZWRDaHVua0gAEi4KA2ZpbhgFIAEoCzIfLnRyYWNrYmVkLmVuZ2luZS52MS5SZWNvcmRlZEZpbkgAEhEKB2Nsb3NpbmcYBiABKAxIAEIGCgR3aGF0Ij8KD1JlY29yZGVkT3BlbmluZxIMCgRmbG93GAEgASgMEgwKBHNlbnQYAiABKAQSEAoIcmVjZWl2ZWQYAyABKAQibwoNUmVjb3JkZWRDaHVuaxItCgRmcm9tGAEgASgOMh8udHJhY2tiZWQuZW5naW5lLnYxLlJlY29yZGVkRW5kEg4KBm9mZnNldBgCIAEoBBIPCgdwYXlsb2FkGAMgASgMEg4KBmxlbmd0aBgEIAEoDSJMCgtSZWNvcmRlZEZpbhItCgRmcm9tGAEgASgOMh8udHJhY2tiZWQuZW5naW5lLnYxLlJlY29yZGVkRW5kEg4KBm9mZnNldBgCIAEoBCKwAQoLUmVwb3J0QmF0Y2gSDQoFZmxvd3MYASADKAwSKQoGZXZlbnRzGAIgAygLMhkudHJhY2tiZWQuZW5naW5lLnYxLkV2ZW50Ei0KCGNvdW50ZXJzGAMgAygLMhsudHJhY2tiZWQuZW5naW5lLnYxLkNvdW50ZXISDwoHZHJvcHBlZBgEIAEoBBInCgVlZGdlcxgFIAMoCzIYLnRyYWNrYmVkLmVuZ2luZS52MS5FZGdlInAKBEVkZ2USDQoFYWJvdXQYASABKAwSDQoFY291bnQYAiABKAQSDQoFZW5kZWQYAyABKAQSEgoKYnl0ZXNfc2VudBgEIAEoBBIWCg5ieXRlc19yZWNlaXZlZBgFIAEoBBIPCgdsYXRlbmN5GAYgAygEIv4CCglFZGdlQWJvdXQSMAoJZGlyZWN0aW9uGAEgASgOMh0udHJhY2tiZWQuZW5naW5lLnYxLkRpcmVjdGlvbhImCgRwYXRoGAIgASgOMhgudHJhY2tiZWQuZW5naW5lLnYxLlBhdGgSLAoHdmVyZGljdBgDIAEoDjIbLnRyYWNrYmVkLmVuZ2luZS52MS5WZXJkaWN0Eg4KBnBvbGljeRgEIAEoCRIMCgRydWxlGAUgASgNEgwKBGNvZGUYBiABKAkSKwoGc291cmNlGAcgASgLMhsudHJhY2tiZWQuZW5naW5lLnYxLkVkZ2VFbmQSMAoLZGVzdGluYXRpb24YCCABKAsyGy50cmFja2JlZC5lbmdpbmUudjEuRWRnZUVuZBIPCgdzZXJ2aWNlGAkgASgJEgwKBHBvcnQYCiABKA0SMAoHcmVxdWVzdBgLIAEoCzIfLnRyYWNrYmVkLmVuZ2luZS52MS5FZGdlUmVxdWVzdBINCgVvdGhlchgMIAEoCCJACgdFZGdlRW5kEhAKCHdvcmtsb2FkGAEgASgJEhEKCW5hbWVzcGFjZRgCIAEoCRIQCghpZGVudGl0eRgDIAEoCSJLCgtFZGdlUmVxdWVzdBIOCgZtZXRob2QYASABKAkSDgoGc3RhdHVzGAIgASgNEg0KBXJvdXRlGAMgASgJEg0KBWZsYWdzGAQgASgJIiEKDVJlcG9ydFN1bW1hcnkSEAoIcmVjZWl2ZWQYASABKAQiegoHRmxvd0VuZBIPCgdhZGRyZXNzGAEgASgMEgwKBHBvcnQYAiABKA0SCwoDcG9kGAMgASgJEhEKCW5hbWVzcGFjZRgEIAEoCRIQCghpZGVudGl0eRgFIAEoCRIMCgRub2RlGAYgASgJEhAKCHdvcmtsb2FkGAcgASgJIqYGCgRGbG93EgoKAmlkGAEgASgEEiwKBXBoYXNlGAIgASgOMh0udHJhY2tiZWQuZW5naW5lLnYxLkZsb3dQaGFzZRIwCglkaXJlY3Rpb24YAyABKA4yHS50cmFja2JlZC5lbmdpbmUudjEuRGlyZWN0aW9uEiYKBHBhdGgYBCABKA4yGC50cmFja2JlZC5lbmdpbmUudjEuUGF0aBIsCgd2ZXJkaWN0GAUgASgOMhsudHJhY2tiZWQuZW5naW5lLnYxLlZlcmRpY3QSDgoGcG9saWN5GAYgASgJEgwKBHJ1bGUYByABKA0SDAoEY29kZRgIIAEoCRIOCgZyZWFzb24YCSABKAkSDQoFc3RhcnQYCiABKAMSKwoGc291cmNlGAsgASgLMhsudHJhY2tiZWQuZW5naW5lLnYxLkZsb3dFbmQSMAoLZGVzdGluYXRpb24YDCABKAsyGy50cmFja2JlZC5lbmdpbmUudjEuRmxvd0VuZBIPCgdzZXJ2aWNlGA0gASgJEhIKCmJ5dGVzX3NlbnQYDiABKAQSFgoOYnl0ZXNfcmVjZWl2ZWQYDyABKAQSHAoUY29ubmVjdF9taWNyb3NlY29uZHMYECABKAQSHgoWaGFuZHNoYWtlX21pY3Jvc2Vjb25kcxgRIAEoBBIfChdmaXJzdF9ieXRlX21pY3Jvc2Vjb25kcxgSIAEoBBIdChVkdXJhdGlvbl9taWNyb3NlY29uZHMYEyABKAQSEwoLdGxzX3ZlcnNpb24YFCABKAkSEgoKdGxzX2NpcGhlchgVIAEoCRIRCgl0bHNfZ3JvdXAYFiABKAkSEwoLcGVlcl9zZXJpYWwYFyABKAkSLgoJY2xvc2VkX2J5GBggASgOMhsudHJhY2tiZWQuZW5naW5lLnYxLkNsb3NlQnkSDQoFcmVzZXQYGSABKAgSDwoHcG9kX3VpZBgaIAEoCRIsCgdyZXF1ZXN0GBsgASgLMhsudHJhY2tiZWQuZW5naW5lLnYxLlJlcXVlc3QSKAoFYXVkaXQYKCABKAsyGS50cmFja2JlZC5lbmdpbmUudjEuQXVkaXQiYQoFQXVkaXQSLAoHdmVyZGljdBgBIAEoDjIbLnRyYWNrYmVkLmVuZ2luZS52MS5WZXJkaWN0Eg4KBnBvbGljeRgCIAEoCRIMCgRydWxlGAMgASgNEgwKBGNvZGUYBCABKAki7wEKB1JlcXVlc3QSDgoGbWV0aG9kGAEgASgJEhEKCWF1dGhvcml0eRgCIAEoCRIMCgRwYXRoGAMgASgJEhAKCHByb3RvY29sGAQgASgJEg4KBnN0YXR1cxgFIAEoDRIYCgtncnBjX3N0YXR1cxgGIAEoDUgAiAEBEg0KBWZsYWdzGAcgASgJEg0KBXJvdXRlGAggASgJEg8KB2JhY2tlbmQYCSABKAkSDwoHcmV0cmllcxgKIAEoDRISCgpyZXF1ZXN0X2lkGAsgASgJEhMKC3RyYWNlcGFyZW50GAwgASgJQg4KDF9ncnBjX3N0YXR1cyJUCgVFdmVudBIMCgR0aW1lGAEgASgDEg0KBWxldmVsGAIgASgJEgwKBGNvZGUYAyABKAkSDwoHcG9kX3VpZBgEIAEoCRIPCgdtZXNzYWdlGAUgASgJIiYKB0NvdW50ZXISDAoEbmFtZRgBIAEoCRINCgV2YWx1ZRgCIAEoBCIcCg1OZXRuc0hhbmRvdmVyEgsKA3VpZBgBIAEoCSJPCgxOZXRuc1JlY2VpcHQSCwoDdWlkGAEgASgJEhQKDG5ldG5zX2Nvb2tpZRgCIAEoBBIMCgRjb2RlGAMgASgJEg4KBnJlYXNvbhgEIAEoCSrlAQoMUmVzb3VyY2VUeXBlEh0KGVJFU09VUkNFX1RZUEVfVU5TUEVDSUZJRUQQABIZChVSRVNPVVJDRV9UWVBFX0FERFJFU1MQARIfChtSRVNPVVJDRV9UWVBFX0FVVEhPUklaQVRJT04QAhIYChRSRVNPVVJDRV9UWVBFX1JPVVRFUxADEhgKFFJFU09VUkNFX1RZUEVfQUNDRVNTEAQSIgoeUkVTT1VSQ0VfVFlQRV9CQUNLRU5EX1NFVFRJTkdTEAYSIgoeUkVTT1VSQ0VfVFlQRV9SRVFVRVNUX1NFVFRJTkdTEAcqbgoJRHJpZnRLaW5kEhoKFkRSSUZUX0tJTkRfVU5TUEVDSUZJRUQQABIUChBEUklGVF9LSU5EX1JVTEVTEAESFgoSRFJJRlRfS0lORF9ST1VUSU5HEAISFwoTRFJJRlRfS0lORF9PVkVSRkxPVxADKpEBCgxSZWNvcmRpbmdFbmQSHQoZUkVDT1JESU5HX0VORF9VTlNQRUNJRklFRBAAEhYKElJFQ09SRElOR19FTkRfTk9ORRABEhcKE1JFQ09SRElOR19FTkRfQllURVMQAhIWChJSRUNPUkRJTkdfRU5EX1RJTUUQAxIZChVSRUNPUkRJTkdfRU5EX1JFRlVTRUQQBCpdCgtSZWNvcmRlZEVuZBIcChhSRUNPUkRFRF9FTkRfVU5TUEVDSUZJRUQQABIXChNSRUNPUkRFRF9FTkRfQ0xJRU5UEAESFwoTUkVDT1JERURfRU5EX1NFUlZFUhACKlUKCUZsb3dQaGFzZRIaChZGTE9XX1BIQVNFX1VOU1BFQ0lGSUVEEAASFQoRRkxPV19QSEFTRV9PUEVORUQQARIVChFGTE9XX1BIQVNFX0NMT1NFRBACKlUKCURpcmVjdGlvbhIZChVESVJFQ1RJT05fVU5TUEVDSUZJRUQQABIWChJESVJFQ1RJT05fT1VUQk9VTkQQARIVChFESVJFQ1RJT05fSU5CT1VORBACKk0KBFBhdGgSFAoQUEFUSF9VTlNQRUNJRklFRBAAEg4KClBBVEhfUkVMQVkQARIPCgtQQVRIX1RVTk5FTBACEg4KClBBVEhfUExBSU4QAypfCgdWZXJkaWN0EhcKE1ZFUkRJQ1RfVU5TUEVDSUZJRUQQABITCg9WRVJESUNUX0FMTE9XRUQQARISCg5WRVJESUNUX0RFTklFRBACEhIKDlZFUkRJQ1RfRkFJTEVEEAMqYgoHQ2xvc2VCeRIYChRDTE9TRV9CWV9VTlNQRUNJRklFRBAAEhMKD0NMT1NFX0JZX0NMSUVOVBABEhMKD0NMT1NFX0JZX1NFUlZFUhACEhMKD0NMT1NFX0JZX0VOR0lORRADMvwBCghEaXJlY3RvchJKCgZBdHRhY2gSHi50cmFja2JlZC5lbmdpbmUudjEuRnJvbUVuZ2luZRocLnRyYWNrYmVkLmVuZ2luZS52MS5Ub0VuZ2luZSgBMAESTgoGUmVwb3J0Eh8udHJhY2tiZWQuZW5naW5lLnYxLlJlcG9ydEJhdGNoGiEudHJhY2tiZWQuZW5naW5lLnYxLlJlcG9ydFN1bW1hcnkoARJUCghSZWNvcmRlZBIhLnRyYWNrYmVkLmVuZ2luZS52MS5SZWNvcmRlZEJhdGNoGiMudHJhY2tiZWQuZW5naW5lLnYxLlJlY29yZGVkU3VtbWFyeSgBYgZwcm90bzM");
 
 /**
  * @generated from message trackbed.engine.v1.FromEngine
@@ -150,6 +150,12 @@ export type ToEngine = Message<"trackbed.engine.v1.ToEngine"> & {
      */
     value: SetLogLevel;
     case: "setLogLevel";
+  } | {
+    /**
+     * @generated from field: trackbed.engine.v1.Record record = 9;
+     */
+    value: Record;
+    case: "record";
   } | { case: undefined; value?: undefined };
 };
 
@@ -210,6 +216,13 @@ export type Hello = Message<"trackbed.engine.v1.Hello"> & {
    * @generated from field: repeated trackbed.engine.v1.PodState pods = 7;
    */
   pods: PodState[];
+
+  /**
+   * It knows Record, which would end the stream of an older one.
+   *
+   * @generated from field: bool records = 8;
+   */
+  records: boolean;
 };
 
 /**
@@ -903,6 +916,316 @@ export const SetLogLevelSchema: GenMessage<SetLogLevel> = /*@__PURE__*/
   messageDesc(file_engine, 21);
 
 /**
+ * Copy what connections of these pods carry, decrypted, and send it by a call of Recorded. Connections that are open already are taken in
+ * where they are. A relay that is recorded copies instead of splicing. The engine refuses more than 8 recordings at a time.
+ *
+ * @generated from message trackbed.engine.v1.Record
+ */
+export type Record = Message<"trackbed.engine.v1.Record"> & {
+  /**
+   * Unique per director and stream; the call of Recorded names it.
+   *
+   * @generated from field: uint64 id = 1;
+   */
+  id: bigint;
+
+  /**
+   * @generated from field: repeated string pod_uids = 2;
+   */
+  podUids: string[];
+
+  /**
+   * Only connections whose other end is one of these; none = all.
+   *
+   * @generated from field: repeated trackbed.engine.v1.RecordPeer peers = 3;
+   */
+  peers: RecordPeer[];
+
+  /**
+   * Only connections to one of these ports, as the recorded pod sees them; none = all.
+   *
+   * @generated from field: repeated uint32 ports = 4;
+   */
+  ports: number[];
+
+  /**
+   * Most bytes that are copied of what moves at once; 0 = all. The rest is told by Chunk.length alone.
+   *
+   * @generated from field: uint32 snap_bytes = 5;
+   */
+  snapBytes: number;
+
+  /**
+   * The recording ends when so many bytes were copied, and after this time; neither may be 0.
+   *
+   * @generated from field: uint64 limit_bytes = 6;
+   */
+  limitBytes: bigint;
+
+  /**
+   * @generated from field: uint32 limit_milliseconds = 7;
+   */
+  limitMilliseconds: number;
+};
+
+/**
+ * Describes the message trackbed.engine.v1.Record.
+ * Use `create(RecordSchema)` to create a new message.
+ */
+export const RecordSchema: GenMessage<Record> = /*@__PURE__*/
+  messageDesc(file_engine, 22);
+
+/**
+ * Every field that is set must fit.
+ *
+ * @generated from message trackbed.engine.v1.RecordPeer
+ */
+export type RecordPeer = Message<"trackbed.engine.v1.RecordPeer"> & {
+  /**
+   * @generated from field: bytes address = 1;
+   */
+  address: Uint8Array;
+
+  /**
+   * Of `address`; ignored without one.
+   *
+   * @generated from field: uint32 prefix_length = 2;
+   */
+  prefixLength: number;
+
+  /**
+   * @generated from field: string namespace = 3;
+   */
+  namespace: string;
+
+  /**
+   * Pod name.
+   *
+   * @generated from field: string pod = 4;
+   */
+  pod: string;
+};
+
+/**
+ * Describes the message trackbed.engine.v1.RecordPeer.
+ * Use `create(RecordPeerSchema)` to create a new message.
+ */
+export const RecordPeerSchema: GenMessage<RecordPeer> = /*@__PURE__*/
+  messageDesc(file_engine, 23);
+
+/**
+ * The first one comes as soon as every connection that begins from then on is recorded.
+ *
+ * @generated from message trackbed.engine.v1.RecordedBatch
+ */
+export type RecordedBatch = Message<"trackbed.engine.v1.RecordedBatch"> & {
+  /**
+   * @generated from field: uint64 id = 1;
+   */
+  id: bigint;
+
+  /**
+   * In the order in which it happened, for each connection.
+   *
+   * @generated from field: repeated trackbed.engine.v1.Recorded recorded = 2;
+   */
+  recorded: Recorded[];
+
+  /**
+   * Of this recording since the previous batch: bytes that were not copied for the queue was full or they came too fast, and connections of
+   * which nothing is told for the same reason. Lost bytes also show as a gap between the offsets of two chunks.
+   *
+   * @generated from field: uint64 lost_bytes = 3;
+   */
+  lostBytes: bigint;
+
+  /**
+   * @generated from field: uint64 lost_connections = 4;
+   */
+  lostConnections: bigint;
+
+  /**
+   * Of the last one.
+   *
+   * @generated from field: trackbed.engine.v1.RecordingEnd end = 5;
+   */
+  end: RecordingEnd;
+
+  /**
+   * @generated from field: string reason = 6;
+   */
+  reason: string;
+};
+
+/**
+ * Describes the message trackbed.engine.v1.RecordedBatch.
+ * Use `create(RecordedBatchSchema)` to create a new message.
+ */
+export const RecordedBatchSchema: GenMessage<RecordedBatch> = /*@__PURE__*/
+  messageDesc(file_engine, 24);
+
+/**
+ * @generated from message trackbed.engine.v1.RecordedSummary
+ */
+export type RecordedSummary = Message<"trackbed.engine.v1.RecordedSummary"> & {
+};
+
+/**
+ * Describes the message trackbed.engine.v1.RecordedSummary.
+ * Use `create(RecordedSummarySchema)` to create a new message.
+ */
+export const RecordedSummarySchema: GenMessage<RecordedSummary> = /*@__PURE__*/
+  messageDesc(file_engine, 25);
+
+/**
+ * @generated from message trackbed.engine.v1.Recorded
+ */
+export type Recorded = Message<"trackbed.engine.v1.Recorded"> & {
+  /**
+   * Flow.id. A relay between two recorded pods is two connections, as each of them sees it.
+   *
+   * @generated from field: uint64 connection = 1;
+   */
+  connection: bigint;
+
+  /**
+   * @generated from field: int64 time = 2;
+   */
+  time: bigint;
+
+  /**
+   * @generated from oneof trackbed.engine.v1.Recorded.what
+   */
+  what: {
+    /**
+     * @generated from field: trackbed.engine.v1.RecordedOpening opening = 3;
+     */
+    value: RecordedOpening;
+    case: "opening";
+  } | {
+    /**
+     * @generated from field: trackbed.engine.v1.RecordedChunk chunk = 4;
+     */
+    value: RecordedChunk;
+    case: "chunk";
+  } | {
+    /**
+     * @generated from field: trackbed.engine.v1.RecordedFin fin = 5;
+     */
+    value: RecordedFin;
+    case: "fin";
+  } | {
+    /**
+     * The encoding of one Flow of phase CLOSED: how it ended. Of a connection without an opening it says why it was refused.
+     *
+     * @generated from field: bytes closing = 6;
+     */
+    value: Uint8Array;
+    case: "closing";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message trackbed.engine.v1.Recorded.
+ * Use `create(RecordedSchema)` to create a new message.
+ */
+export const RecordedSchema: GenMessage<Recorded> = /*@__PURE__*/
+  messageDesc(file_engine, 26);
+
+/**
+ * @generated from message trackbed.engine.v1.RecordedOpening
+ */
+export type RecordedOpening = Message<"trackbed.engine.v1.RecordedOpening"> & {
+  /**
+   * The encoding of one Flow of phase OPENED.
+   *
+   * @generated from field: bytes flow = 1;
+   */
+  flow: Uint8Array;
+
+  /**
+   * Payload bytes that had moved before it was taken in: from client to server and from server to client.
+   *
+   * @generated from field: uint64 sent = 2;
+   */
+  sent: bigint;
+
+  /**
+   * @generated from field: uint64 received = 3;
+   */
+  received: bigint;
+};
+
+/**
+ * Describes the message trackbed.engine.v1.RecordedOpening.
+ * Use `create(RecordedOpeningSchema)` to create a new message.
+ */
+export const RecordedOpeningSchema: GenMessage<RecordedOpening> = /*@__PURE__*/
+  messageDesc(file_engine, 27);
+
+/**
+ * @generated from message trackbed.engine.v1.RecordedChunk
+ */
+export type RecordedChunk = Message<"trackbed.engine.v1.RecordedChunk"> & {
+  /**
+   * @generated from field: trackbed.engine.v1.RecordedEnd from = 1;
+   */
+  from: RecordedEnd;
+
+  /**
+   * Of its first byte among all that came from this end.
+   *
+   * @generated from field: uint64 offset = 2;
+   */
+  offset: bigint;
+
+  /**
+   * @generated from field: bytes payload = 3;
+   */
+  payload: Uint8Array;
+
+  /**
+   * Bytes that moved at once; less of them in `payload` when it was cut by snap_bytes.
+   *
+   * @generated from field: uint32 length = 4;
+   */
+  length: number;
+};
+
+/**
+ * Describes the message trackbed.engine.v1.RecordedChunk.
+ * Use `create(RecordedChunkSchema)` to create a new message.
+ */
+export const RecordedChunkSchema: GenMessage<RecordedChunk> = /*@__PURE__*/
+  messageDesc(file_engine, 28);
+
+/**
+ * Nothing more comes from this end: it said FIN.
+ *
+ * @generated from message trackbed.engine.v1.RecordedFin
+ */
+export type RecordedFin = Message<"trackbed.engine.v1.RecordedFin"> & {
+  /**
+   * @generated from field: trackbed.engine.v1.RecordedEnd from = 1;
+   */
+  from: RecordedEnd;
+
+  /**
+   * All that came from it.
+   *
+   * @generated from field: uint64 offset = 2;
+   */
+  offset: bigint;
+};
+
+/**
+ * Describes the message trackbed.engine.v1.RecordedFin.
+ * Use `create(RecordedFinSchema)` to create a new message.
+ */
+export const RecordedFinSchema: GenMessage<RecordedFin> = /*@__PURE__*/
+  messageDesc(file_engine, 29);
+
+/**
  * @generated from message trackbed.engine.v1.ReportBatch
  */
 export type ReportBatch = Message<"trackbed.engine.v1.ReportBatch"> & {
@@ -946,7 +1269,7 @@ export type ReportBatch = Message<"trackbed.engine.v1.ReportBatch"> & {
  * Use `create(ReportBatchSchema)` to create a new message.
  */
 export const ReportBatchSchema: GenMessage<ReportBatch> = /*@__PURE__*/
-  messageDesc(file_engine, 22);
+  messageDesc(file_engine, 30);
 
 /**
  * Connections, or requests of a waypoint, that are alike in everything but their time, counted. Both engines of a connection count it.
@@ -1001,7 +1324,7 @@ export type Edge = Message<"trackbed.engine.v1.Edge"> & {
  * Use `create(EdgeSchema)` to create a new message.
  */
 export const EdgeSchema: GenMessage<Edge> = /*@__PURE__*/
-  messageDesc(file_engine, 23);
+  messageDesc(file_engine, 31);
 
 /**
  * @generated from message trackbed.engine.v1.EdgeAbout
@@ -1085,7 +1408,7 @@ export type EdgeAbout = Message<"trackbed.engine.v1.EdgeAbout"> & {
  * Use `create(EdgeAboutSchema)` to create a new message.
  */
 export const EdgeAboutSchema: GenMessage<EdgeAbout> = /*@__PURE__*/
-  messageDesc(file_engine, 24);
+  messageDesc(file_engine, 32);
 
 /**
  * @generated from message trackbed.engine.v1.EdgeEnd
@@ -1116,7 +1439,7 @@ export type EdgeEnd = Message<"trackbed.engine.v1.EdgeEnd"> & {
  * Use `create(EdgeEndSchema)` to create a new message.
  */
 export const EdgeEndSchema: GenMessage<EdgeEnd> = /*@__PURE__*/
-  messageDesc(file_engine, 25);
+  messageDesc(file_engine, 33);
 
 /**
  * @generated from message trackbed.engine.v1.EdgeRequest
@@ -1152,7 +1475,7 @@ export type EdgeRequest = Message<"trackbed.engine.v1.EdgeRequest"> & {
  * Use `create(EdgeRequestSchema)` to create a new message.
  */
 export const EdgeRequestSchema: GenMessage<EdgeRequest> = /*@__PURE__*/
-  messageDesc(file_engine, 26);
+  messageDesc(file_engine, 34);
 
 /**
  * @generated from message trackbed.engine.v1.ReportSummary
@@ -1169,7 +1492,7 @@ export type ReportSummary = Message<"trackbed.engine.v1.ReportSummary"> & {
  * Use `create(ReportSummarySchema)` to create a new message.
  */
 export const ReportSummarySchema: GenMessage<ReportSummary> = /*@__PURE__*/
-  messageDesc(file_engine, 27);
+  messageDesc(file_engine, 35);
 
 /**
  * @generated from message trackbed.engine.v1.FlowEnd
@@ -1222,7 +1545,7 @@ export type FlowEnd = Message<"trackbed.engine.v1.FlowEnd"> & {
  * Use `create(FlowEndSchema)` to create a new message.
  */
 export const FlowEndSchema: GenMessage<FlowEnd> = /*@__PURE__*/
-  messageDesc(file_engine, 28);
+  messageDesc(file_engine, 36);
 
 /**
  * One connection as one engine saw it. A connection between two meshed nodes is seen twice, a relayed one once per direction.
@@ -1397,7 +1720,7 @@ export type Flow = Message<"trackbed.engine.v1.Flow"> & {
  * Use `create(FlowSchema)` to create a new message.
  */
 export const FlowSchema: GenMessage<Flow> = /*@__PURE__*/
-  messageDesc(file_engine, 29);
+  messageDesc(file_engine, 37);
 
 /**
  * What would be if dry-run policies were enforced.
@@ -1433,7 +1756,7 @@ export type Audit = Message<"trackbed.engine.v1.Audit"> & {
  * Use `create(AuditSchema)` to create a new message.
  */
 export const AuditSchema: GenMessage<Audit> = /*@__PURE__*/
-  messageDesc(file_engine, 30);
+  messageDesc(file_engine, 38);
 
 /**
  * @generated from message trackbed.engine.v1.Request
@@ -1517,7 +1840,7 @@ export type Request = Message<"trackbed.engine.v1.Request"> & {
  * Use `create(RequestSchema)` to create a new message.
  */
 export const RequestSchema: GenMessage<Request> = /*@__PURE__*/
-  messageDesc(file_engine, 31);
+  messageDesc(file_engine, 39);
 
 /**
  * Something an operator should know that is not a connection: identity renewal failed, listener lost, worker restarted.
@@ -1558,7 +1881,7 @@ export type Event = Message<"trackbed.engine.v1.Event"> & {
  * Use `create(EventSchema)` to create a new message.
  */
 export const EventSchema: GenMessage<Event> = /*@__PURE__*/
-  messageDesc(file_engine, 32);
+  messageDesc(file_engine, 40);
 
 /**
  * Current totals of the counters that `trackbed status` shows; the full set is in the engine's own Prometheus text.
@@ -1582,7 +1905,7 @@ export type Counter = Message<"trackbed.engine.v1.Counter"> & {
  * Use `create(CounterSchema)` to create a new message.
  */
 export const CounterSchema: GenMessage<Counter> = /*@__PURE__*/
-  messageDesc(file_engine, 33);
+  messageDesc(file_engine, 41);
 
 /**
  * One packet on /run/trackbed/netns.sock with exactly one network namespace descriptor by SCM_RIGHTS, at most 1024 bytes. The engine checks
@@ -1603,7 +1926,7 @@ export type NetnsHandover = Message<"trackbed.engine.v1.NetnsHandover"> & {
  * Use `create(NetnsHandoverSchema)` to create a new message.
  */
 export const NetnsHandoverSchema: GenMessage<NetnsHandover> = /*@__PURE__*/
-  messageDesc(file_engine, 34);
+  messageDesc(file_engine, 42);
 
 /**
  * @generated from message trackbed.engine.v1.NetnsReceipt
@@ -1635,7 +1958,7 @@ export type NetnsReceipt = Message<"trackbed.engine.v1.NetnsReceipt"> & {
  * Use `create(NetnsReceiptSchema)` to create a new message.
  */
 export const NetnsReceiptSchema: GenMessage<NetnsReceipt> = /*@__PURE__*/
-  messageDesc(file_engine, 35);
+  messageDesc(file_engine, 43);
 
 /**
  * @generated from enum trackbed.engine.v1.ResourceType
@@ -1743,6 +2066,82 @@ export const DriftKindSchema: GenEnum<DriftKind> = /*@__PURE__*/
   enumDesc(file_engine, 1);
 
 /**
+ * @generated from enum trackbed.engine.v1.RecordingEnd
+ */
+export const RecordingEnd = {
+  /**
+   * @generated from enum value: RECORDING_END_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * It goes on.
+   *
+   * @generated from enum value: RECORDING_END_NONE = 1;
+   */
+  NONE: 1,
+
+  /**
+   * @generated from enum value: RECORDING_END_BYTES = 2;
+   */
+  BYTES: 2,
+
+  /**
+   * @generated from enum value: RECORDING_END_TIME = 3;
+   */
+  TIME: 3,
+
+  /**
+   * It could not begin: see reason.
+   *
+   * @generated from enum value: RECORDING_END_REFUSED = 4;
+   */
+  REFUSED: 4,
+} as const;
+
+/**
+ * @generated from enum trackbed.engine.v1.RecordingEnd
+ */
+export type RecordingEnd = (typeof RecordingEnd)[keyof typeof RecordingEnd] | UnknownEnum;
+
+/**
+ * Describes the enum trackbed.engine.v1.RecordingEnd.
+ */
+export const RecordingEndSchema: GenEnum<RecordingEnd> = /*@__PURE__*/
+  enumDesc(file_engine, 2);
+
+/**
+ * @generated from enum trackbed.engine.v1.RecordedEnd
+ */
+export const RecordedEnd = {
+  /**
+   * @generated from enum value: RECORDED_END_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * @generated from enum value: RECORDED_END_CLIENT = 1;
+   */
+  CLIENT: 1,
+
+  /**
+   * @generated from enum value: RECORDED_END_SERVER = 2;
+   */
+  SERVER: 2,
+} as const;
+
+/**
+ * @generated from enum trackbed.engine.v1.RecordedEnd
+ */
+export type RecordedEnd = (typeof RecordedEnd)[keyof typeof RecordedEnd] | UnknownEnum;
+
+/**
+ * Describes the enum trackbed.engine.v1.RecordedEnd.
+ */
+export const RecordedEndSchema: GenEnum<RecordedEnd> = /*@__PURE__*/
+  enumDesc(file_engine, 3);
+
+/**
  * @generated from enum trackbed.engine.v1.FlowPhase
  */
 export const FlowPhase = {
@@ -1771,7 +2170,7 @@ export type FlowPhase = (typeof FlowPhase)[keyof typeof FlowPhase] | UnknownEnum
  * Describes the enum trackbed.engine.v1.FlowPhase.
  */
 export const FlowPhaseSchema: GenEnum<FlowPhase> = /*@__PURE__*/
-  enumDesc(file_engine, 2);
+  enumDesc(file_engine, 4);
 
 /**
  * @generated from enum trackbed.engine.v1.Direction
@@ -1802,7 +2201,7 @@ export type Direction = (typeof Direction)[keyof typeof Direction] | UnknownEnum
  * Describes the enum trackbed.engine.v1.Direction.
  */
 export const DirectionSchema: GenEnum<Direction> = /*@__PURE__*/
-  enumDesc(file_engine, 3);
+  enumDesc(file_engine, 5);
 
 /**
  * @generated from enum trackbed.engine.v1.Path
@@ -1844,7 +2243,7 @@ export type Path = (typeof Path)[keyof typeof Path] | UnknownEnum;
  * Describes the enum trackbed.engine.v1.Path.
  */
 export const PathSchema: GenEnum<Path> = /*@__PURE__*/
-  enumDesc(file_engine, 4);
+  enumDesc(file_engine, 6);
 
 /**
  * @generated from enum trackbed.engine.v1.Verdict
@@ -1884,7 +2283,7 @@ export type Verdict = (typeof Verdict)[keyof typeof Verdict] | UnknownEnum;
  * Describes the enum trackbed.engine.v1.Verdict.
  */
 export const VerdictSchema: GenEnum<Verdict> = /*@__PURE__*/
-  enumDesc(file_engine, 5);
+  enumDesc(file_engine, 7);
 
 /**
  * @generated from enum trackbed.engine.v1.CloseBy
@@ -1920,7 +2319,7 @@ export type CloseBy = (typeof CloseBy)[keyof typeof CloseBy] | UnknownEnum;
  * Describes the enum trackbed.engine.v1.CloseBy.
  */
 export const CloseBySchema: GenEnum<CloseBy> = /*@__PURE__*/
-  enumDesc(file_engine, 6);
+  enumDesc(file_engine, 8);
 
 /**
  * @generated from service trackbed.engine.v1.Director
@@ -1946,6 +2345,17 @@ export const Director: GenService<{
     methodKind: "client_streaming";
     input: typeof ReportBatchSchema;
     output: typeof ReportSummarySchema;
+  },
+  /**
+   * What one recording copies (Record). The call is the recording: it is over when either side ends the call, so nothing goes on copying for
+   * a director that is gone, and a recording that nobody reads holds up nothing but itself. The director answers early to stop it.
+   *
+   * @generated from rpc trackbed.engine.v1.Director.Recorded
+   */
+  recorded: {
+    methodKind: "client_streaming";
+    input: typeof RecordedBatchSchema;
+    output: typeof RecordedSummarySchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_engine, 0);

@@ -26,7 +26,7 @@ pub mod from_engine {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ToEngine {
-    #[prost(oneof = "to_engine::Message", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "to_engine::Message", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub message: ::core::option::Option<to_engine::Message>,
 }
 /// Nested message and enum types in `ToEngine`.
@@ -49,6 +49,8 @@ pub mod to_engine {
         Prove(super::Prove),
         #[prost(message, tag = "8")]
         SetLogLevel(super::SetLogLevel),
+        #[prost(message, tag = "9")]
+        Record(super::Record),
     }
 }
 /// First message of the engine, once per stream.
@@ -73,6 +75,9 @@ pub struct Hello {
     pub resources: ::prost::alloc::vec::Vec<HeldResource>,
     #[prost(message, repeated, tag = "7")]
     pub pods: ::prost::alloc::vec::Vec<PodState>,
+    /// It knows Record, which would end the stream of an older one.
+    #[prost(bool, tag = "8")]
+    pub records: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HeldResource {
@@ -324,6 +329,124 @@ pub struct SetLogLevel {
     /// error | warn | info | debug | trace, or a tracing filter such as "info,hbone=debug"
     #[prost(string, tag = "1")]
     pub filter: ::prost::alloc::string::String,
+}
+/// Copy what connections of these pods carry, decrypted, and send it by a call of Recorded. Connections that are open already are taken in
+/// where they are. A relay that is recorded copies instead of splicing. The engine refuses more than 8 recordings at a time.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Record {
+    /// Unique per director and stream; the call of Recorded names it.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(string, repeated, tag = "2")]
+    pub pod_uids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Only connections whose other end is one of these; none = all.
+    #[prost(message, repeated, tag = "3")]
+    pub peers: ::prost::alloc::vec::Vec<RecordPeer>,
+    /// Only connections to one of these ports, as the recorded pod sees them; none = all.
+    #[prost(uint32, repeated, tag = "4")]
+    pub ports: ::prost::alloc::vec::Vec<u32>,
+    /// Most bytes that are copied of what moves at once; 0 = all. The rest is told by Chunk.length alone.
+    #[prost(uint32, tag = "5")]
+    pub snap_bytes: u32,
+    /// The recording ends when so many bytes were copied, and after this time; neither may be 0.
+    #[prost(uint64, tag = "6")]
+    pub limit_bytes: u64,
+    #[prost(uint32, tag = "7")]
+    pub limit_milliseconds: u32,
+}
+/// Every field that is set must fit.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RecordPeer {
+    #[prost(bytes = "vec", tag = "1")]
+    pub address: ::prost::alloc::vec::Vec<u8>,
+    /// Of `address`; ignored without one.
+    #[prost(uint32, tag = "2")]
+    pub prefix_length: u32,
+    #[prost(string, tag = "3")]
+    pub namespace: ::prost::alloc::string::String,
+    /// Pod name.
+    #[prost(string, tag = "4")]
+    pub pod: ::prost::alloc::string::String,
+}
+/// The first one comes as soon as every connection that begins from then on is recorded.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RecordedBatch {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// In the order in which it happened, for each connection.
+    #[prost(message, repeated, tag = "2")]
+    pub recorded: ::prost::alloc::vec::Vec<Recorded>,
+    /// Of this recording since the previous batch: bytes that were not copied for the queue was full or they came too fast, and connections of
+    /// which nothing is told for the same reason. Lost bytes also show as a gap between the offsets of two chunks.
+    #[prost(uint64, tag = "3")]
+    pub lost_bytes: u64,
+    #[prost(uint64, tag = "4")]
+    pub lost_connections: u64,
+    /// Of the last one.
+    #[prost(enumeration = "RecordingEnd", tag = "5")]
+    pub end: i32,
+    #[prost(string, tag = "6")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RecordedSummary {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Recorded {
+    /// Flow.id. A relay between two recorded pods is two connections, as each of them sees it.
+    #[prost(uint64, tag = "1")]
+    pub connection: u64,
+    #[prost(int64, tag = "2")]
+    pub time: i64,
+    #[prost(oneof = "recorded::What", tags = "3, 4, 5, 6")]
+    pub what: ::core::option::Option<recorded::What>,
+}
+/// Nested message and enum types in `Recorded`.
+pub mod recorded {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum What {
+        #[prost(message, tag = "3")]
+        Opening(super::RecordedOpening),
+        #[prost(message, tag = "4")]
+        Chunk(super::RecordedChunk),
+        #[prost(message, tag = "5")]
+        Fin(super::RecordedFin),
+        /// The encoding of one Flow of phase CLOSED: how it ended. Of a connection without an opening it says why it was refused.
+        #[prost(bytes, tag = "6")]
+        Closing(::prost::alloc::vec::Vec<u8>),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RecordedOpening {
+    /// The encoding of one Flow of phase OPENED.
+    #[prost(bytes = "vec", tag = "1")]
+    pub flow: ::prost::alloc::vec::Vec<u8>,
+    /// Payload bytes that had moved before it was taken in: from client to server and from server to client.
+    #[prost(uint64, tag = "2")]
+    pub sent: u64,
+    #[prost(uint64, tag = "3")]
+    pub received: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RecordedChunk {
+    #[prost(enumeration = "RecordedEnd", tag = "1")]
+    pub from: i32,
+    /// Of its first byte among all that came from this end.
+    #[prost(uint64, tag = "2")]
+    pub offset: u64,
+    #[prost(bytes = "vec", tag = "3")]
+    pub payload: ::prost::alloc::vec::Vec<u8>,
+    /// Bytes that moved at once; less of them in `payload` when it was cut by snap_bytes.
+    #[prost(uint32, tag = "4")]
+    pub length: u32,
+}
+/// Nothing more comes from this end: it said FIN.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RecordedFin {
+    #[prost(enumeration = "RecordedEnd", tag = "1")]
+    pub from: i32,
+    /// All that came from it.
+    #[prost(uint64, tag = "2")]
+    pub offset: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ReportBatch {
@@ -691,6 +814,72 @@ impl DriftKind {
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
+pub enum RecordingEnd {
+    Unspecified = 0,
+    /// It goes on.
+    None = 1,
+    Bytes = 2,
+    Time = 3,
+    /// It could not begin: see reason.
+    Refused = 4,
+}
+impl RecordingEnd {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "RECORDING_END_UNSPECIFIED",
+            Self::None => "RECORDING_END_NONE",
+            Self::Bytes => "RECORDING_END_BYTES",
+            Self::Time => "RECORDING_END_TIME",
+            Self::Refused => "RECORDING_END_REFUSED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "RECORDING_END_UNSPECIFIED" => Some(Self::Unspecified),
+            "RECORDING_END_NONE" => Some(Self::None),
+            "RECORDING_END_BYTES" => Some(Self::Bytes),
+            "RECORDING_END_TIME" => Some(Self::Time),
+            "RECORDING_END_REFUSED" => Some(Self::Refused),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum RecordedEnd {
+    Unspecified = 0,
+    Client = 1,
+    Server = 2,
+}
+impl RecordedEnd {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "RECORDED_END_UNSPECIFIED",
+            Self::Client => "RECORDED_END_CLIENT",
+            Self::Server => "RECORDED_END_SERVER",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "RECORDED_END_UNSPECIFIED" => Some(Self::Unspecified),
+            "RECORDED_END_CLIENT" => Some(Self::Client),
+            "RECORDED_END_SERVER" => Some(Self::Server),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
 pub enum FlowPhase {
     Unspecified = 0,
     Opened = 1,
@@ -976,6 +1165,32 @@ pub mod director_client {
                 .insert(GrpcMethod::new("trackbed.engine.v1.Director", "Report"));
             self.inner.client_streaming(req, path, codec).await
         }
+        /// What one recording copies (Record). The call is the recording: it is over when either side ends the call, so nothing goes on copying for
+        /// a director that is gone, and a recording that nobody reads holds up nothing but itself. The director answers early to stop it.
+        pub async fn recorded(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::RecordedBatch>,
+        ) -> std::result::Result<
+            tonic::Response<super::RecordedSummary>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/trackbed.engine.v1.Director/Recorded",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("trackbed.engine.v1.Director", "Recorded"));
+            self.inner.client_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1008,6 +1223,12 @@ pub mod director_server {
             &self,
             request: tonic::Request<tonic::Streaming<super::ReportBatch>>,
         ) -> std::result::Result<tonic::Response<super::ReportSummary>, tonic::Status>;
+        /// What one recording copies (Record). The call is the recording: it is over when either side ends the call, so nothing goes on copying for
+        /// a director that is gone, and a recording that nobody reads holds up nothing but itself. The director answers early to stop it.
+        async fn recorded(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::RecordedBatch>>,
+        ) -> std::result::Result<tonic::Response<super::RecordedSummary>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct DirectorServer<T> {
@@ -1159,6 +1380,53 @@ pub mod director_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ReportSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.client_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/trackbed.engine.v1.Director/Recorded" => {
+                    #[allow(non_camel_case_types)]
+                    struct RecordedSvc<T: Director>(pub Arc<T>);
+                    impl<
+                        T: Director,
+                    > tonic::server::ClientStreamingService<super::RecordedBatch>
+                    for RecordedSvc<T> {
+                        type Response = super::RecordedSummary;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                tonic::Streaming<super::RecordedBatch>,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Director>::recorded(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RecordedSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -177,6 +177,7 @@ impl Control {
             generation: self.state.world().map_or(0, World::generation),
             resources: self.state.held(),
             pods,
+            records: true,
         };
         if hello.encoded_len() > HELLO_BYTES {
             // More names than one message holds: as if nothing were held, so that everything comes again.
@@ -194,6 +195,8 @@ impl Control {
             to_engine::Message::InSync(_) => self.in_sync().await,
             to_engine::Message::CertificateReply(reply) => self.certified(&reply).await,
             to_engine::Message::Prove(prove) => self.prove(prove.request_id, prove.uid).await,
+            // The stream's own task begins it (director/recorder.rs): it lives no longer than the stream.
+            to_engine::Message::Record(_) => {}
             to_engine::Message::SetLogLevel(level) => match self.log.set(&level.filter) {
                 Ok(()) => tracing::info!(filter = level.filter, "log filter changed"),
                 Err(error) => tracing::error!(error, "the log filter stays as it was"),

@@ -13,6 +13,8 @@ use super::Thread;
 use super::hold::missing;
 use super::outbound::Counted;
 use crate::report::account::{Account, OpenAccount};
+use crate::report::ledger::Ledger;
+use crate::report::recording::{self, Active};
 use crate::worker::shared::{OpenOne, Pod, Shared};
 
 /// Connections decided again before bytes move on: about 0.3 ms.
@@ -82,6 +84,17 @@ impl Live {
                 if let Err(refusal) = connection.recheck(shared, world) {
                     connection.cut(refusal);
                 }
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Has every connection copied as the recordings want it that are on now.
+    pub(crate) async fn record(&self, ledger: &Ledger) {
+        for some in self.snapshot().chunks(RECHECK_TURN) {
+            let active = ledger.recordings();
+            for connection in some {
+                connection.record(&active);
             }
             tokio::task::yield_now().await;
         }
@@ -178,6 +191,11 @@ impl Connection {
         Ok(())
     }
 
+    fn record(&self, active: &Active) {
+        let accounts = self.accounts.borrow();
+        self.meter.set_tap(recording::tap(active, accounts.iter().flatten().map(OpenAccount::known), &self.meter));
+    }
+
     fn touches(&self, which: &impl Fn(&Pod) -> bool) -> bool {
         which(&self.pod) || matches!(&*self.facts.borrow(), Facts::Relay(relayed) if which(&relayed.destination))
     }
@@ -209,6 +227,10 @@ impl Registered {
     /// The application is connected: bytes may move.
     pub(crate) fn opened(&self, account: Account, destination: Option<Account>) {
         *self.connection.accounts.borrow_mut() = [Some(account.opened()), destination.map(Account::opened)];
+        let active = self.thread.ledger.recordings();
+        if !active.is_empty() {
+            self.connection.record(&active);
+        }
     }
 
     /// Moves bytes to the connection's end in a task of its own: what is idle holds its pump and nothing of its set-up. Mapped, not awaited:

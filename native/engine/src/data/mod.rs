@@ -28,6 +28,7 @@ use trackbed_hbone::{Connector, Pool, Target};
 use trackbed_netns::socket::{self, Peer};
 
 use crate::report::ledger::Ledger;
+use crate::report::recording::Active;
 use crate::worker::shared::{Pod, Shared};
 use introduction::Introductions;
 use live::Live;
@@ -128,6 +129,7 @@ fn run(shared: Arc<Shared>, mut queue: mpsc::Receiver<Order>) -> io::Result<()> 
             proofs: Proofs::default(),
             reachable: Reachable::default(),
         });
+        let mut recordings = thread.shared.recordings.subscribe();
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut tunnels = 0;
@@ -137,6 +139,7 @@ fn run(shared: Arc<Shared>, mut queue: mpsc::Receiver<Order>) -> io::Result<()> 
                     Some(order) => thread.obey(order),
                     None => return,
                 },
+                Ok(()) = recordings.changed() => thread.record(recordings.borrow_and_update().clone()),
                 _ = ticks.tick() => thread.tick(&mut tunnels),
             }
         }
@@ -224,6 +227,17 @@ impl Thread {
             stations.remove(uid);
         }
         cut
+    }
+
+    /// These are on from now on: connections that are open are told, and those to come find them in the ledger.
+    fn record(self: &Rc<Self>, active: Active) {
+        let before = self.ledger.recordings();
+        self.ledger.set_recordings(Arc::clone(&active));
+        let thread = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            thread.live.record(&thread.ledger).await;
+            active.iter().filter(|one| !before.iter().any(|other| Arc::ptr_eq(one, other))).for_each(|one| one.take_in());
+        });
     }
 
     fn tick(&self, tunnels: &mut usize) {

@@ -107,7 +107,11 @@ impl Account {
         self.ledger.series(&self.known).failed(response_flag(refusal.code)).add(1);
         let closing = Closing { reset: true, ..Closing::blamed(refusal, self.known.started.elapsed()) };
         self.ledger.shared().edges.refused(&self.known, &closing);
-        finish(&self.ledger, Arc::new(self.known), closing);
+        let (known, record) = finish(Arc::new(self.known), closing);
+        for recording in self.ledger.recordings().iter() {
+            recording.refused(&known, || record.encode());
+        }
+        self.ledger.shared().reports.record(record);
     }
 }
 
@@ -120,6 +124,10 @@ impl OpenAccount {
         self.series.sent.add(moved.1);
         self.counted = (sent, received);
         moved
+    }
+
+    pub(crate) fn known(&self) -> &Arc<Known> {
+        &self.known
     }
 
     /// So that long connections show while they live.
@@ -155,7 +163,11 @@ impl OpenAccount {
             ClosedBy::Engine => CloseBy::Engine,
         };
         self.ledger.shared().edges.closed(&self.known, &closing, sent, received);
-        finish(&self.ledger, self.known, closing);
+        let (known, record) = finish(self.known, closing);
+        for recording in self.ledger.recordings().iter() {
+            recording.closed(&known, || record.encode());
+        }
+        self.ledger.shared().reports.record(record);
     }
 }
 
@@ -181,9 +193,9 @@ impl Closing {
     }
 }
 
-fn finish(ledger: &Ledger, known: Arc<Known>, closing: Closing) {
+fn finish(known: Arc<Known>, closing: Closing) -> (Arc<Known>, Record) {
     access::line(&known, &closing);
-    ledger.shared().reports.record(Record::Closed(known, Box::new(closing)));
+    (Arc::clone(&known), Record::Closed(known, Box::new(closing)))
 }
 
 fn is_policy(code: &str) -> bool {

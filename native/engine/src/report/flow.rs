@@ -77,6 +77,10 @@ impl End {
         self.ip.map(|ip| SocketAddr::new(ip, self.port).to_string()).unwrap_or_default()
     }
 
+    pub(super) const fn ip(&self) -> Option<IpAddr> {
+        self.ip
+    }
+
     pub(super) const fn port(&self) -> u16 {
         self.port
     }

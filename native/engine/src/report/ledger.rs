@@ -9,6 +9,7 @@ use trackbed_contract::engine::{Direction, Path};
 use trackbed_decide::{Service, Workload};
 
 use super::flow::{End, Known};
+use super::recording::Active;
 use super::series::{Labels, NAMES, Series};
 use crate::worker::shared::Shared;
 
@@ -20,6 +21,8 @@ const MOST_PAIRS: usize = 4096;
 pub(crate) struct Ledger {
     shared: Arc<Shared>,
     series: RefCell<HashMap<Pair, Arc<Series>>>,
+    /// As this thread last heard.
+    recordings: RefCell<Active>,
 }
 
 /// What the labels of a series are made of. Workloads and services are told apart as objects, not by their contents.
@@ -34,11 +37,19 @@ struct Pair {
 
 impl Ledger {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, series: RefCell::default() }
+        Self { shared, series: RefCell::default(), recordings: RefCell::default() }
     }
 
     pub(crate) fn shared(&self) -> &Shared {
         &self.shared
+    }
+
+    pub(crate) fn recordings(&self) -> Active {
+        Arc::clone(&self.recordings.borrow())
+    }
+
+    pub(crate) fn set_recordings(&self, active: Active) {
+        *self.recordings.borrow_mut() = active;
     }
 
     /// The series that this connection counts in.

@@ -7,6 +7,7 @@ pub(crate) mod flow;
 pub(crate) mod ledger;
 mod otlp;
 pub(crate) mod queue;
+pub(crate) mod recording;
 pub(crate) mod requests;
 pub(crate) mod scrape;
 pub(crate) mod series;

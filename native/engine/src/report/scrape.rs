@@ -130,6 +130,12 @@ fn text(shared: &Shared) -> String {
         &[("", load(&counters.accept_pauses))],
     );
     one(
+        metrics::TRACKBED_RECORDINGS,
+        "gauge",
+        "recordings of pods' traffic (trackbed pcap) that are on",
+        &[("", shared.recordings.count())],
+    );
+    one(
         metrics::TRACKBED_CONNECTIONS_SHED_TOTAL,
         "counter",
         "connections refused because descriptors are few and their pod holds more than others",

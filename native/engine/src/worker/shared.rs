@@ -16,6 +16,7 @@ use trackbed_tls::Certified;
 use crate::report::audit::Audits;
 use crate::report::edges::AllEdges;
 use crate::report::queue::ReportQueue;
+use crate::report::recording::Recordings;
 use crate::report::requests::AllRequests;
 use crate::report::series::AllSeries;
 use crate::report::spans::Spans;
@@ -33,6 +34,7 @@ pub(crate) struct Shared {
     pub(crate) bell: watch::Sender<()>,
     pub(crate) reports: ReportQueue,
     pub(crate) edges: AllEdges,
+    pub(crate) recordings: Recordings,
     pub(crate) series: AllSeries,
     pub(crate) requests: AllRequests,
     pub(crate) audits: Audits,
@@ -181,6 +183,7 @@ impl Shared {
             bell: watch::Sender::new(()),
             reports: ReportQueue::default(),
             edges: AllEdges::default(),
+            recordings: Recordings::default(),
             series: AllSeries::default(),
             requests: AllRequests::default(),
             audits: Audits::default(),

@@ -18,8 +18,8 @@ use tonic::{Request, Response, Status, Streaming};
 use trackbed_contract::Identity;
 use trackbed_contract::engine::director_server::{Director as Service, DirectorServer};
 use trackbed_contract::engine::{
-    AddPod, CertificateReply, CertificateRequest, Event, Flow, FromEngine, InSync, MeshSettings, PodState, ReportBatch, ReportSummary,
-    Resource, StateDelta, ToEngine, Welcome, from_engine, to_engine,
+    AddPod, CertificateReply, CertificateRequest, Event, Flow, FromEngine, InSync, MeshSettings, PodState, Record, RecordedBatch,
+    RecordedSummary, ReportBatch, ReportSummary, Resource, StateDelta, ToEngine, Welcome, from_engine, to_engine,
 };
 use trackbed_tls::Certified;
 
@@ -84,6 +84,10 @@ struct Mind {
     events: Vec<Event>,
     heard: Vec<from_engine::Message>,
     flows: Vec<Flow>,
+    /// Of every recording, in the order they came.
+    recorded: Vec<RecordedBatch>,
+    /// Recordings that the director has had enough of.
+    enough: Vec<u64>,
     turned_away: usize,
 }
 
@@ -155,6 +159,8 @@ impl Director {
             events: Vec::new(),
             heard: Vec::new(),
             flows: Vec::new(),
+            recorded: Vec::new(),
+            enough: Vec::new(),
             turned_away: 0,
         };
         Self { mind: Arc::new((Mutex::new(mind), Condvar::new())), authority, token }
@@ -289,6 +295,22 @@ impl Director {
         self.until(what, |mind| mind.flows.iter().find(|flow| wanted(flow)).cloned())
     }
 
+    /// Returns when every connection that begins from then on is recorded.
+    pub(crate) fn record(&self, order: Record) {
+        let id = order.id;
+        self.send(to_engine::Message::Record(order));
+        self.recorded("a recording", |batches| batches.iter().any(|batch| batch.id == id).then_some(()));
+    }
+
+    pub(crate) fn recorded<T>(&self, what: &str, wanted: impl Fn(&[RecordedBatch]) -> Option<T>) -> T {
+        self.until(what, |mind| wanted(&mind.recorded))
+    }
+
+    /// Answers the recording's call with the next batch that comes.
+    pub(crate) fn enough_of(&self, id: u64) {
+        self.lock().enough.push(id);
+    }
+
     pub(crate) fn event(&self, code: &str) -> Event {
         self.until("an event", |mind| mind.events.iter().find(|event| event.code == code).cloned())
     }
@@ -394,6 +416,21 @@ impl Service for Director {
         Ok(Response::new(Box::pin(futures_util::stream::poll_fn(move |context| {
             receiver.poll_recv(context).map(|message| message.map(Ok))
         }))))
+    }
+
+    async fn recorded(&self, request: Request<Streaming<RecordedBatch>>) -> Result<Response<RecordedSummary>, Status> {
+        let mut stream = request.into_inner();
+        while let Some(batch) = stream.message().await? {
+            let mut mind = self.lock();
+            let enough = mind.enough.contains(&batch.id);
+            mind.recorded.push(batch);
+            drop(mind);
+            self.mind.1.notify_all();
+            if enough {
+                break;
+            }
+        }
+        Ok(Response::new(RecordedSummary {}))
     }
 
     async fn report(&self, request: Request<Streaming<ReportBatch>>) -> Result<Response<ReportSummary>, Status> {

@@ -13,6 +13,7 @@ mod names;
 mod paths;
 mod pods;
 mod policy;
+mod recording;
 mod waypoint;
 
 use std::time::Duration;

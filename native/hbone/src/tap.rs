@@ -1,0 +1,13 @@
+//! A copy of what a connection carries, for whoever records it. Nobody does most of the time, and then it costs one branch.
+use std::fmt;
+use std::io::IoSlice;
+
+use crate::meter::Side;
+
+/// Is told what a pump moves, on the pump's own thread, before it moves on.
+pub trait Tap: fmt::Debug {
+    /// The first `count` bytes of these pieces came from this side; `offset` of them came before.
+    fn moved(&self, from: Side, offset: u64, pieces: &[IoSlice<'_>], count: usize);
+    /// This side said FIN after `offset` bytes; it may say so more than once.
+    fn finished(&self, from: Side, offset: u64);
+}

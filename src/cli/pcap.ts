@@ -1,0 +1,150 @@
+// `trackbed pcap pod/NAME...`: what goes over a pod's connections, decrypted, as a pcapng file that Wireshark and tshark read.
+import { createWriteStream } from "node:fs";
+import { pipeline } from "node:stream/promises";
+import { product } from "#contract/tables.ts";
+import type { RecordedPod, RecordingRequest } from "#inspect/pcap/recording.ts";
+import { type CaptureWriter, captureWriter } from "#inspect/pcap/writer.ts";
+import { parseCidr } from "#mesh/address.ts";
+import { isLabel } from "#mesh/identity.ts";
+import { parseDuration, sayOnStderr } from "./cluster/wait.ts";
+import { askAll, type Daemon, findDaemons, record, status } from "./daemons.ts";
+import { type Exit, exit, usage } from "./outcome.ts";
+import { parsePod, pickPod } from "./pod.ts";
+import { version } from "./version.ts";
+
+export type PcapOptions = {
+  readonly namespace?: string;
+  readonly peer: readonly string[];
+  readonly port: readonly string[];
+  readonly for: string;
+  readonly bytes: string;
+  readonly snap?: string;
+  readonly write?: string;
+};
+
+/** For people who watch; more often would only flicker. */
+const PROGRESS_MS = 500;
+const UNITS: Readonly<Record<string, number>> = { "": 1, kb: 1e3, mb: 1e6, gb: 1e9, kib: 2 ** 10, mib: 2 ** 20, gib: 2 ** 30 };
+
+export async function runPcap(texts: readonly string[], options: PcapOptions, runs: readonly string[]): Promise<Exit> {
+  const limits = limitsOf(options);
+  const wanted = texts.map((text) => parsePod(text, options.namespace));
+  const output = options.write ?? "-";
+  if (output === "-" && process.stdout.isTTY) throw usage("a capture is no text: name a file with -w FILE, or pipe it into a program");
+  const { answers } = await askAll(findDaemons(runs), async (daemon) => ({ daemon, ...(await status(daemon)) }));
+  const known = answers.flatMap(({ daemon, pods }) => pods.map((pod) => ({ ...pod, daemon })));
+  const pods = wanted.map((one) => pickPod(one, known));
+  const names = pods.map(({ namespace, name }) => `${namespace}/${name}`).join(", ");
+  const asked = Map.groupBy(pods, ({ daemon }) => daemon);
+
+  const stop = new AbortController();
+  process.once("SIGINT", () => stop.abort()).once("SIGTERM", () => stop.abort());
+  const writer = captureWriter(
+    `${product.name} ${version()}`,
+    `${names}, decrypted on the node; handshakes, numbers and acknowledgements are made up`,
+  );
+  const failures: unknown[] = [];
+  const blocks = merged(
+    [...asked].map(([daemon, some], stream) =>
+      blocksOf(daemon, { ...limits, pods: some.map(({ namespace, name }) => ({ namespace, name })) }, stream),
+    ),
+    (failure) => failures.push(failure),
+  );
+
+  async function* blocksOf(daemon: Daemon, request: RecordingRequest, stream: number): AsyncGenerator<Buffer> {
+    for await (const line of record(daemon, request, stop.signal)) {
+      if (line.type === "began") begun(line.pods);
+      if (line.type === "malformed") sayOnStderr(`trackbed: something cannot be read: ${line.fault}`);
+      const block = writer.take(stream, line);
+      if (block.length > 0) yield block;
+      if (line.type === "ended") return;
+    }
+    if (!stop.signal.aborted) throw new Error(`the recording at ${daemon.run} broke off`);
+  }
+
+  let waiting = asked.size;
+  let progress: NodeJS.Timeout | undefined;
+  function begun(some: readonly RecordedPod[]): void {
+    for (const { namespace, name, node } of some) sayOnStderr(`recording ${namespace}/${name} on ${node}`);
+    if (--waiting > 0) return;
+    sayOnStderr(`until ${options.for}, ${options.bytes} or Ctrl-C`);
+    if (process.stderr.isTTY) progress = setInterval(() => process.stderr.write(`\r\x1b[K${told(writer)}`), PROGRESS_MS);
+  }
+
+  async function* file(): AsyncGenerator<Buffer> {
+    yield writer.start();
+    yield* blocks;
+    yield writer.finish(BigInt(Date.now()) * 1_000_000n);
+  }
+
+  const sink = output === "-" ? process.stdout : createWriteStream(output, { mode: 0o600 });
+  try {
+    await pipeline(file, sink, { end: output !== "-" });
+  } catch (error) {
+    // Whoever reads it has seen enough.
+    if (!isClosedPipe(error)) throw error;
+  } finally {
+    clearInterval(progress);
+    stop.abort();
+  }
+  sayOnStderr(`${process.stderr.isTTY ? "\r\x1b[K" : ""}${told(writer)}`);
+  const [first] = failures;
+  if (first !== undefined) throw first;
+  return exit.ok;
+}
+
+function told({ tally: { connections, packets, bytes, lostBytes, lostConnections } }: CaptureWriter): string {
+  const lost = lostBytes + lostConnections === 0 ? "" : `; not copied: ${lostBytes} bytes, ${lostConnections} connections`;
+  return `${connections} connections, ${packets} packets, ${bytes} bytes${lost}`;
+}
+
+function limitsOf(options: PcapOptions): Omit<RecordingRequest, "pods"> {
+  const limitMilliseconds = parseDuration(options.for);
+  if (limitMilliseconds === null) throw usage(`--for ${options.for} is not a time such as 30s or 5m`);
+  const snapBytes = options.snap === undefined ? 0 : parseBytes("--snap", options.snap);
+  const ports = options.port.map((text) => {
+    if (!/^[0-9]{1,5}$/.test(text)) throw usage(`--port ${text} is not a number`);
+    return Number(text);
+  });
+  return { limitMilliseconds, limitBytes: parseBytes("--bytes", options.bytes), snapBytes, ports, peers: options.peer.map(parsePeer) };
+}
+
+export function parseBytes(flag: string, text: string): number {
+  const [, digits, unit = ""] = /^([0-9]{1,12})([kmg]i?b)?$/i.exec(text) ?? [];
+  const bytes = Number(digits) * (UNITS[unit.toLowerCase()] ?? Number.NaN);
+  if (!(bytes > 0)) throw usage(`${flag} ${text} is not a number of bytes such as 512KB or 10MB`);
+  return bytes;
+}
+
+/** "10.0.0.0/8", "namespace/NAME", "pod/NAME" or "pod/NAMESPACE/NAME". */
+export function parsePeer(text: string): NonNullable<RecordingRequest["peers"]>[number] {
+  if (parseCidr(text) !== null) return { network: text };
+  const [kind, name = "", ...rest] = text.split("/");
+  if (kind === "namespace" && rest.length === 0 && isLabel(name)) return { namespace: name };
+  if (kind !== "pod") throw usage(`--peer ${text} is not an address, a block of addresses, pod/NAME, pod/NAMESPACE/NAME or namespace/NAME`);
+  const pod = parsePod(text, undefined);
+  return pod.namespace === null ? { pod: pod.name } : { namespace: pod.namespace, pod: pod.name };
+}
+
+/** Whatever comes first. One that fails ends alone: what others still tell is worth having. */
+async function* merged(sources: readonly AsyncGenerator<Buffer>[], failed: (error: unknown) => void): AsyncGenerator<Buffer> {
+  const next = (source: AsyncGenerator<Buffer>) =>
+    source.next().then(
+      (result) => ({ source, result }),
+      (error: unknown) => {
+        failed(error);
+        return { source, result: { done: true as const, value: undefined } };
+      },
+    );
+  const pending = new Map(sources.map((source) => [source, next(source)]));
+  while (pending.size > 0) {
+    const { source, result } = await Promise.race(pending.values());
+    if (result.done === true) pending.delete(source);
+    else {
+      pending.set(source, next(source));
+      yield result.value;
+    }
+  }
+}
+
+const isClosedPipe = (error: unknown): boolean => error instanceof Error && "code" in error && error.code === "EPIPE";
