@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 const DECAY: Duration = Duration::from_secs(10);
 /// A try that failed counts as if it had taken so many times as long: what fails fast must not look fast.
 const FAILURE: f64 = 4.0;
-/// What nobody has asked yet, or not for long, is expected to take that long at least: below it endpoints differ by chance.
-const LEAST_NANOSECONDS: f64 = 50_000.0;
+/// What nobody has asked yet, or not for long, is expected to take that long at least: below a millisecond endpoints differ by chance.
+const LEAST_NANOSECONDS: f64 = 1_000_000.0;
 
 /// Of one endpoint, as one thread sees it.
 #[derive(Debug, Clone, Copy, Default)]

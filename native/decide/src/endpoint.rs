@@ -59,8 +59,7 @@ pub(crate) fn choose(
             return Ok(choice);
         }
     }
-    let found = search.among(all, chooser);
-    found.map_err(|unused| Refusal::unavailable(errors::SERVICE_NO_ENDPOINT, format!("service {} for {wanted}: {unused}", service.key)))
+    search.among(all, chooser).map_err(|unused| unused.refusal(service, wanted))
 }
 
 /// Why an endpoint cannot be used for a connection.
@@ -97,6 +96,13 @@ pub(crate) fn survey(world: &World, client: &Workload, service: &Service, port: 
         usable: search.usable(endpoint, &chooser).map(|(Endpoint { rank, .. }, port)| (port, rank)),
     };
     endpoints.map(one).collect()
+}
+
+/// Why none of them could be asked.
+pub(crate) fn none_of(surveyed: &[Surveyed], service: &Service, port: u16) -> Refusal {
+    let mut unused = Unused::default();
+    surveyed.iter().filter_map(|one| one.usable.err()).for_each(|reason| unused.add(reason));
+    unused.refusal(service, Wanted::Port(port))
 }
 
 struct Search<'a> {
@@ -149,6 +155,10 @@ impl Search<'_> {
 }
 
 impl Unused {
+    fn refusal(&self, service: &Service, wanted: Wanted) -> Refusal {
+        Refusal::unavailable(errors::SERVICE_NO_ENDPOINT, format!("service {} for {wanted}: {self}", service.key))
+    }
+
     fn add(&mut self, reason: Unusable) {
         let count = match reason {
             Unusable::Failed => &mut self.failed,

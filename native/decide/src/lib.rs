@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod authority;
+mod candidates;
 mod decode;
 mod endpoint;
 mod explain;
@@ -18,6 +19,7 @@ mod waypoint;
 mod world;
 
 pub use authority::{Authority, AuthorityError, Host};
+pub use candidates::{Candidates, candidates};
 pub use endpoint::Unusable;
 pub use explain::{Explanation, Judged, Judgement, Verdict, admission, explain_inbound};
 pub use inbound::{Admitted, inbound_plain, inbound_tunnel, recheck_inbound, relay_inbound};
@@ -28,5 +30,5 @@ pub use prospect::{Client, EndpointSeen, Prospect, Resolution, Way, prospect};
 pub use refusal::{Refusal, Status};
 pub use resource::{Protocol, Service, Waypoint, WaypointTarget, Workload};
 pub use settings::{Settings, SettingsError, is_own_port};
-pub use waypoint::{Served, backend, inbound_waypoint, recheck_waypoint};
+pub use waypoint::{Served, inbound_waypoint, recheck_waypoint};
 pub use world::World;

@@ -1,16 +1,14 @@
-//! A waypoint's two decisions: which service a client of its asked for, and which endpoint of a backend a request goes to.
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+//! A waypoint's first decision: which service a client of its asked for.
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use trackbed_balance::Mode;
 use trackbed_contract::Identity;
 use trackbed_contract::tables::errors;
 use trackbed_policy::{Connection, Intermediary, keeps_out};
 
 use crate::authority::{Authority, Host};
-use crate::endpoint::Wanted;
 use crate::local::LocalPod;
-use crate::outbound::{Chooser, Outbound, Route, Standing, recheck_outbound, stands_for};
+use crate::outbound::{Standing, recheck_outbound, stands_for};
 use crate::refusal::Refusal;
 use crate::resource::{Protocol, Service, Workload};
 use crate::settings::is_own_port;
@@ -92,29 +90,6 @@ impl Served {
         }
         Ok(())
     }
-}
-
-/// The endpoint for one request to a backend, which stands behind its service: a waypoint of the backend's own has no part in it, for only
-/// the first service that a client addresses is routed. Call it again with the failed endpoint excluded to retry.
-pub fn backend(world: &World, pod: &LocalPod, service: &str, port: u16, chooser: &mut Chooser<'_>) -> Outbound {
-    let decided = world.local(pod).and_then(|local| {
-        let service = world
-            .service(service)
-            .ok_or_else(|| Refusal::unavailable(errors::SERVICE_NO_ENDPOINT, format!("service {service} is not known here")))?;
-        if !service.ports.contains_key(&port) {
-            return Err(Refusal::unavailable(errors::SERVICE_NO_PORT, format!("service {} has no port {port}", service.key)));
-        }
-        if service.mode == Mode::Passthrough {
-            let reason = format!("service {} passes through to the address that its client dialled, which a request has not", service.key);
-            return Err(Refusal::unavailable(errors::SERVICE_NO_ENDPOINT, reason));
-        }
-        // Only the family of this address counts: that of the waypoint itself.
-        let family = local.workload.addresses.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        let mut route = Route { world, source: local.workload, destination: SocketAddr::new(family, port), chooser };
-        let choice = route.choose(service, Wanted::Port(port))?;
-        route.reach(&choice.endpoint, choice.port, Some(service))
-    });
-    decided.unwrap_or_else(Outbound::Refuse)
 }
 
 /// The client's node asks for addresses; only those who made a name up themselves can do without the service for a while.

@@ -5,19 +5,17 @@ mod mesh;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::time::Instant;
 
 use mesh::{code, decide, identity, ip, local, of_policy, of_service, of_workload, policy, principal, service, serving};
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
-use trackbed_balance::Load;
 use trackbed_contract::engine::{Resource, StateDelta};
 use trackbed_contract::istio::security::{Action, Authorization, Rule};
 use trackbed_contract::istio::workload as wire;
 use trackbed_decide::{
-    Chooser, LocalPod, Outbound, Protocol, World, backend, inbound_plain, inbound_waypoint, recheck_inbound, recheck_outbound,
-    recheck_waypoint, relay_inbound,
+    LocalPod, Outbound, Protocol, World, candidates, inbound_plain, inbound_waypoint, recheck_inbound, recheck_outbound, recheck_waypoint,
+    relay_inbound,
 };
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
@@ -194,13 +192,17 @@ fn a_waypoint_serves_what_it_has_routes_for_and_keeps_every_promise_behind_it() 
                 }
             }
             for key in &keys {
-                let mut rng = fastrand::Rng::with_seed(7);
-                let mut chooser = Chooser { rng: &mut rng, load: &Load::default(), now: Instant::now(), exclude: &[] };
-                let decided = backend(world, pod, key, 80, &mut chooser);
-                count(if matches!(decided, Outbound::Refuse(_)) { 3 } else { 2 });
-                keeps_the_promise(world, &decided)?;
-                if let Outbound::Tunnel(tunnel) | Outbound::Relay(trackbed_decide::Relay { tunnel, .. }) = &decided {
-                    prop_assert!(tunnel.endpoint.services.contains_key(&**key), "{decided:?}");
+                let Ok(candidates) = candidates(world, pod, key, 80) else {
+                    count(3);
+                    continue;
+                };
+                for index in 0..candidates.members().len() {
+                    let decided = candidates.reach(world, index);
+                    count(if matches!(decided, Outbound::Refuse(_)) { 3 } else { 2 });
+                    keeps_the_promise(world, &decided)?;
+                    if let Outbound::Tunnel(tunnel) | Outbound::Relay(trackbed_decide::Relay { tunnel, .. }) = &decided {
+                        prop_assert!(tunnel.endpoint.services.contains_key(&**key), "{decided:?}");
+                    }
                 }
             }
         }

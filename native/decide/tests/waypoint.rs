@@ -3,17 +3,13 @@
 
 mod mesh;
 
-use std::sync::Arc;
-use std::time::Instant;
-
 use mesh::{
     WEB, code, identity, ip, local, of_policy, of_service, of_workload, plain, pod, policy, principal, service, serving, vip, with, without,
 };
-use trackbed_balance::Load;
 use trackbed_contract::istio::security::{Action, Authorization, Clause, Match, Rule, Scope, StringMatch, string_match::MatchType};
 use trackbed_contract::istio::workload as wire;
 use trackbed_contract::{Identity, engine};
-use trackbed_decide::{Chooser, LocalPod, Outbound, Refusal, Served, Settings, World, backend, inbound_waypoint, recheck_waypoint};
+use trackbed_decide::{LocalPod, Outbound, Refusal, Served, Settings, World, candidates, inbound_waypoint, recheck_waypoint};
 
 const GATE: &str = "10.0.0.9";
 const CART: &str = "shop/cart.shop.svc.cluster.local";
@@ -67,9 +63,12 @@ fn ask(world: &World, authority: &str) -> Result<Served, Refusal> {
     inbound_waypoint(world, &gate(), &identity("web"), ip(WEB), authority, |name| name == CART)
 }
 
-fn request(world: &World, service: &str, port: u16, exclude: &[Arc<str>]) -> Outbound {
-    let mut rng = fastrand::Rng::new();
-    backend(world, &gate(), service, port, &mut Chooser { rng: &mut rng, load: &Load::default(), now: Instant::now(), exclude })
+/// One of the candidates, by chance.
+fn request(world: &World, service: &str, port: u16) -> Outbound {
+    match candidates(world, &gate(), service, port) {
+        Ok(candidates) => candidates.reach(world, fastrand::usize(..candidates.members().len())),
+        Err(refusal) => Outbound::Refuse(refusal),
+    }
 }
 
 #[test]
@@ -141,7 +140,7 @@ fn of_one_name_in_several_namespaces_each_client_means_its_own() {
 fn a_waypoint_without_its_own_workload_serves_nobody_and_reaches_nothing() {
     let world = without(&shop(), &[of_workload(&pod("gate", "n7", &[GATE]))]);
     assert_eq!(ask(&world, "10.96.0.1:80").unwrap_err().code, "E_WORKLOAD_UNKNOWN");
-    assert_eq!(code(&request(&world, CART, 80, &[])), "E_WORKLOAD_UNKNOWN");
+    assert_eq!(code(&request(&world, CART, 80)), "E_WORKLOAD_UNKNOWN");
 }
 
 #[test]
@@ -149,7 +148,7 @@ fn requests_spread_over_the_endpoints_by_tunnel_and_never_through_a_waypoint() {
     let world = shop();
     let mut seen = std::collections::BTreeMap::new();
     for _ in 0..200 {
-        let Outbound::Tunnel(tunnel) = request(&world, CART, 80, &[]) else { panic!("no tunnel") };
+        let Outbound::Tunnel(tunnel) = request(&world, CART, 80) else { panic!("no tunnel") };
         assert_eq!(tunnel.authority, format!("{}:8080", tunnel.endpoint.addresses[0]));
         assert_eq!(tunnel.dial.port(), 15008);
         assert_eq!(tunnel.accept, std::slice::from_ref(&tunnel.endpoint.identity));
@@ -158,29 +157,35 @@ fn requests_spread_over_the_endpoints_by_tunnel_and_never_through_a_waypoint() {
     assert!(seen.len() == 2 && seen.values().all(|count| *count > 50), "{seen:?}");
     // Also one that has a waypoint of its own.
     let world = with(&world, vec![of_workload(&serving(pod("n", "n1", &["10.0.0.6"]), "news", &[(80, 80)]))]);
-    let Outbound::Tunnel(tunnel) = request(&world, "shop/news.shop.svc.cluster.local", 80, &[]) else { panic!("no tunnel") };
+    let Outbound::Tunnel(tunnel) = request(&world, "shop/news.shop.svc.cluster.local", 80) else { panic!("no tunnel") };
     assert_eq!(&*tunnel.endpoint.name, "n");
 }
 
 #[test]
-fn an_endpoint_that_failed_is_left_out_until_none_is_left() {
+fn candidates_hold_until_something_that_they_are_made_of_changes() {
     let world = shop();
-    let first: Arc<str> = "Kubernetes//Pod/shop/cart-1".into();
-    for _ in 0..20 {
-        let Outbound::Tunnel(tunnel) = request(&world, CART, 80, std::slice::from_ref(&first)) else { panic!("no tunnel") };
-        assert_eq!(&*tunnel.endpoint.name, "cart-2");
-    }
-    assert_eq!(code(&request(&world, CART, 80, &[first, "Kubernetes//Pod/shop/cart-2".into()])), "E_SERVICE_NO_ENDPOINT");
+    let found = candidates(&world, &gate(), CART, 80).unwrap();
+    let uids: Vec<_> = found.members().iter().map(|member| &*member.uid).collect();
+    assert_eq!(uids, ["Kubernetes//Pod/shop/cart-1", "Kubernetes//Pod/shop/cart-2"]);
+    let other =
+        with(&world, vec![of_workload(&pod("new", "n1", &["10.0.0.77"])), of_service(&service("news", &["10.96.0.3"], &[(80, 0)]))]);
+    assert!(found.are_current(&world, &gate()) && found.are_current(&other, &gate()), "of another service");
+    let more = with(&world, vec![of_workload(&serving(pod("cart-3", "n1", &["10.0.0.78"]), "cart", &[(80, 8080)]))]);
+    assert!(!found.are_current(&more, &gate()));
+    let moved = with(&world, vec![of_workload(&serving(pod("cart-2", "n1", &["10.0.0.79"]), "cart", &[(80, 8080)]))]);
+    assert!(!found.are_current(&moved, &gate()));
+    let changed = with(&world, vec![of_service(&service("cart", &["10.96.0.1"], &[(80, 0), (81, 0)]))]);
+    assert!(!found.are_current(&changed, &gate()));
 }
 
 #[test]
 fn only_a_workload_outside_of_the_mesh_is_reached_in_plaintext() {
     let world = shop();
-    let Outbound::Plain(direct) = request(&world, "shop/legacy.shop.svc.cluster.local", 80, &[]) else { panic!("not plain") };
+    let Outbound::Plain(direct) = request(&world, "shop/legacy.shop.svc.cluster.local", 80) else { panic!("not plain") };
     assert_eq!(direct.address, mesh::at("10.0.0.5:80"));
     // Another workload claims the same address and was promised mutual TLS.
     let world = with(&world, vec![of_workload(&pod("new", "n1", &["10.0.0.5"]))]);
-    assert_eq!(code(&request(&world, "shop/legacy.shop.svc.cluster.local", 80, &[])), "E_WORKLOAD_UNKNOWN");
+    assert_eq!(code(&request(&world, "shop/legacy.shop.svc.cluster.local", 80)), "E_WORKLOAD_UNKNOWN");
 }
 
 #[test]
@@ -197,7 +202,7 @@ fn what_cannot_be_a_backend_is_refused() {
         // Its target port is one of the mesh's own.
         (CART, 81, "E_SERVICE_NO_ENDPOINT"),
     ] {
-        assert_eq!(code(&request(&world, service, port, &[])), expected, "{service}:{port}");
+        assert_eq!(code(&request(&world, service, port)), expected, "{service}:{port}");
     }
 }
 

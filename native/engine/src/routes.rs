@@ -79,6 +79,8 @@ pub(crate) fn kind_of(r#type: i32) -> Option<Kind> {
     match ResourceType::try_from(r#type) {
         Ok(ResourceType::Routes) => Some(Kind::Routes),
         Ok(ResourceType::Access) => Some(Kind::Access),
+        Ok(ResourceType::BackendSettings) => Some(Kind::BackendSettings),
+        Ok(ResourceType::RequestSettings) => Some(Kind::RequestSettings),
         _ => None,
     }
 }
@@ -87,6 +89,8 @@ fn type_of(kind: Kind) -> ResourceType {
     match kind {
         Kind::Routes => ResourceType::Routes,
         Kind::Access => ResourceType::Access,
+        Kind::BackendSettings => ResourceType::BackendSettings,
+        Kind::RequestSettings => ResourceType::RequestSettings,
     }
 }
 

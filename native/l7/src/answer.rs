@@ -1,9 +1,10 @@
 //! A response on its way to the client: it counts, it watches the time, and at its end the backend's connection goes back to the pool.
 use crate::attempt::Lease;
+use crate::balancing::Chosen;
 use crate::record::Record;
 use crate::refusal::grpc_status;
 use crate::upload::Upload;
-use crate::{Endpoint, Flag, Upstream};
+use crate::{Flag, Upstream};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -30,7 +31,7 @@ pub(crate) struct Stream<U: Upstream> {
     pub(crate) incoming: Incoming,
     pub(crate) lease: Lease<U::Io>,
     #[expect(dead_code, reason = "held for its drop, which may count")]
-    pub(crate) endpoint: Endpoint<U::Detail>,
+    pub(crate) endpoint: Chosen<U::Detail>,
     /// None: the request had no body.
     pub(crate) upload: Option<Rc<RefCell<Upload>>>,
     deadline: Option<Pin<Box<Sleep>>>,
@@ -50,7 +51,7 @@ impl<U: Upstream> Stream<U> {
     pub(crate) fn new(
         incoming: Incoming,
         lease: Lease<U::Io>,
-        endpoint: Endpoint<U::Detail>,
+        endpoint: Chosen<U::Detail>,
         upload: Option<Rc<RefCell<Upload>>>,
         deadline: Option<Instant>,
     ) -> Self {
@@ -85,9 +86,9 @@ impl<U: Upstream> Answer<U> {
         answer
     }
 
-    pub(crate) fn of(stream: Stream<U>, record: Box<Record>) -> Self {
+    pub(crate) fn of(stream: Box<Stream<U>>, record: Box<Record>) -> Self {
         let whole = stream.incoming.is_end_stream();
-        let mut answer = Self { source: Source::Backend(Box::new(stream)), record, over: false };
+        let mut answer = Self { source: Source::Backend(stream), record, over: false };
         if whole {
             answer.end();
         }
@@ -105,10 +106,12 @@ impl<U: Upstream> Answer<U> {
 
     fn broken(&mut self, error: &AnswerError) {
         self.over = true;
-        let client =
-            matches!(&self.source, Source::Backend(stream) if stream.upload.as_ref().is_some_and(|upload| upload.borrow().failed()));
+        let upload = if let Source::Backend(stream) = &self.source { stream.upload.as_ref() } else { None };
+        let client = upload.is_some_and(|upload| upload.borrow().failed());
+        let too_large = upload.is_some_and(|upload| upload.borrow().too_large());
         self.record.flag(match error {
             AnswerError::Timeout => Flag::Timeout,
+            AnswerError::Backend(_) if too_large => Flag::TooLarge,
             AnswerError::Denied => Flag::Denied,
             AnswerError::Backend(_) if client => Flag::ClientGone,
             AnswerError::Backend(cause) if cause.is_parse() => Flag::UpstreamProtocolError,

@@ -1,9 +1,11 @@
 //! One try of a request at one endpoint: a connection from the pool or a new one, then the request and the head of its answer.
-use crate::link::{Http1, http2_over};
+use crate::balancing::Chosen;
+use crate::link::{Http1, Terms, http2_over};
 use crate::pool::{Key, Place, Pool};
 use crate::rewound::Rewound;
+use crate::traffic::Open;
 use crate::upload::Outgoing;
-use crate::{ConnectError, Endpoint, Upstream};
+use crate::{ConnectError, Upstream};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http2};
@@ -12,6 +14,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::Poll;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 use trackbed_contract::tables::errors;
 
 /// A connection that a request can be sent on.
@@ -31,6 +34,13 @@ pub(crate) struct Answered<Io: 'static> {
     pub(crate) lease: Lease<Io>,
     /// Of HTTP/1.1, for requests that wish to upgrade: what is left of the connection when it did.
     pub(crate) left: Option<oneshot::Receiver<Rewound<Io>>>,
+}
+
+/// Why there is no connection.
+pub(crate) enum NotReady {
+    Failed(ConnectError),
+    /// There may be no more of them, or no more requests that wait for one.
+    Open(Open),
 }
 
 /// Why there is no answer.
@@ -90,10 +100,10 @@ impl Failure {
 pub(crate) async fn acquire<U: Upstream>(
     upstream: &U,
     pool: &Rc<Pool<U::Io>>,
-    endpoint: &Endpoint<U::Detail>,
+    endpoint: &Chosen<U::Detail>,
     http2: bool,
     fresh: bool,
-) -> Result<Ready<U::Io>, ConnectError> {
+) -> Result<Ready<U::Io>, NotReady> {
     let key: Key = (Arc::clone(&endpoint.uid), endpoint.address);
     let place = pool.place(&key);
     if http2 { shared(upstream, &place, endpoint, fresh).await } else { own(upstream, pool, &place, endpoint, fresh).await }
@@ -103,9 +113,9 @@ async fn own<U: Upstream>(
     upstream: &U,
     pool: &Rc<Pool<U::Io>>,
     place: &Rc<Place<U::Io>>,
-    endpoint: &Endpoint<U::Detail>,
+    endpoint: &Chosen<U::Detail>,
     fresh: bool,
-) -> Result<Ready<U::Io>, ConnectError> {
+) -> Result<Ready<U::Io>, NotReady> {
     let ready = |link, reused| Ready { sender: Sender::Http1 { link, pool: Rc::clone(pool), place: Rc::downgrade(place) }, reused };
     if !fresh {
         while let Some(mut link) = pool.take(place) {
@@ -114,8 +124,12 @@ async fn own<U: Upstream>(
             }
         }
     }
-    let io = upstream.connect(endpoint).await?;
-    Http1::over(io).await.map(|link| ready(link, false)).map_err(|cause| unusable(&cause))
+    let settings = endpoint.settings();
+    let _pending = settings.breaker.pending().map_err(NotReady::Open)?;
+    let permit = settings.breaker.connection().await;
+    let io = connected(upstream, endpoint).await.map_err(NotReady::Failed)?;
+    let link = Http1::over(io, Terms::new(settings, permit)).await;
+    link.map(|link| ready(link, false)).map_err(|cause| NotReady::Failed(unusable(&cause)))
 }
 
 /// Its task may have to turn once more after the last answer; one that then still is not ready is of no use.
@@ -134,25 +148,39 @@ async fn is_ready<Io>(link: &mut Http1<Io>) -> bool {
 async fn shared<U: Upstream>(
     upstream: &U,
     place: &Rc<Place<U::Io>>,
-    endpoint: &Endpoint<U::Detail>,
+    endpoint: &Chosen<U::Detail>,
     fresh: bool,
-) -> Result<Ready<U::Io>, ConnectError> {
+) -> Result<Ready<U::Io>, NotReady> {
     let ready = |(sender, stream), reused| Ready { sender: Sender::Http2 { sender, stream }, reused };
     let reuse = || if fresh { None } else { place.share() };
     if let Some(shared) = reuse() {
         return Ok(ready(shared, true));
     }
+    let settings = endpoint.settings();
+    let _pending = settings.breaker.pending().map_err(NotReady::Open)?;
     let before = place.failures();
     let _dialing = place.dialing.lock().await;
     if let Some(shared) = reuse() {
         return Ok(ready(shared, true));
     }
     if let Some(failure) = place.failed_since(before) {
-        return Err(failure);
+        return Err(NotReady::Failed(failure));
     }
-    let io = upstream.connect(endpoint).await.map_err(|error| place.failed(error))?;
-    let sender = http2_over(io).await.map_err(|cause| place.failed(unusable(&cause)))?;
-    Ok(ready(place.add(sender), false))
+    let terms = Terms::new(settings, settings.breaker.connection().await);
+    let failed = |error| NotReady::Failed(place.failed(error));
+    let io = connected(upstream, endpoint).await.map_err(failed)?;
+    let sender = http2_over(io, &terms).await.map_err(|cause| failed(unusable(&cause)))?;
+    Ok(ready(place.add(sender, terms), false))
+}
+
+/// Within the backend's own time, where it has one.
+pub(crate) async fn connected<U: Upstream>(upstream: &U, endpoint: &Chosen<U::Detail>) -> Result<U::Io, ConnectError> {
+    let connecting = upstream.connect(endpoint);
+    let Some(most) = endpoint.settings().connections.connect_timeout else { return connecting.await };
+    timeout(most, connecting).await.unwrap_or_else(|_| {
+        let reason = format!("{}: no connection within {} ms, as its settings have it", endpoint.address, most.as_millis());
+        Err(ConnectError { code: errors::UPSTREAM_TIMEOUT, reason })
+    })
 }
 
 fn unusable(cause: &hyper::Error) -> ConnectError {

@@ -1,5 +1,6 @@
 //! What all connections of one worker share: the table in force, the pool of upstream connections, budgets, and what was learnt of ports.
 use crate::admission::Live;
+use crate::balancing::Balancers;
 use crate::budget::Budgets;
 use crate::learnt::Learnt;
 use crate::pool::Pool;
@@ -15,12 +16,17 @@ pub struct Context<U: Upstream> {
     pub(crate) report: Rc<dyn Report>,
     pub(crate) pool: Rc<Pool<U::Io>>,
     pub(crate) budgets: Budgets<Served>,
+    pub(crate) balancers: Balancers<U>,
     /// Copies under way.
     pub(crate) mirrors: Cell<usize>,
+    /// Requests that are held back on purpose.
+    pub(crate) delayed: Cell<usize>,
     pub(crate) learnt: Learnt,
     /// What policies may cut.
     pub(crate) live: Rc<Live>,
     table: RefCell<Arc<Table>>,
+    /// How many there were.
+    tables: Cell<u64>,
     leaving: Cell<bool>,
     draining: watch::Sender<bool>,
 }
@@ -32,10 +38,13 @@ impl<U: Upstream> Context<U> {
             report: Rc::from(report),
             pool: Rc::new(Pool::new()),
             budgets: Budgets::default(),
+            balancers: Balancers::default(),
             mirrors: Cell::new(0),
+            delayed: Cell::new(0),
             learnt: Learnt::default(),
             live: Rc::default(),
             table: RefCell::default(),
+            tables: Cell::new(0),
             leaving: Cell::new(false),
             draining: watch::Sender::new(false),
         })
@@ -43,6 +52,7 @@ impl<U: Upstream> Context<U> {
 
     /// From now on every request is matched by this table, also on connections that are open; what is denied by it now is cut.
     pub fn replace(&self, table: Arc<Table>) {
+        self.tables.set(self.tables.get() + 1);
         let before = self.table.replace(table);
         let now = self.table();
         if !before.guards_alike(&now) {
@@ -74,6 +84,11 @@ impl<U: Upstream> Context<U> {
 
     pub(crate) fn draining(&self) -> watch::Receiver<bool> {
         self.draining.subscribe()
+    }
+
+    /// Of the table that is in force.
+    pub(crate) fn table_number(&self) -> u64 {
+        self.tables.get()
     }
 
     pub(crate) fn table(&self) -> Arc<Table> {

@@ -8,15 +8,17 @@ use crate::limits::REPLAY_BYTES;
 use crate::mirror::mirror;
 use crate::record::Record;
 use crate::refusal::{Refusal, grpc_status};
+use crate::restrain::restrain;
 use crate::rule::HttpRule;
 use crate::service::Rules;
 use crate::session::{Held, Session, Upgraded};
 use crate::shaping::{self, Shaped};
 use crate::trace::Trace;
+use crate::traffic::{About, Unusable};
 use crate::tries::{Arrived, Errand, tries};
 use crate::upload::Upload;
 use crate::{Flag, Upstream};
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, SET_COOKIE, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body;
@@ -31,7 +33,7 @@ use trackbed_contract::route::Protocol;
 /// How the answer came about.
 enum Passed<U: Upstream> {
     /// None: the connection goes on without HTTP.
-    Backend(Response<Option<Stream<U>>>),
+    Backend(Response<Option<Box<Stream<U>>>>),
     Here(shaping::Answered),
 }
 
@@ -106,6 +108,16 @@ async fn pass<U: Upstream>(
     };
     record.rule = Some(Arc::clone(rule));
     let begun = Instant::from_std(record.begun());
+    let scope = match session.context.table().scope(&served.service, served.port, rule.name.as_ref()) {
+        Ok(scope) => scope.cloned(),
+        Err(Unusable) => return Err(Refusal::unavailable(Flag::NoRoute, "what is in force for requests to the service is not known")),
+    };
+    if let Some(scope) = &scope {
+        session.asked(scope.most_requests_per_connection);
+        let about =
+            About { client: &session.parties.client, request: &request, path: canonical.merged(&request), route: rule.name.as_ref() };
+        restrain(&session.context, scope, &about, &incoming, record).await?;
+    }
 
     let mut shaped = Shaped::default();
     if let Some(answered) = shaped.apply(&rule.filters, &mut request, &canonical, prefix, served.port) {
@@ -127,14 +139,21 @@ async fn pass<U: Upstream>(
     }
     let upload = (!incoming.is_end_stream()).then(|| {
         let keep = if rule.retry.is_some() { REPLAY_BYTES } else { 0 };
-        Upload::new(incoming, keep, Rc::clone(&record.request_bytes))
+        Upload::new(incoming, keep, scope.as_ref().and_then(|scope| scope.most_body_bytes), Rc::clone(&record.request_bytes))
     });
     for copy in shaped.mirrors.iter().filter(|mirror| mirror.drawn()) {
         mirror(session, copy, &request, &canonical, shaped.path.as_deref(), upload.as_ref());
     }
+    let table = session.context.table();
+    let settings = table.backend(&backend.key.service, backend.key.port);
+    let persistence =
+        scope.as_ref().and_then(|scope| scope.persistence.as_ref()).or(settings.and_then(|settings| settings.persistence.as_ref()));
+    let session_of = persistence.and_then(|persistence| persistence.session(&request.headers));
+    let about = About { client: &session.parties.client, request: &request, path: canonical.merged(&request), route: rule.name.as_ref() };
+    let (hash, cookie) = settings.map_or((None, None), |settings| settings.hash(&about));
     let path = shaped.path.as_deref().or(canonical.path.as_deref());
     for_backend(&mut request, path, http2, &canonical)?;
-    let errand = Errand { rule, backend, request, http2, upgrade: canonical.upgrade.is_some(), upload, begun };
+    let errand = Errand { rule, backend, request, http2, upgrade: canonical.upgrade.is_some(), upload, begun, hash, session: session_of };
     let arrived = match admission {
         None => tries(session, errand, record).await?,
         Some(admission) => {
@@ -148,8 +167,18 @@ async fn pass<U: Upstream>(
         }
     };
     record.answered();
+    if let Some(pass) = record.pass.as_ref().filter(|_| !arrived.answered.response.status().is_server_error()) {
+        pass.answered(Instant::now().into_std());
+    }
+    let session_is = arrived.endpoint.session();
     let mut response = received(session, arrived, (rule, backend), canonical.upgrade.is_some(), record.admission.as_ref())?;
     shaped.response(response.headers_mut());
+    if let Some(cookie) = cookie {
+        response.headers_mut().append(SET_COOKIE, cookie);
+    }
+    if let Some(persistence) = persistence.filter(|_| session_of != Some(session_is)) {
+        persistence.tell(session_is, response.headers_mut());
+    }
     Ok(Passed::Backend(response))
 }
 
@@ -169,7 +198,7 @@ fn received<U: Upstream>(
     (rule, backend): (&Arc<HttpRule>, &Arc<Backend>),
     upgrade: bool,
     admission: Option<&Rc<Admission>>,
-) -> Result<Response<Option<Stream<U>>>, Refusal> {
+) -> Result<Response<Option<Box<Stream<U>>>>, Refusal> {
     let Arrived { answered, endpoint, upload, deadline } = arrived;
     let (mut head, incoming) = answered.response.into_parts();
     if head.headers.contains_key(TRANSFER_ENCODING) && head.headers.contains_key(CONTENT_LENGTH) {
@@ -181,7 +210,7 @@ fn received<U: Upstream>(
     head.version = Version::default();
     if !switched {
         let stream = Stream::new(incoming, answered.lease, endpoint, upload, deadline);
-        return Ok(Response::from_parts(head, Some(stream)));
+        return Ok(Response::from_parts(head, Some(Box::new(stream))));
     }
     let (Some(left), true) = (answered.left, upgrade) else {
         return Err(broken("the backend switched to a protocol that nobody asked for"));

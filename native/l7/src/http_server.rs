@@ -31,7 +31,7 @@ where
         let session = Rc::clone(&requests);
         Box::pin(async move {
             let mut response = exchange(Rc::clone(&session), request).await;
-            if session.context.is_leaving() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            if (session.context.is_leaving() || session.is_spent()) && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(response)
@@ -85,8 +85,9 @@ where
 {
     let mut draining = session.context.draining();
     let client = session.parties.client.address;
+    let requests = Rc::clone(&session);
     let service = service_fn(move |request| {
-        let session = Rc::clone(&session);
+        let session = Rc::clone(&requests);
         async move { Ok::<_, Infallible>(exchange(session, request).await) }
     });
     let mut connection = pin!(
@@ -103,7 +104,7 @@ where
         select! {
             biased;
             served = connection.as_mut() => break served,
-            () = drained(&mut draining), if !told => {
+            () = ended(&mut draining, &session), if !told => {
                 told = true;
                 connection.as_mut().graceful_shutdown();
             }
@@ -115,6 +116,14 @@ where
             tracing::debug!(%client, %cause, "an HTTP/2 connection of a client broke off");
             End::Client
         }
+    }
+}
+
+/// No more requests are wanted: the worker drains, or the connection has had as many as it may.
+async fn ended<U: Upstream>(draining: &mut watch::Receiver<bool>, session: &Session<U>) {
+    select! {
+        () = drained(draining) => {}
+        () = session.spent.notified() => {}
     }
 }
 

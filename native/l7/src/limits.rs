@@ -48,3 +48,7 @@ pub(crate) const LEARNT: usize = 4096;
 pub(crate) const HELLO_BYTES: usize = 16 * 1024;
 /// Each direction of what is carried without HTTP.
 pub(crate) const CARRY_BYTES: usize = 16 * 1024;
+/// Backends whose endpoints one worker remembers something of.
+pub(crate) const BALANCED: usize = 4096;
+/// Requests that one worker holds back on purpose; beyond, there is no delay: a fault that is injected must not become one of the waypoint.
+pub(crate) const DELAYED: usize = 1024;

@@ -130,7 +130,7 @@ fn pattern(text: &str) -> Parsed<Regex> {
     compiled.map_err(|cause| Invalid::because(format!("the pattern {text:?}: {cause}")))
 }
 
-fn first_parameter<'a>(query: &'a str, name: &str) -> Option<Cow<'a, [u8]>> {
+pub(crate) fn first_parameter<'a>(query: &'a str, name: &str) -> Option<Cow<'a, [u8]>> {
     query.split('&').find_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         (*parameter(key) == *name.as_bytes()).then(|| parameter(value))

@@ -1,5 +1,6 @@
 //! Copies of requests for mirrors: they run beside the request, nobody waits for them, and their answers go nowhere.
-use crate::attempt::acquire;
+use crate::attempt::{NotReady, acquire};
+use crate::balancing::observe;
 use crate::canonical::{Canonical, for_backend, is_grpc};
 use crate::exchange::speaks_http2;
 use crate::filter::Mirror;
@@ -19,7 +20,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use tokio::select;
 use tokio::task::spawn_local;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
+use trackbed_balance::Wish;
 
 /// `request` and `path` as the rule's filters left them.
 pub(crate) fn mirror<U: Upstream>(
@@ -65,18 +67,22 @@ pub(crate) fn mirror<U: Upstream>(
 }
 
 async fn send<U: Upstream>(context: &Context<U>, backend: &crate::BackendKey, request: Request<Outgoing>, http2: bool) -> Option<u16> {
-    let endpoint = context.upstream.choose(backend, &[]).ok()?;
-    let observe = |outcome| context.upstream.observe(&endpoint, outcome);
-    let Ok(ready) = acquire(&context.upstream, &context.pool, &endpoint, http2, false).await else {
-        observe(Outcome::Unreachable);
-        return None;
+    let endpoint = context.balancers.choose(context, backend, &Wish::default(), Instant::now().into_std()).ok()?;
+    let told = |outcome| observe(context, backend, &endpoint, outcome, Instant::now().into_std());
+    let ready = match acquire(&context.upstream, &context.pool, &endpoint, http2, false).await {
+        Ok(ready) => ready,
+        Err(NotReady::Open(_)) => return None,
+        Err(NotReady::Failed(_)) => {
+            told(Outcome::Unreachable);
+            return None;
+        }
     };
     let Ok(mut answered) = ready.send(request, false).await else {
-        observe(Outcome::Lost);
+        told(Outcome::Lost);
         return None;
     };
     let status = answered.response.status().as_u16();
-    observe(Outcome::Answered(status));
+    told(Outcome::Answered(status));
     let body = answered.response.body_mut();
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
         frame.ok()?;

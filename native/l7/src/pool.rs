@@ -1,7 +1,8 @@
 //! Connections to endpoints that wait for the next request: the one used last first, so that those too many grow old and go.
 use crate::ConnectError;
-use crate::limits::{IDLE, IDLE_OF_ENDPOINT, IDLE_SWEEP, IDLE_TIME, STREAMS};
-use crate::link::Http1;
+use crate::limits::{IDLE, IDLE_OF_ENDPOINT, IDLE_SWEEP, STREAMS};
+use crate::link::{Http1, Terms};
+use crate::traffic::Wanted;
 use crate::upload::Outgoing;
 use hyper::client::conn::http2;
 use std::cell::{Cell, RefCell};
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::Mutex;
 use tokio::task::spawn_local;
+use tokio::time::timeout;
 
 /// Uid and address: a workload that comes back under another address is reached anew.
 pub(crate) type Key = (Arc<str>, SocketAddr);
@@ -24,16 +26,20 @@ pub(crate) struct Pool<Io> {
 
 /// All connections to one endpoint. Gone from the pool, it takes nothing back.
 pub(crate) struct Place<Io> {
+    key: Key,
     http1: RefCell<Vec<(Http1<Io>, Instant)>>,
     http2: RefCell<Vec<Shared>>,
     /// Held while a shared connection is made: a hundred requests at once need one, not a hundred.
     pub(crate) dialing: Mutex<()>,
     /// How often that failed, and how the last time: those who waited for it have failed with it.
     failures: RefCell<(u64, Option<ConnectError>)>,
+    /// Idle connections are let go where others wait for one.
+    yields: Cell<bool>,
 }
 
 struct Shared {
     sender: http2::SendRequest<Outgoing>,
+    terms: Terms,
     /// One more owner for each stream that is open.
     streams: Rc<()>,
     used: Instant,
@@ -48,7 +54,7 @@ impl<Io: 'static> Pool<Io> {
         if let Some(place) = self.places.borrow().get(key) {
             return Rc::clone(place);
         }
-        let place = Rc::new(Place::new());
+        let place = Rc::new(Place::new(key.clone()));
         self.places.borrow_mut().insert(key.clone(), Rc::clone(&place));
         self.sweep_from_now_on();
         place
@@ -57,9 +63,11 @@ impl<Io: 'static> Pool<Io> {
     /// Newest first. It may have been closed by the other end since.
     pub(crate) fn take(&self, place: &Place<Io>) -> Option<Http1<Io>> {
         loop {
-            let (link, _) = place.http1.borrow_mut().pop()?;
+            let (link, since) = place.http1.borrow_mut().pop()?;
             self.idle.set(self.idle.get() - 1);
-            if !link.sender.is_closed() {
+            let now = Instant::now();
+            if !link.sender.is_closed() && link.terms.lasts(now) && now.saturating_duration_since(since) < link.terms.idle_time() {
+                link.terms.used();
                 return Some(link);
             }
         }
@@ -68,8 +76,14 @@ impl<Io: 'static> Pool<Io> {
     /// After its request. Kept where there is room, and where the endpoint is still one.
     pub(crate) fn give(self: &Rc<Self>, place: &Weak<Place<Io>>, link: Http1<Io>) {
         let Some(place) = place.upgrade() else { return };
-        if link.sender.is_closed() || self.idle.get() >= IDLE || place.http1.borrow().len() >= IDLE_OF_ENDPOINT {
+        let full = self.idle.get() >= IDLE || place.http1.borrow().len() >= IDLE_OF_ENDPOINT;
+        if full || link.sender.is_closed() || !link.terms.lasts(Instant::now()) || link.terms.breaker().is_wanted() {
             return;
+        }
+        if let Some(wanted) = link.terms.breaker().wanted()
+            && !place.yields.replace(true)
+        {
+            spawn_local(yields(Rc::downgrade(self), place.key.clone(), wanted));
         }
         place.http1.borrow_mut().push((link, Instant::now()));
         self.idle.set(self.idle.get() + 1);
@@ -114,10 +128,14 @@ impl<Io: 'static> Pool<Io> {
         for place in self.places.borrow().values() {
             let mut links = place.http1.borrow_mut();
             let before = links.len();
-            links.retain(|(link, since)| !link.sender.is_closed() && now.saturating_duration_since(*since) < IDLE_TIME);
+            links.retain(|(link, since)| {
+                !link.sender.is_closed() && link.terms.lasts(now) && now.saturating_duration_since(*since) < link.terms.idle_time()
+            });
             self.idle.set(self.idle.get() - (before - links.len()));
-            let open = |shared: &Shared| Rc::strong_count(&shared.streams) > 1 || now.saturating_duration_since(shared.used) < IDLE_TIME;
-            place.http2.borrow_mut().retain(|shared| !shared.sender.is_closed() && open(shared));
+            let open = |shared: &Shared| {
+                Rc::strong_count(&shared.streams) > 1 || now.saturating_duration_since(shared.used) < shared.terms.idle_time()
+            };
+            place.http2.borrow_mut().retain(|shared| !shared.sender.is_closed() && shared.terms.lasts(now) && open(shared));
         }
         // Nobody holds it and it holds nothing.
         self.drop_places(|_, place| Rc::strong_count(place) == 1 && Rc::weak_count(place) == 0 && place.is_empty());
@@ -125,8 +143,15 @@ impl<Io: 'static> Pool<Io> {
 }
 
 impl<Io> Place<Io> {
-    fn new() -> Self {
-        Self { http1: RefCell::default(), http2: RefCell::default(), dialing: Mutex::new(()), failures: RefCell::default() }
+    fn new(key: Key) -> Self {
+        Self {
+            key,
+            http1: RefCell::default(),
+            http2: RefCell::default(),
+            dialing: Mutex::new(()),
+            failures: RefCell::default(),
+            yields: Cell::new(false),
+        }
     }
 
     fn is_empty(&self) -> bool {
@@ -136,15 +161,19 @@ impl<Io> Place<Io> {
     /// A shared connection with a stream to spare; the stream is open until what comes with it is dropped.
     pub(crate) fn share(&self) -> Option<(http2::SendRequest<Outgoing>, Rc<()>)> {
         let mut all = self.http2.borrow_mut();
-        all.retain(|shared| !shared.sender.is_closed());
+        let now = Instant::now();
+        // What is let go here ends with its last stream.
+        all.retain(|shared| !shared.sender.is_closed() && shared.terms.lasts(now));
         let shared = all.iter_mut().find(|shared| Rc::strong_count(&shared.streams) <= STREAMS as usize)?;
-        shared.used = Instant::now();
+        shared.used = now;
+        shared.terms.used();
         Some((shared.sender.clone(), Rc::clone(&shared.streams)))
     }
 
-    pub(crate) fn add(&self, sender: http2::SendRequest<Outgoing>) -> (http2::SendRequest<Outgoing>, Rc<()>) {
+    pub(crate) fn add(&self, sender: http2::SendRequest<Outgoing>, terms: Terms) -> (http2::SendRequest<Outgoing>, Rc<()>) {
         let streams = Rc::new(());
-        self.http2.borrow_mut().push(Shared { sender: sender.clone(), streams: Rc::clone(&streams), used: Instant::now() });
+        terms.used();
+        self.http2.borrow_mut().push(Shared { sender: sender.clone(), terms, streams: Rc::clone(&streams), used: Instant::now() });
         (sender, streams)
     }
 
@@ -162,5 +191,17 @@ impl<Io> Place<Io> {
     pub(crate) fn failed_since(&self, before: u64) -> Option<ConnectError> {
         let failures = self.failures.borrow();
         if failures.0 > before { failures.1.clone() } else { None }
+    }
+}
+
+/// Lets an idle connection go whenever a thread waits for one that the backend's limit does not give. Ends with the place.
+async fn yields<Io: 'static>(pool: Weak<Pool<Io>>, key: Key, wanted: Wanted) {
+    loop {
+        let wanted = timeout(IDLE_SWEEP, wanted.again()).await.is_ok();
+        let Some(pool) = pool.upgrade() else { return };
+        let Some(place) = pool.places.borrow().get(&key).cloned() else { return };
+        if wanted {
+            drop(pool.take(&place));
+        }
     }
 }

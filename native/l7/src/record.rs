@@ -3,6 +3,7 @@ use crate::admission::Admission;
 use crate::backend::Backend;
 use crate::rule::HttpRule;
 use crate::trace::Trace;
+use crate::traffic::Pass;
 use crate::{Client, Flag, Report, RequestRecord, Served};
 use http::{HeaderValue, Method, StatusCode, Uri, Version};
 use std::cell::Cell;
@@ -59,6 +60,10 @@ pub(crate) struct Record {
     pub(crate) status: Option<StatusCode>,
     pub(crate) grpc_status: Option<u16>,
     flags: Vec<Flag>,
+    /// That refused it.
+    pub(crate) limited_by: Option<Box<str>>,
+    /// Through the gate of load shedding, until all is over.
+    pub(crate) pass: Option<Pass>,
     pub(crate) retries: u32,
     /// Counted where the body is read.
     pub(crate) request_bytes: Rc<Cell<u64>>,
@@ -87,6 +92,8 @@ impl Record {
             status: None,
             grpc_status: None,
             flags: Vec::new(),
+            limited_by: None,
+            pass: None,
             retries: 0,
             request_bytes: Rc::default(),
             response_bytes: 0,
@@ -142,6 +149,7 @@ impl Drop for Record {
             status: self.status.map_or(0, |status| status.as_u16()),
             grpc_status: self.grpc_status,
             flags: &self.flags,
+            limited_by: self.limited_by.as_deref(),
             retries: self.retries,
             request_id: text(trace.map(|trace| &trace.request_id)),
             traceparent: text(trace.map(|trace| &trace.traceparent)),

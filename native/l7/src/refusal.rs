@@ -1,9 +1,10 @@
 //! Answers of the waypoint itself, where a request goes nowhere: with a status for people, or one for gRPC.
 use crate::Flag;
-use http::header::{CONTENT_TYPE, HeaderName};
+use http::header::{CONTENT_TYPE, HeaderName, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use std::borrow::Cow;
 use std::fmt::Write;
+use std::time::Duration;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Refusal {
@@ -14,14 +15,19 @@ pub(crate) struct Refusal {
     /// Whoever wrote that request may mean something else by what follows it: the connection ends with the answer.
     pub(crate) close: bool,
     pub(crate) header: Option<Box<(HeaderName, HeaderValue)>>,
+    /// When it may be asked again.
+    pub(crate) retry_after: Option<Duration>,
+    /// Instead of what stands for the status.
+    pub(crate) grpc: Option<u16>,
 }
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 impl Refusal {
     pub(crate) fn new(status: StatusCode, flag: Flag, reason: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, flag, reason: reason.into(), close: false, header: None }
+        Self { status, flag, reason: reason.into(), close: false, header: None, retry_after: None, grpc: None }
     }
 
     pub(crate) fn bad_request(reason: &'static str) -> Self {
@@ -48,6 +54,13 @@ impl Refusal {
         if let Some((name, value)) = self.header.as_deref() {
             headers.insert(name, value.clone());
         }
+        if let Some(time) = self.retry_after {
+            // In whole seconds for HTTP, and what clients of gRPC understand.
+            headers.insert(RETRY_AFTER, HeaderValue::from(time.as_secs() + u64::from(time.subsec_nanos() > 0)));
+            if grpc {
+                headers.insert(PUSHBACK, HeaderValue::from(u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1)));
+            }
+        }
         if !grpc {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
             *response.status_mut() = self.status;
@@ -63,7 +76,12 @@ impl Refusal {
     /// As gRPC maps HTTP's statuses, but for a rule whose backends cannot be used, of which GRPCRoute says UNAVAILABLE, and a time that was over,
     /// which is what DEADLINE_EXCEEDED is for.
     fn grpc_status(&self) -> u16 {
+        if let Some(code) = self.grpc {
+            return code;
+        }
         match (self.flag, self.status.as_u16()) {
+            // RESOURCE_EXHAUSTED. The standard's table has UNAVAILABLE for 429, which clients take as leave to try again at once.
+            (Flag::RateLimited | Flag::TooLarge, _) => 8,
             (Flag::Timeout, _) => 4,
             (Flag::NoBackend, _) | (_, 429 | 502..=504) => 14,
             (_, 400 | 500) => 13,

@@ -3,6 +3,7 @@ use crate::{Client, Decided, Served};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+pub use trackbed_balance::{Cause, Ejection};
 
 /// Called on the worker, between two requests: it counts and queues, it does not write.
 pub trait Report: 'static {
@@ -16,6 +17,8 @@ pub trait Report: 'static {
     }
     /// Once for each copy of a request for a mirror.
     fn copied(&self, _served: &Served, _mirror: &crate::BackendKey, _how: Copied) {}
+    /// Once for each endpoint that is spared for a while.
+    fn ejected(&self, _backend: &crate::BackendKey, _ejection: &Ejection) {}
 }
 
 /// What became of a mirror's copy.
@@ -75,6 +78,8 @@ pub struct RequestRecord<'a> {
     /// From headers or trailers.
     pub grpc_status: Option<u16>,
     pub flags: &'a [Flag],
+    /// Name of the rate limit or the load shedding that refused it.
+    pub limited_by: Option<&'a str>,
     /// Beside the first: 0 when nothing was tried again.
     pub retries: u32,
     pub request_id: &'a str,
@@ -138,6 +143,18 @@ pub enum Flag {
     TokenRefused,
     /// UAEX: external authorization does not admit it.
     ExternallyDenied,
+    /// UO: one of the backend's limits is reached.
+    Overflow,
+    /// RL: a rate limit is.
+    RateLimited,
+    /// TL: its body is larger than what is admitted. Envoy has no flag for that either.
+    TooLarge,
+    /// OL: more requests are under way than the service can work on.
+    Overloaded,
+    /// DI: it was held back on purpose.
+    Delayed,
+    /// FI: it was answered with an error on purpose.
+    FaultInjected,
 }
 
 impl Flag {
@@ -156,6 +173,12 @@ impl Flag {
             Self::Denied => "RBAC",
             Self::TokenRefused => "JWT",
             Self::ExternallyDenied => "UAEX",
+            Self::Overflow => "UO",
+            Self::RateLimited => "RL",
+            Self::TooLarge => "TL",
+            Self::Overloaded => "OL",
+            Self::Delayed => "DI",
+            Self::FaultInjected => "FI",
         }
     }
 }

@@ -1,5 +1,7 @@
 //! One connection of a client, from its first byte to its last: what it speaks, and who carries it.
+use crate::attempt::connected;
 use crate::authorize::authorize_connection;
+use crate::balancing::{Chosen, NotChosen, observe};
 use crate::carry::Carried;
 use crate::hello::{Hello, hello};
 use crate::http_server::{serve_http1, serve_http2};
@@ -10,7 +12,7 @@ use crate::service::{Port, Rules};
 use crate::session::Session;
 use crate::stream_rules::StreamRule;
 use crate::telling::{Spoken, spoken};
-use crate::{Client, Context, Endpoint, Flag, Outcome, Served, Upstream};
+use crate::{Client, Context, Flag, Outcome, Served, Upstream};
 use bytes::{Bytes, BytesMut};
 use std::io;
 use std::rc::Rc;
@@ -18,7 +20,9 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::select;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
+use trackbed_balance::Wish;
 use trackbed_contract::route::Protocol;
 
 /// How a connection ended. In every case `io` was dropped: shut down before if the end was orderly, not shut down if it is to be a reset.
@@ -65,8 +69,10 @@ struct Begun<Io, U: Upstream> {
 
 /// Somebody else is there already, or came.
 struct Reached<U: Upstream> {
-    endpoint: Endpoint<U::Detail>,
+    endpoint: Chosen<U::Detail>,
     io: Rewound<U::Io>,
+    /// One of the connections that may be open.
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl<Io, U> Begun<Io, U>
@@ -140,14 +146,14 @@ where
         carried.backend = Some(backend);
         let reached = match reached {
             Some(reached) => Ok(reached),
-            None => reach(&self.session.context.upstream, &backend.key).await,
+            None => reach(&self.session.context, &backend.key).await,
         };
         match reached {
             Err(flag) => {
                 carried.flag = Some(flag);
                 End::Upstream
             }
-            Ok(Reached { endpoint, io }) => {
+            Ok(Reached { endpoint, io, permit: _permit }) => {
                 carried.endpoint = Some((Arc::clone(&endpoint.uid), endpoint.address));
                 carried.carry(Rewound::new(self.read.freeze(), self.io), io).await
             }
@@ -179,7 +185,7 @@ where
     async fn nobody_yet(mut self, port: &Port) -> End {
         let rule = &port.own.stream;
         let Some(backend) = rule.backends.choose() else { return refused(&self.session) };
-        let mut reached = match reach(&self.session.context.upstream, &backend.key).await {
+        let mut reached = match reach(&self.session.context, &backend.key).await {
             Ok(reached) => reached,
             Err(flag) => {
                 let mut carried = Carried::begin(&self.session.parties, None);
@@ -247,22 +253,32 @@ where
     }
 }
 
-async fn reach<U: Upstream>(upstream: &U, backend: &crate::BackendKey) -> Result<Reached<U>, Flag> {
+async fn reach<U: Upstream>(context: &Context<U>, backend: &crate::BackendKey) -> Result<Reached<U>, Flag> {
     let mut avoid = Vec::new();
     loop {
-        let endpoint = upstream.choose(backend, &avoid).map_err(|_| Flag::NoEndpoint)?;
-        match upstream.connect(&endpoint).await {
+        let wish = Wish { avoid: &avoid, ..Wish::default() };
+        let endpoint = context.balancers.choose(context, backend, &wish, Instant::now()).map_err(|none| match none {
+            NotChosen::NoEndpoint(_) => Flag::NoEndpoint,
+            NotChosen::Open(_) => Flag::Overflow,
+        })?;
+        let told = |outcome| observe(context, backend, &endpoint, outcome, Instant::now());
+        let breaker = &endpoint.settings().breaker;
+        let pending = breaker.pending().map_err(|_| Flag::Overflow)?;
+        let permit = breaker.connection().await;
+        let connected = connected(&context.upstream, &endpoint).await;
+        drop(pending);
+        match connected {
             Ok(io) => {
-                upstream.observe(&endpoint, Outcome::Answered(0));
-                return Ok(Reached { endpoint, io: Rewound::new(Bytes::new(), io) });
+                told(Outcome::Answered(0));
+                return Ok(Reached { endpoint, io: Rewound::new(Bytes::new(), io), permit });
             }
             Err(error) => {
                 tracing::debug!(endpoint = %endpoint.uid, %error, "an endpoint was not reached");
-                upstream.observe(&endpoint, Outcome::Unreachable);
+                told(Outcome::Unreachable);
                 if avoid.len() >= UNHEARD_TRIES as usize {
                     return Err(Flag::ConnectFailure);
                 }
-                avoid.push(endpoint.uid);
+                avoid.push(Arc::clone(&endpoint.uid));
             }
         }
     }

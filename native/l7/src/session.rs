@@ -1,18 +1,19 @@
 //! What the requests of one client's connection have in common, and the rules that are in force for it right now.
 use crate::admission::Admission;
 use crate::backend::Backend;
+use crate::balancing::Chosen;
 use crate::guard::Upgrading;
 use crate::record::Parties;
 use crate::rewound::Rewound;
 use crate::rule::HttpRule;
 use crate::service::Port;
 use crate::table::Guard;
-use crate::{Client, Context, Endpoint, Served, Table, Upstream};
+use crate::{Client, Context, Served, Table, Upstream};
 use http::HeaderValue;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 /// A table, and what it says of the port and who guards it; None: nothing is known of the service.
 struct Looked {
@@ -26,6 +27,10 @@ pub(crate) struct Session<U: Upstream> {
     pub(crate) parties: Rc<Parties>,
     /// Looked up again when the table was replaced.
     looked: RefCell<Option<Looked>>,
+    /// Requests that the connection may have; None: without limit.
+    most: Cell<Option<u32>>,
+    asked: Cell<u32>,
+    pub(crate) spent: Notify,
     /// Set by a request whose answer was 101.
     pub(crate) upgraded: RefCell<Option<Upgraded<U>>>,
     /// Of HTTP/1.1: who must be told what became of a wish to upgrade.
@@ -42,7 +47,7 @@ pub(crate) struct Upgraded<U: Upstream> {
 pub(crate) struct Held<U: Upstream> {
     pub(crate) rule: Arc<HttpRule>,
     pub(crate) backend: Arc<Backend>,
-    pub(crate) endpoint: Endpoint<U::Detail>,
+    pub(crate) endpoint: Chosen<U::Detail>,
     /// Of a service that is guarded.
     pub(crate) admission: Option<Rc<Admission>>,
 }
@@ -52,7 +57,31 @@ impl<U: Upstream> Session<U> {
         // An address is always a value.
         let address = HeaderValue::from_str(&client.address.ip().to_string()).unwrap_or_else(|_| HeaderValue::from_static("unknown"));
         let parties = Rc::new(Parties { client, address, served, report: Rc::clone(&context.report) });
-        Rc::new(Self { context, parties, looked: RefCell::default(), upgraded: RefCell::default(), upgrading: Rc::default() })
+        Rc::new(Self {
+            context,
+            parties,
+            looked: RefCell::default(),
+            most: Cell::new(None),
+            asked: Cell::new(0),
+            spent: Notify::new(),
+            upgraded: RefCell::default(),
+            upgrading: Rc::default(),
+        })
+    }
+
+    /// A request on a connection that may have so many.
+    pub(crate) fn asked(&self, most: Option<u32>) {
+        self.asked.set(self.asked.get().saturating_add(1));
+        let least = self.most.get().into_iter().chain(most).min();
+        self.most.set(least);
+        if self.is_spent() {
+            self.spent.notify_one();
+        }
+    }
+
+    /// There may be no more requests on it.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.most.get().is_some_and(|most| self.asked.get() >= most)
     }
 
     /// None: nothing is known of the service any more.

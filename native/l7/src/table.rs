@@ -1,9 +1,12 @@
 //! Everything that this waypoint knows of what it serves: one immutable table, replaced as a whole and shared by all workers.
+use crate::RouteName;
 use crate::access::{Access, OF_PODS};
 use crate::service::Service;
+use crate::traffic::{BackendSettings, LimitSeen, Scope, Traffic, Unusable};
 use prost::Message;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 use trackbed_contract::route;
 
 /// Empty at first: nothing is served then, everything is refused.
@@ -11,6 +14,7 @@ use trackbed_contract::route;
 pub struct Table {
     services: HashMap<Arc<str>, Arc<Service>>,
     accesses: HashMap<Arc<str>, Arc<Access>>,
+    traffic: Traffic,
 }
 
 /// What a resource is.
@@ -20,6 +24,9 @@ pub enum Kind {
     Routes,
     /// proto/authorization.proto
     Access,
+    /// proto/traffic.proto
+    BackendSettings,
+    RequestSettings,
 }
 
 /// Who decides about the requests for a service, beside its routes.
@@ -31,7 +38,7 @@ pub(crate) enum Guard {
     Unknown,
 }
 
-/// A resource that is not as its proto says. Of routes, what was in force for the service before still is; of access, everything is denied.
+/// A resource that is not as its proto says. Of access, everything is denied then; of the rest, what was in force before still is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejected {
     pub kind: Kind,
@@ -52,6 +59,8 @@ impl Table {
             match kind {
                 Kind::Routes => drop(next.services.remove(name)),
                 Kind::Access => drop(next.accesses.remove(name)),
+                Kind::BackendSettings => next.traffic.remove_backend(name),
+                Kind::RequestSettings => next.traffic.remove_requests(name),
             }
         }
         let mut rejected = Vec::new();
@@ -60,6 +69,7 @@ impl Table {
                 rejected.push(Rejected { kind, name: name.into(), reason });
             }
         }
+        next.traffic.forget_unused();
         (next, rejected)
     }
 
@@ -75,15 +85,18 @@ impl Table {
                 self.accesses.insert(name.into(), Arc::new(access));
                 return rejected;
             }
+            Kind::BackendSettings => self.traffic.upsert_backend(name, body, Instant::now())?,
+            Kind::RequestSettings => self.traffic.upsert_requests(name, body, Instant::now())?,
         }
         Ok(())
     }
 
-    /// Without what stands in place of access that was rejected.
+    /// Without what stands in place of access and settings that were rejected.
     #[must_use]
     pub fn without_unusable(&self) -> Self {
         let mut next = self.clone();
         next.accesses.retain(|_, access| access.usable);
+        next.traffic.forget_unusable();
         next
     }
 
@@ -115,6 +128,21 @@ impl Table {
             None if is_service && self.services.get(name).is_some_and(|service| !service.guarded) => Guard::Nobody,
             None => Guard::Unknown,
         }
+    }
+
+    /// What is counted, and how it stands.
+    pub fn limits(&self) -> impl Iterator<Item = LimitSeen<'_>> {
+        self.traffic.limits()
+    }
+
+    /// None: nothing is said of its requests.
+    pub(crate) fn scope(&self, service: &str, port: u16, route: Option<&RouteName>) -> Result<Option<&Arc<Scope>>, Unusable> {
+        self.traffic.scope(service, port, route)
+    }
+
+    /// None: the usual ones.
+    pub(crate) fn backend(&self, service: &str, port: u16) -> Option<&Arc<BackendSettings>> {
+        self.traffic.backend(service, port)
     }
 
     /// None: nothing was ever said of it that could be used, so it is refused.

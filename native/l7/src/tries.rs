@@ -1,13 +1,16 @@
 //! The tries of one request: an endpoint for each, the time that it has, and what follows from how it went.
-use crate::attempt::{Answered, Failure, acquire};
+use crate::attempt::{Answered, Failure, NotReady, acquire};
 use crate::backend::Backend;
+use crate::balancing::{Chosen, NotChosen, observe};
 use crate::record::Record;
 use crate::refusal::Refusal;
+use crate::restrain::too_large;
 use crate::retry::{Met, Verdict, verdict};
 use crate::rule::HttpRule;
 use crate::session::Session;
+use crate::traffic::Open;
 use crate::upload::{Outgoing, Upload};
-use crate::{ConnectError, Endpoint, Flag, NoEndpoint, Outcome, Upstream};
+use crate::{ConnectError, Flag, NoEndpoint, Outcome, Upstream};
 use http::request::Parts;
 use http::{Request, StatusCode};
 use http_body::Body;
@@ -16,6 +19,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
+use trackbed_balance::Wish;
 
 /// What is to be brought, and whereto.
 pub(crate) struct Errand<'a> {
@@ -27,11 +31,14 @@ pub(crate) struct Errand<'a> {
     /// None: no body.
     pub(crate) upload: Option<Rc<RefCell<Upload>>>,
     pub(crate) begun: Instant,
+    /// Who should have it.
+    pub(crate) hash: Option<u64>,
+    pub(crate) session: Option<u64>,
 }
 
 pub(crate) struct Arrived<U: Upstream> {
     pub(crate) answered: Answered<U::Io>,
-    pub(crate) endpoint: Endpoint<U::Detail>,
+    pub(crate) endpoint: Chosen<U::Detail>,
     pub(crate) upload: Option<Rc<RefCell<Upload>>>,
     /// For the last byte of the answer.
     pub(crate) deadline: Option<Instant>,
@@ -41,6 +48,8 @@ pub(crate) struct Arrived<U: Upstream> {
 enum Tried<Io: 'static> {
     Answered(Answered<Io>),
     Unreached(ConnectError),
+    /// One of the backend's limits is reached.
+    Open(Open),
     /// On a connection that others used before, and that was closed before the request was on it.
     Stale,
     Refused,
@@ -51,7 +60,7 @@ enum Tried<Io: 'static> {
 }
 
 pub(crate) async fn tries<U: Upstream>(session: &Session<U>, errand: Errand<'_>, record: &mut Record) -> Result<Arrived<U>, Refusal> {
-    let Errand { rule, backend, request, http2, upgrade, upload, begun } = errand;
+    let Errand { rule, backend, request, http2, upgrade, upload, begun, hash, session: having } = errand;
     let context = &session.context;
     let whole = rule.request_timeout.map(|time| begun + time);
     if rule.retry.is_some() {
@@ -71,8 +80,11 @@ pub(crate) async fn tries<U: Upstream>(session: &Session<U>, errand: Errand<'_>,
     let mut count = 0;
     // After a connection of the pool turned out to be closed: once, and on a new one.
     let mut fresh = false;
+    // Held while a second or further try is under way.
+    let mut _retrying = None;
     loop {
-        let endpoint = context.upstream.choose(&backend.key, &avoid).map_err(no_endpoint)?;
+        let wish = Wish { hash, session: having, avoid: &avoid };
+        let endpoint = context.balancers.choose(context, &backend.key, &wish, Instant::now().into_std()).map_err(not_chosen)?;
         record.endpoint = Some((Arc::clone(&endpoint.uid), endpoint.address));
         let deadline = earlier(whole, rule.backend_timeout.map(|time| Instant::now() + time));
         let one = once(session, &endpoint, &mut head, upload.as_ref(), How { http2, upgrade, fresh, keep });
@@ -81,6 +93,9 @@ pub(crate) async fn tries<U: Upstream>(session: &Session<U>, errand: Errand<'_>,
             None => Some(one.await),
         };
         let replayable = head.is_some() && upload.as_ref().is_none_or(|upload| upload.borrow().can_be_sent_again());
+        if upload.as_ref().is_some_and(|upload| upload.borrow().too_large()) && !matches!(tried, Some(Tried::Answered(_))) {
+            return Err(too_large());
+        }
         if upload.as_ref().is_some_and(|upload| upload.borrow().failed()) && !matches!(tried, Some(Tried::Answered(_))) {
             return Err(Refusal::new(StatusCode::BAD_REQUEST, Flag::ClientGone, "the request's body broke off"));
         }
@@ -102,23 +117,29 @@ pub(crate) async fn tries<U: Upstream>(session: &Session<U>, errand: Errand<'_>,
                 tracing::debug!(endpoint = %endpoint.uid, %error, "an endpoint was not reached");
                 (Met::Unheard, Outcome::Unreachable)
             }
+            Some(Tried::Open(open)) => return Err(overflow(open)),
             Some(Tried::Refused) if replayable => (Met::Unheard, Outcome::Lost),
             Some(Tried::Refused | Tried::Lost { .. }) => (Met::Lost, Outcome::Lost),
             None => (Met::Status(StatusCode::GATEWAY_TIMEOUT), Outcome::Lost),
         };
-        context.upstream.observe(&endpoint, outcome);
-        let late = whole.is_some_and(|whole| whole <= Instant::now());
+        let now = Instant::now();
+        observe(context, &backend.key, &endpoint, outcome, now.into_std());
+        let late = whole.is_some_and(|whole| whole <= now);
         let verdict = if late { Verdict::Final } else { verdict(met, rule.retry.as_ref(), count, replayable) };
         let again = match verdict {
-            Verdict::Again { pause, free } if free || context.budgets.retry(&session.parties.served, std::time::Instant::now()) => {
-                Some(pause)
-            }
+            Verdict::Again { pause, free } if free || context.budgets.retry(&session.parties.served, now.into_std()) => Some(pause),
             Verdict::Again { .. } | Verdict::Exhausted => {
                 record.flag(Flag::RetriesExceeded);
                 None
             }
             Verdict::Final => None,
         };
+        let counted = again.map(|_| endpoint.settings().breaker.retry()).transpose();
+        let again = again.filter(|_| counted.is_ok());
+        match counted {
+            Ok(counted) => _retrying = counted,
+            Err(_) => record.flag(Flag::Overflow),
+        }
         let Some(pause) = again else { return end(tried, endpoint, upload, deadline) };
         if let Some(Tried::Answered(mut answered)) = tried
             && answered.response.body().is_end_stream()
@@ -126,7 +147,8 @@ pub(crate) async fn tries<U: Upstream>(session: &Session<U>, errand: Errand<'_>,
             answered.lease.give_back();
         }
         wait(pause, whole).await?;
-        avoid.push(endpoint.uid);
+        avoid.push(Arc::clone(&endpoint.uid));
+        drop(endpoint);
         count += 1;
         record.retries += 1;
     }
@@ -152,7 +174,7 @@ enum Keep {
 /// `head` is gone afterwards if it cannot be sent again.
 async fn once<U: Upstream>(
     session: &Session<U>,
-    endpoint: &Endpoint<U::Detail>,
+    endpoint: &Chosen<U::Detail>,
     head: &mut Option<Parts>,
     upload: Option<&Rc<RefCell<Upload>>>,
     how: How,
@@ -160,9 +182,13 @@ async fn once<U: Upstream>(
     let context = &session.context;
     let ready = match acquire(&context.upstream, &context.pool, endpoint, how.http2, how.fresh).await {
         Ok(ready) => ready,
-        Err(error) => return Tried::Unreached(error),
+        Err(NotReady::Failed(error)) => return Tried::Unreached(error),
+        Err(NotReady::Open(open)) => return Tried::Open(open),
     };
     let reused = ready.reused;
+    if !reused {
+        endpoint.sent(Instant::now().into_std());
+    }
     let copy = match how.keep {
         Keep::Always => head.clone(),
         Keep::Reused if reused => head.clone(),
@@ -196,12 +222,13 @@ fn is_refused(cause: &hyper::Error) -> bool {
 
 fn end<U: Upstream>(
     tried: Option<Tried<U::Io>>,
-    endpoint: Endpoint<U::Detail>,
+    endpoint: Chosen<U::Detail>,
     upload: Option<Rc<RefCell<Upload>>>,
     deadline: Option<Instant>,
 ) -> Result<Arrived<U>, Refusal> {
     match tried {
         Some(Tried::Answered(answered)) => Ok(Arrived { answered, endpoint, upload, deadline }),
+        Some(Tried::Open(open)) => Err(overflow(&open)),
         Some(Tried::Unreached(_)) => Err(Refusal::unavailable(Flag::ConnectFailure, "the backend cannot be reached")),
         Some(Tried::Lost { parse: true, .. }) => {
             Err(Refusal::new(StatusCode::BAD_GATEWAY, Flag::UpstreamProtocolError, "the backend's answer is malformed"))
@@ -223,15 +250,17 @@ async fn wait(pause: Duration, whole: Option<Instant>) -> Result<(), Refusal> {
     Ok(())
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "as map_err wants it")]
-fn no_endpoint(none: NoEndpoint) -> Refusal {
-    Refusal::unavailable(
-        Flag::NoEndpoint,
-        match none {
-            NoEndpoint::Unknown => "the backend's service is not known",
-            NoEndpoint::None => "the backend has no endpoint",
-        },
-    )
+fn not_chosen(none: NotChosen) -> Refusal {
+    match none {
+        NotChosen::NoEndpoint(NoEndpoint::Unknown) => Refusal::unavailable(Flag::NoEndpoint, "the backend's service is not known"),
+        NotChosen::NoEndpoint(NoEndpoint::None) => Refusal::unavailable(Flag::NoEndpoint, "the backend has no endpoint"),
+        NotChosen::Open(open) => overflow(&open),
+    }
+}
+
+fn overflow(open: &Open) -> Refusal {
+    tracing::debug!(%open, "a request was not sent on");
+    Refusal::unavailable(Flag::Overflow, "too much is under way at the backend")
 }
 
 fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {

@@ -23,6 +23,8 @@ pub(crate) enum Outgoing {
 pub(crate) enum UploadError {
     #[error("the client's body broke off: {0}")]
     Client(#[source] hyper::Error),
+    #[error("the client's body is larger than what is admitted")]
+    TooLarge,
     #[error("another try has taken the body over")]
     TakenOver,
     #[error("the mirror does not keep up with the client")]
@@ -36,6 +38,9 @@ pub(crate) struct Upload {
     total: SizeHint,
     kept: Vec<Piece>,
     kept_bytes: usize,
+    /// How large it may be.
+    most: u64,
+    too_large: bool,
     /// How much may be kept.
     keep: usize,
     /// Something was read that is not kept.
@@ -66,14 +71,16 @@ enum Piece {
 }
 
 impl Upload {
-    /// `keep`: bytes that may be kept for another try; 0 where none is wanted.
-    pub(crate) fn new(incoming: Incoming, keep: usize, bytes: Rc<Cell<u64>>) -> Rc<RefCell<Self>> {
+    /// `keep`: bytes that may be kept for another try; 0 where none is wanted. `most`: bytes that there may be; None: without limit.
+    pub(crate) fn new(incoming: Incoming, keep: usize, most: Option<u64>, bytes: Rc<Cell<u64>>) -> Rc<RefCell<Self>> {
         let total = incoming.size_hint();
         let upload = Self {
             incoming,
             total,
             kept: Vec::new(),
             kept_bytes: 0,
+            most: most.unwrap_or(u64::MAX),
+            too_large: false,
             keep,
             lost: false,
             tries: 0,
@@ -92,6 +99,11 @@ impl Upload {
     /// The client's side broke off.
     pub(crate) fn failed(&self) -> bool {
         self.failed
+    }
+
+    /// There was more of it than there may be.
+    pub(crate) fn too_large(&self) -> bool {
+        self.too_large
     }
 
     /// Everything was read. Without that, the backend's connection is still busy with it.
@@ -135,6 +147,11 @@ impl Upload {
                 Err(frame) => Piece::Trailers(frame.into_trailers().unwrap_or_default()),
             },
         };
+        if self.bytes.get() + piece.len() as u64 > self.most {
+            (self.failed, self.too_large) = (true, true);
+            self.end_copies(|()| Err(UploadError::GivenUp));
+            return Poll::Ready(Some(Err(UploadError::TooLarge)));
+        }
         self.bytes.set(self.bytes.get() + piece.len() as u64);
         self.copies.iter().for_each(|copy| copy.borrow_mut().push(piece.clone()));
         if self.incoming.is_end_stream() {

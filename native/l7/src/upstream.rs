@@ -2,6 +2,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
+pub use trackbed_balance::Member;
 
 /// A service that requests go to, as the routes name it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -53,14 +54,23 @@ pub trait Upstream: 'static {
     /// Dropped without a shutdown, it is a reset.
     type Io: AsyncRead + AsyncWrite + Unpin + 'static;
     type Detail: 'static;
+    /// Who could be asked for one backend, as of some moment.
+    type Candidates: 'static;
 
-    /// Cheap: called for each request and each try. Those in `avoid` (uids) were tried by this request already; one of them is chosen only when
-    /// there is nothing else.
-    fn choose(&self, backend: &BackendKey, avoid: &[Arc<str>]) -> Result<Endpoint<Self::Detail>, NoEndpoint>;
+    /// Asked for once, and again when they are not current any more.
+    fn candidates(&self, backend: &BackendKey) -> Result<Self::Candidates, NoEndpoint>;
+
+    /// Whether they still are who could be asked. Cheap: called for each try.
+    fn are_current(&self, backend: &BackendKey, candidates: &Self::Candidates) -> bool;
+
+    fn members<'a>(&self, candidates: &'a Self::Candidates) -> &'a [Member];
+
+    /// The one of this index. None: it cannot be reached as things are now.
+    fn endpoint(&self, candidates: &Self::Candidates, index: usize) -> Option<Endpoint<Self::Detail>>;
 
     /// Bounded in time by the implementation.
     fn connect(&self, endpoint: &Endpoint<Self::Detail>) -> impl Future<Output = Result<Self::Io, ConnectError>>;
 
     /// Called once for each try that an endpoint was chosen for, unless the client went away first.
-    fn observe(&self, endpoint: &Endpoint<Self::Detail>, outcome: Outcome);
+    fn observe(&self, _endpoint: &Endpoint<Self::Detail>, _outcome: Outcome) {}
 }

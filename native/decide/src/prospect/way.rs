@@ -10,13 +10,14 @@ use trackbed_contract::tables::errors;
 
 use super::{MOST_WAYS, Resolution};
 use crate::authority::{Authority, Host};
+use crate::candidates::{Candidates, candidates};
 use crate::explain::{Judged, Judgement, Verdict, explain_inbound};
 use crate::inbound::{inbound_plain, inbound_tunnel, relay_inbound};
 use crate::local::LocalPod;
 use crate::outbound::{Chooser, Outbound, Tunnel};
 use crate::refusal::Refusal;
 use crate::resource::{Protocol, Workload};
-use crate::waypoint::{backend, inbound_waypoint};
+use crate::waypoint::inbound_waypoint;
 use crate::world::World;
 
 /// Of several waypoints each connection takes one at random: asked this often, each is met although one has a share of a few percent.
@@ -93,6 +94,27 @@ pub(super) fn every(most: usize, mut ask: impl FnMut(&mut Chooser<'_>) -> Outbou
     found
 }
 
+/// From a waypoint on, to each that it could ask.
+fn behind(world: &World, candidates: Result<Candidates, Refusal>) -> Found<Outbound> {
+    let mut found = Found { ways: Vec::new(), more: false, refusal: None };
+    match candidates {
+        Err(refusal) => found.refusal = Some(refusal),
+        Ok(candidates) => {
+            for index in 0..candidates.members().len() {
+                match candidates.reach(world, index) {
+                    Outbound::Refuse(refusal) => found.refusal = Some(refusal),
+                    _ if found.ways.len() == MOST_WAYS => {
+                        found.more = true;
+                        break;
+                    }
+                    way => found.ways.push(way),
+                }
+            }
+        }
+    }
+    found
+}
+
 /// From outside the mesh: to whom the cluster's own forwarding may bring it.
 pub(super) fn plain(world: &World, resolution: &Resolution, from: Option<IpAddr>, destination: SocketAddr, most: usize) -> Found<Way> {
     let from = from.unwrap_or(destination.ip());
@@ -151,7 +173,7 @@ impl Way {
             Ok(served) => served,
             Err(refusal) => return Self { judgement: Judgement::of(Err(&refusal)), ..way },
         };
-        let found = every(MOST_WAYS, |chooser| backend(&there, &pod, &served.service.key, served.port, chooser));
+        let found = behind(&there, candidates(&there, &pod, &served.service.key, served.port));
         let own = tunnel.endpoint.address_like(from).unwrap_or(from);
         let found = found.map(|outcome| Self::of(world, &tunnel.endpoint, own, &outcome));
         let judgement = match found.refusal.filter(|_| found.ways.is_empty()) {

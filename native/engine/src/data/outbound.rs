@@ -235,13 +235,10 @@ pub(super) struct Counted {
 
 impl Counted {
     pub(super) fn open(thread: &Rc<Thread>, uid: Arc<str>) -> Self {
-        thread.load.borrow_mut().succeeded(&uid);
-        Self::begin(thread, uid)
-    }
-
-    /// Of what has still to succeed.
-    pub(super) fn begin(thread: &Rc<Thread>, uid: Arc<str>) -> Self {
-        thread.load.borrow_mut().opened(&uid);
+        let mut load = thread.load.borrow_mut();
+        load.succeeded(&uid);
+        load.opened(&uid);
+        drop(load);
         Self { thread: Rc::clone(thread), uid }
     }
 }

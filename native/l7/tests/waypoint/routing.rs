@@ -2,6 +2,7 @@
 use crate::support::*;
 use std::collections::HashMap;
 use trackbed_contract::route::{self, Protocol};
+use trackbed_contract::traffic;
 use trackbed_l7::{End, Flag};
 
 #[test]
@@ -83,6 +84,7 @@ fn requests_on_one_connection_spread_over_endpoints_and_reuse_connections() {
         for backend in &all {
             waypoint.backend(SERVICE, backend);
         }
+        waypoint.balanced(SERVICE, traffic::Algorithm::RoundRobin);
         let mut client = waypoint.http1().await;
         for _ in 0..30 {
             client.get("/").await;

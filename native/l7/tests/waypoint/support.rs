@@ -19,10 +19,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{LocalSet, spawn_local};
 use trackbed_contract::authorization::Access;
-use trackbed_contract::{Identity, route};
+use trackbed_contract::{Identity, route, traffic};
 use trackbed_l7::{
-    BackendKey, Client, ConnectError, Context, Copied, Decided, Endpoint, Flag, Kind, NoEndpoint, Outcome, Report, RequestRecord, Served,
-    StreamRecord, Table, Upstream, serve,
+    BackendKey, Client, ConnectError, Context, Copied, Decided, Endpoint, Flag, Kind, Member, NoEndpoint, Outcome, Report, RequestRecord,
+    Served, StreamRecord, Table, Upstream, serve,
 };
 
 /// Far more than any of these takes.
@@ -57,7 +57,6 @@ type Known = (Arc<str>, SocketAddr);
 #[derive(Default)]
 pub(crate) struct Endpoints {
     of: RefCell<HashMap<BackendKey, Vec<Known>>>,
-    turn: Cell<usize>,
     pub(crate) connects: Cell<usize>,
     pub(crate) observed: RefCell<Vec<(String, Outcome)>>,
     /// Requests that hold an endpoint.
@@ -72,22 +71,37 @@ impl Drop for Holding {
     }
 }
 
+pub(crate) struct Candidates {
+    known: Vec<Known>,
+    members: Vec<Member>,
+}
+
 #[derive(Clone)]
 pub(crate) struct Plain(pub(crate) Rc<Endpoints>);
 
 impl Upstream for Plain {
     type Io = TcpStream;
     type Detail = Holding;
+    type Candidates = Candidates;
 
-    fn choose(&self, backend: &BackendKey, avoid: &[Arc<str>]) -> Result<Endpoint<Holding>, NoEndpoint> {
-        let of = self.0.of.borrow();
-        let all = of.get(backend).ok_or(NoEndpoint::Unknown)?;
-        let fresh: Vec<_> = all.iter().filter(|(uid, _)| !avoid.contains(uid)).collect();
-        let from = if fresh.is_empty() { all.iter().collect() } else { fresh };
-        self.0.turn.set(self.0.turn.get() + 1);
-        let (uid, address) = from.get(self.0.turn.get() % from.len().max(1)).ok_or(NoEndpoint::None)?;
+    fn candidates(&self, backend: &BackendKey) -> Result<Candidates, NoEndpoint> {
+        let known = self.0.of.borrow().get(backend).cloned().ok_or(NoEndpoint::Unknown)?;
+        let members = known.iter().map(|(uid, _)| Member { uid: Arc::clone(uid), weight: 1, rank: 0 }).collect();
+        Ok(Candidates { known, members })
+    }
+
+    fn are_current(&self, backend: &BackendKey, candidates: &Candidates) -> bool {
+        self.0.of.borrow().get(backend) == Some(&candidates.known)
+    }
+
+    fn members<'a>(&self, candidates: &'a Candidates) -> &'a [Member] {
+        &candidates.members
+    }
+
+    fn endpoint(&self, candidates: &Candidates, index: usize) -> Option<Endpoint<Holding>> {
+        let (uid, address) = &candidates.known[index];
         self.0.held.set(self.0.held.get() + 1);
-        Ok(Endpoint { uid: Arc::clone(uid), address: *address, detail: Holding(Rc::clone(&self.0.held)) })
+        Some(Endpoint { uid: Arc::clone(uid), address: *address, detail: Holding(Rc::clone(&self.0.held)) })
     }
 
     async fn connect(&self, endpoint: &Endpoint<Holding>) -> Result<TcpStream, ConnectError> {
@@ -110,6 +124,7 @@ pub(crate) struct Told {
     pub(crate) status: u16,
     pub(crate) grpc_status: Option<u16>,
     pub(crate) flags: Vec<Flag>,
+    pub(crate) limited_by: Option<String>,
     pub(crate) retries: u32,
     pub(crate) request_bytes: u64,
     pub(crate) response_bytes: u64,
@@ -144,6 +159,7 @@ impl Report for Notes {
             status: record.status,
             grpc_status: record.grpc_status,
             flags: record.flags.to_vec(),
+            limited_by: record.limited_by.map(Into::into),
             retries: record.retries,
             request_bytes: record.request_bytes,
             response_bytes: record.response_bytes,
@@ -161,6 +177,7 @@ impl Report for Notes {
             status: 0,
             grpc_status: None,
             flags: record.flags.to_vec(),
+            limited_by: None,
             retries: 0,
             request_bytes: record.received_bytes,
             response_bytes: record.sent_bytes,
@@ -181,6 +198,7 @@ pub(crate) struct Waypoint {
     pub(crate) context: Rc<Context<Plain>>,
     pub(crate) endpoints: Rc<Endpoints>,
     pub(crate) ledger: Rc<Ledger>,
+    table: RefCell<Table>,
     ends: Rc<RefCell<Vec<trackbed_l7::End>>>,
     namespace: Rc<RefCell<String>>,
 }
@@ -196,7 +214,7 @@ pub(crate) async fn waypoint(port: route::Port) -> Waypoint {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (ends, namespace) = (Rc::<RefCell<Vec<_>>>::default(), Rc::new(RefCell::new("shop".to_owned())));
-    let waypoint = Waypoint { address, context, endpoints, ledger, ends, namespace };
+    let waypoint = Waypoint { address, context, endpoints, ledger, table: RefCell::default(), ends, namespace };
     waypoint.replace(port);
     let (context, ends, namespace) = (Rc::clone(&waypoint.context), Rc::clone(&waypoint.ends), Rc::clone(&waypoint.namespace));
     spawn_local(async move {
@@ -217,9 +235,41 @@ pub(crate) async fn waypoint(port: route::Port) -> Waypoint {
 impl Waypoint {
     pub(crate) fn replace(&self, port: route::Port) {
         let routes = route::Routes { service: SERVICE.into(), ports: vec![port], guarded: false };
-        let (table, rejected) = Table::default().apply([(Kind::Routes, SERVICE, routes.encode_to_vec().as_slice())], []);
+        *self.table.borrow_mut() = Table::default();
+        self.apply(Kind::Routes, SERVICE, &routes.encode_to_vec());
+    }
+
+    /// Beside what is in force.
+    pub(crate) fn apply(&self, kind: Kind, name: &str, body: &[u8]) {
+        let (table, rejected) = self.table.borrow().apply([(kind, name, body)], []);
         assert_eq!(rejected, []);
+        self.table.replace(table.clone());
         self.context.replace(Arc::new(table));
+    }
+
+    pub(crate) fn backend_settings(&self, service: &str, port: traffic::BackendPort) {
+        let settings = traffic::BackendSettings { service: service.into(), ports: vec![port] };
+        self.apply(Kind::BackendSettings, service, &settings.encode_to_vec());
+    }
+
+    pub(crate) fn balanced(&self, service: &str, algorithm: traffic::Algorithm) {
+        let load_balancer = Some(traffic::LoadBalancer { algorithm: algorithm.into(), ..Default::default() });
+        self.backend_settings(service, traffic::BackendPort { load_balancer, ..Default::default() });
+    }
+
+    /// Why they were.
+    pub(crate) fn rejected_request_settings(&self, scope: traffic::RequestScope) -> String {
+        let settings = traffic::RequestSettings { service: SERVICE.into(), scopes: vec![scope] }.encode_to_vec();
+        let (table, rejected) = self.table.borrow().apply([(Kind::RequestSettings, SERVICE, settings.as_slice())], []);
+        self.table.replace(table.clone());
+        self.context.replace(Arc::new(table));
+        rejected.into_iter().map(|rejected| rejected.reason).collect()
+    }
+
+    /// For every request.
+    pub(crate) fn request_settings(&self, scope: traffic::RequestScope) {
+        let settings = traffic::RequestSettings { service: SERVICE.into(), scopes: vec![scope] };
+        self.apply(Kind::RequestSettings, SERVICE, &settings.encode_to_vec());
     }
 
     /// The same, and what guards it; None: it is not known yet.

@@ -1,18 +1,17 @@
 //! How a waypoint reaches backends: an endpoint for each request by the mesh's own decision, and a connection under the waypoint's identity.
+use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::time::Instant;
 
 use trackbed_contract::tables::errors;
-use trackbed_decide::{Chooser, Outbound, Plain, Relay, Tunnel, backend, recheck_outbound};
+use trackbed_decide::{Candidates, Outbound, Plain, Relay, Tunnel, World, candidates, recheck_outbound};
 use trackbed_hbone::headers::{Forwarded, TraceParent};
 use trackbed_hbone::{ConnectRequest, Target};
-use trackbed_l7::{BackendKey, ConnectError, Endpoint, NoEndpoint, Outcome, Upstream};
+use trackbed_l7::{BackendKey, ConnectError, Endpoint, Member, NoEndpoint, Upstream};
 use trackbed_netns::socket::Peer;
 
 use super::carrier::Carrier;
-use crate::data::outbound::Counted;
 use crate::data::station::Station;
 use crate::data::{Thread, dial, hold};
 use crate::worker::shared::Pod;
@@ -22,13 +21,15 @@ pub(crate) struct Backends {
     station: Weak<Station>,
 }
 
-/// How an endpoint is reached, and that a request is under way to it.
-pub(crate) struct Way {
-    path: Path,
-    _counted: Counted,
+/// Who could be asked, and of what they were made: as long as that is the same, nothing can have changed.
+pub(crate) struct Asked {
+    candidates: Candidates,
+    pod: Arc<Pod>,
+    world: RefCell<std::sync::Weak<Option<World>>>,
 }
 
-enum Path {
+/// How an endpoint is reached.
+pub(crate) enum Way {
     Tunnel(Box<Tunnel>),
     Plain(Box<Plain>),
 }
@@ -41,22 +42,6 @@ impl Backends {
     /// The waypoint's own pod, as the control thread has it now.
     fn pod(&self) -> Option<Arc<Pod>> {
         Some(self.thread.published(&*self.station.upgrade()?))
-    }
-
-    fn decide(&self, pod: &Pod, key: &BackendKey, exclude: &[Arc<str>]) -> Result<Path, &'static str> {
-        let snapshot = self.thread.shared.world.load();
-        let world = snapshot.as_ref().as_ref().ok_or(errors::WORKLOAD_UNKNOWN)?;
-        let load = self.thread.load.borrow();
-        let mut rng = fastrand::Rng::new();
-        let mut chooser = Chooser { rng: &mut rng, load: &load, now: Instant::now(), exclude };
-        match backend(world, &pod.local, &key.service, key.port, &mut chooser) {
-            Outbound::Tunnel(tunnel) | Outbound::Relay(Relay { tunnel, .. }) => Ok(Path::Tunnel(Box::new(tunnel))),
-            Outbound::Plain(plain) => Ok(Path::Plain(Box::new(plain))),
-            Outbound::Refuse(refusal) => {
-                tracing::debug!(target: "waypoint", backend = %key.service, port = key.port, code = refusal.code, reason = refusal.reason, "no endpoint");
-                Err(refusal.code)
-            }
-        }
     }
 
     async fn tunnel(&self, pod: &Arc<Pod>, tunnel: &Tunnel) -> Result<Carrier, ConnectError> {
@@ -98,35 +83,60 @@ impl Backends {
 impl Upstream for Backends {
     type Io = Carrier;
     type Detail = Way;
+    type Candidates = Asked;
 
-    fn choose(&self, key: &BackendKey, avoid: &[Arc<str>]) -> Result<Endpoint<Way>, NoEndpoint> {
+    fn candidates(&self, key: &BackendKey) -> Result<Asked, NoEndpoint> {
         let pod = self.pod().ok_or(NoEndpoint::None)?;
-        let path = self.decide(&pod, key, avoid).or_else(|code| match code {
-            errors::SERVICE_NO_ENDPOINT if !avoid.is_empty() => self.decide(&pod, key, &[]),
-            code => Err(code),
-        });
-        let path = path.map_err(|code| if code == errors::SERVICE_NO_PORT { NoEndpoint::Unknown } else { NoEndpoint::None })?;
-        let (uid, address) = match &path {
-            Path::Tunnel(tunnel) => (Arc::clone(&tunnel.endpoint.uid), tunnel.authority.parse().map_err(|_| NoEndpoint::None)?),
-            Path::Plain(plain) => (Arc::clone(&plain.endpoint.as_ref().ok_or(NoEndpoint::None)?.uid), plain.address),
+        let snapshot = self.thread.shared.world.load_full();
+        let world = snapshot.as_ref().as_ref().ok_or(NoEndpoint::None)?;
+        match candidates(world, &pod.local, &key.service, key.port) {
+            Ok(candidates) => Ok(Asked { candidates, pod, world: RefCell::new(Arc::downgrade(&snapshot)) }),
+            Err(refusal) => {
+                tracing::debug!(target: "waypoint", backend = %key.service, port = key.port, code = refusal.code, reason = refusal.reason, "no endpoint");
+                Err(if refusal.code == errors::SERVICE_NO_PORT { NoEndpoint::Unknown } else { NoEndpoint::None })
+            }
+        }
+    }
+
+    fn are_current(&self, _: &BackendKey, asked: &Asked) -> bool {
+        let snapshot = self.thread.shared.world.load();
+        let Some(pod) = self.pod().filter(|pod| Arc::ptr_eq(pod, &asked.pod)) else { return false };
+        if std::ptr::eq(asked.world.borrow().as_ptr(), Arc::as_ptr(&snapshot)) {
+            return true;
+        }
+        let current = snapshot.as_ref().as_ref().is_some_and(|world| asked.candidates.are_current(world, &pod.local));
+        if current {
+            *asked.world.borrow_mut() = Arc::downgrade(&snapshot);
+        }
+        current
+    }
+
+    fn members<'a>(&self, asked: &'a Asked) -> &'a [Member] {
+        asked.candidates.members()
+    }
+
+    fn endpoint(&self, asked: &Asked, index: usize) -> Option<Endpoint<Way>> {
+        let snapshot = self.thread.shared.world.load();
+        let way = match asked.candidates.reach(snapshot.as_ref().as_ref()?, index) {
+            Outbound::Tunnel(tunnel) | Outbound::Relay(Relay { tunnel, .. }) => Way::Tunnel(Box::new(tunnel)),
+            Outbound::Plain(plain) => Way::Plain(Box::new(plain)),
+            Outbound::Refuse(refusal) => {
+                tracing::debug!(target: "waypoint", code = refusal.code, reason = refusal.reason, "an endpoint cannot be reached");
+                return None;
+            }
         };
-        let counted = Counted::begin(&self.thread, Arc::clone(&uid));
-        Ok(Endpoint { uid, address, detail: Way { path, _counted: counted } })
+        let address = match &way {
+            Way::Tunnel(tunnel) => tunnel.authority.parse().ok()?,
+            Way::Plain(plain) => plain.address,
+        };
+        Some(Endpoint { uid: Arc::clone(&asked.candidates.members()[index].uid), address, detail: way })
     }
 
     async fn connect(&self, endpoint: &Endpoint<Way>) -> Result<Carrier, ConnectError> {
         let pod = self.pod().ok_or_else(|| failed(errors::POD_LEFT, "the waypoint has left the mesh"))?;
-        match &endpoint.detail.path {
-            Path::Tunnel(tunnel) => self.tunnel(&pod, tunnel).await,
-            Path::Plain(plain) => self.plain(&pod, plain).await,
-        }
-    }
-
-    fn observe(&self, endpoint: &Endpoint<Way>, outcome: Outcome) {
-        let mut load = self.thread.load.borrow_mut();
-        match outcome {
-            Outcome::Unreachable | Outcome::Lost => load.failed(&endpoint.uid, Instant::now()),
-            Outcome::Answered(_) => load.succeeded(&endpoint.uid),
+        match &endpoint.detail {
+            Way::Tunnel(tunnel) => self.tunnel(&pod, tunnel).await,
+            Way::Plain(plain) => self.plain(&pod, plain).await,
         }
     }
 }
