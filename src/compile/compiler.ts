@@ -5,6 +5,7 @@ import { keyOf, type MeshObject, type ObjectKey, type Pod, type ServiceEntry } f
 import { withOpaquePorts } from "#mesh/opaque.ts";
 import { isEmptySelector } from "#mesh/selector.ts";
 import type { Change } from "#source/source.ts";
+import type { DestinationKey } from "#waypoint/destination.ts";
 import { hasWaypoint, type Standing } from "#waypoint/standing.ts";
 import type { GatewayStatus, RouteStatus } from "#waypoint/status.ts";
 import type { Scope, Waypoint, WaypointKey } from "#waypoint/waypoint.ts";
@@ -49,7 +50,13 @@ export type NodeUpdate = {
 
 export type Compiler = {
   /** Applies a batch of the source (null = none) and node reports as one. */
-  apply(change: Pick<Change, "reset" | "put" | "remove"> | null, nodes?: readonly NodeUpdate[]): Compiled;
+  apply(
+    change: Pick<Change, "reset" | "put" | "remove"> | null,
+    nodes?: readonly NodeUpdate[],
+    released?: readonly DestinationKey[],
+  ): Compiled;
+  /** Services past whose waypoints nobody is let any more, as soon as `released` says that every node knows of the waypoint. */
+  awaiting(): readonly DestinationKey[];
   /** Every resource in force of a type. */
   resources(typeUrl: TypeUrl): Iterable<Resource>;
   /** Every object that is not in force as written, now. */
@@ -155,7 +162,11 @@ export function createCompiler(settings: CompilerSettings): Compiler {
     const { namespace, labels } = pod.metadata;
     const picking = [...new Set([namespace, rootNamespace])].flatMap((one) => cluster.policies.matching(one, labels));
     const peer = peerPolicyName(cluster.governing(namespace, cluster.workloadPeer(pod)), rootNamespace);
-    return [...picking.map(({ metadata }) => `${metadata.namespace}/${metadata.name}`), ...(peer === null ? [] : [peer])].sort();
+    return [
+      ...picking.map(({ metadata }) => `${metadata.namespace}/${metadata.name}`),
+      ...(peer === null ? [] : [peer]),
+      ...waypoints.exclusive.policiesOf(pod),
+    ].sort();
   }
 
   function service(key: ObjectKey): Outcome {
@@ -265,7 +276,7 @@ export function createCompiler(settings: CompilerSettings): Compiler {
   }
 
   return {
-    apply: (change, nodes = []) => {
+    apply: (change, nodes = [], released = []) => {
       const dirty = noneDirty();
       if (change !== null) {
         const named = new Set(change.put.map(keyOf));
@@ -275,12 +286,13 @@ export function createCompiler(settings: CompilerSettings): Compiler {
       }
       cluster.settle(dirty.pods);
       for (const update of nodes) for (const pod of cluster.report(update)) dirty.pods.add(keyOf(pod));
-      const { destinations, pods, touched } = waypoints.settle();
+      const { destinations, pods, policies, touched } = waypoints.settle({ released, first: change?.reset === true });
       for (const key of destinations) {
         if (key.startsWith("Service/")) dirty.services.add(key);
         else dirty.entries.add(partsOf(key).namespace);
       }
       for (const key of pods) dirty.pods.add(key);
+      for (const [name, resource] of policies) set(authorizations, name, resource);
       recompile(dirty.policies, policy);
       recompile(dirty.peers, peer);
       recompile(dirty.services, service);
@@ -301,6 +313,7 @@ export function createCompiler(settings: CompilerSettings): Compiler {
     objects: () => cluster.objects.values(),
     routes: waypoints.routes,
     policies: waypoints.policies,
+    awaiting: waypoints.exclusive.awaiting,
     waypoints: waypoints.waypoints,
     scopeOf: waypoints.scopeOf,
     routeStatuses: waypoints.routeStatuses,

@@ -1,7 +1,7 @@
 // Objects and a compiler for tests: each object valid as it is, and what a node holds that applied every delta.
 import assert from "node:assert/strict";
 import { fromBinary } from "@bufbuild/protobuf";
-import { type Compiler, type CompilerSettings, createCompiler, type NodeUpdate } from "#compile/compiler.ts";
+import { type Compiler, type CompilerSettings, createCompiler } from "#compile/compiler.ts";
 import { ADDRESS_TYPE, AUTHORIZATION_TYPE } from "#compile/resource.ts";
 import { type Authorization, AuthorizationSchema } from "#contract/gen/istio/security_pb.ts";
 import { AddressSchema, type Service as WireService, type Workload } from "#contract/gen/istio/workload_pb.ts";
@@ -133,8 +133,8 @@ export const remove = (...objects: MeshObject[]) => ({ reset: false, put: [] as 
 /** A compiler and what a node that applied its deltas in order would hold. */
 export function held(compiler: Compiler = createCompiler(settings)) {
   const resources = new Map<string, Uint8Array>();
-  const apply = (change: Parameters<Compiler["apply"]>[0], nodes?: readonly NodeUpdate[]): number => {
-    const { deltas, recompiled } = compiler.apply(change, nodes);
+  const apply = (...given: Parameters<Compiler["apply"]>): number => {
+    const { deltas, recompiled } = compiler.apply(...given);
     for (const { typeUrl, upsert, remove } of deltas) {
       for (const { name, body } of upsert) resources.set(`${typeUrl} ${name}`, body);
       for (const name of remove) assert.ok(resources.delete(`${typeUrl} ${name}`), `${name} is removed but was never sent`);

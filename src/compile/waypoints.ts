@@ -22,6 +22,7 @@ import type { Cluster } from "./cluster.ts";
 import type { CompilerSettings } from "./compiler.ts";
 import { createDestinations } from "./destinations.ts";
 import { encodeRoutes } from "./encode.ts";
+import { createExclusive, type Exclusive } from "./exclusive.ts";
 import { podBindings } from "./pod-binding.ts";
 import { createPolicies, type Policies } from "./policies.ts";
 import type { ObjectFault, Resource } from "./resource.ts";
@@ -34,16 +35,28 @@ export type Waypoints = {
   /** An object came or went. */
   note(object: MeshObject): void;
   /** After a batch: destinations and pods whose WDS resources must be compiled again; `touched` counts the tables that were. */
-  settle(): { readonly destinations: readonly DestinationKey[]; readonly pods: readonly ObjectKey[]; readonly touched: number };
+  settle(known: Known): Settled;
   standing(key: DestinationKey): Standing;
   standingOf(pod: Pod): Standing;
   routes(): ReadonlyMap<string, Resource>;
   readonly policies: Policies;
+  readonly exclusive: Pick<Exclusive, "policiesOf" | "awaiting">;
   waypoints(): readonly Waypoint[];
   scopeOf(key: WaypointKey): Scope | null;
   routeStatuses(): readonly RouteStatus[];
   gatewayStatuses(): readonly GatewayStatus[];
   faults(): readonly ObjectFault[];
+};
+
+/** Of which destinations every node knows the waypoint now; and whether this is the first batch, when nobody is told of changes. */
+export type Known = { readonly released: readonly DestinationKey[]; readonly first: boolean };
+
+export type Settled = {
+  readonly destinations: readonly DestinationKey[];
+  readonly pods: readonly ObjectKey[];
+  /** L4 policies that keep from pods what did not come through a waypoint; null: gone. */
+  readonly policies: ReadonlyMap<string, Resource | null>;
+  readonly touched: number;
 };
 
 /** What stays of a table beside its bytes. */
@@ -63,6 +76,7 @@ export function createWaypoints(cluster: Cluster, settings: CompilerSettings, wo
   const bindings = bindingIndex(cluster, destinations, settings.adopt);
   const pods = podBindings(cluster, bindings, settings.adopt);
   const policies = createPolicies(cluster, settings, destinations, bindings);
+  const exclusive = createExclusive(cluster, settings);
   /** Of destinations that have a waypoint, or routes. */
   const tables = new Map<DestinationKey, Kept>();
   const standings = new Map<DestinationKey, Standing>();
@@ -90,6 +104,7 @@ export function createWaypoints(cluster: Cluster, settings: CompilerSettings, wo
     if (object.kind === "ServiceEntry") destinations.forget(namespace);
     bindings.note(object, dirty);
     policies.note(object, dirty);
+    exclusive.note(object);
     pods.note(object);
     if (object.kind === "Service") {
       noteDestination(`Service/${namespace}/${name}`);
@@ -144,7 +159,7 @@ export function createWaypoints(cluster: Cluster, settings: CompilerSettings, wo
     for (const waypoint of scoped.get(dependency) ?? []) stale.add(waypoint);
   };
 
-  function settle() {
+  function settle({ released, first }: Known): Settled {
     const changedWaypoints = bindings.settle(dirty);
     policies.expand(dirty, changedWaypoints.keys());
     const changedPods = [...changedWaypoints].flatMap(([waypoint, forPods]) => {
@@ -170,7 +185,10 @@ export function createWaypoints(cluster: Cluster, settings: CompilerSettings, wo
     policies.settle();
     const touched = [...dirty].filter((key) => tables.has(key)).length;
     dirty = new Set();
-    return { destinations: changed, pods: changedPods, touched };
+    exclusive.release(released);
+    const only = exclusive.settle(first);
+    for (const { metadata } of only.pods) notePolicies(metadata.namespace);
+    return { destinations: changed, pods: [...changedPods, ...only.pods.map(objectKeyOf)], policies: only.policies, touched };
   }
 
   function recompile(key: DestinationKey, standing: Standing): void {
@@ -178,7 +196,8 @@ export function createWaypoints(cluster: Cluster, settings: CompilerSettings, wo
     for (const route of attached) dirtyRoutes.add(objectKeyOf(route));
     large.delete(key);
     const destination = destinations.find(key);
-    const { guarded, asked } = policies.compile(key, standing);
+    const { guarded, exclusive: only, asked } = policies.compile(key, standing);
+    exclusive.compile(key, standing, only);
     const before = tables.get(key)?.names ?? [];
     if (destination === undefined || (attached.length === 0 && !hasWaypoint(standing))) {
       tables.delete(key);
@@ -331,6 +350,7 @@ export function createWaypoints(cluster: Cluster, settings: CompilerSettings, wo
     standingOf: pods.standing,
     routes: () => resources,
     policies,
+    exclusive,
     waypoints: () => {
       const declared = [...bindings.gateways()].map(({ metadata }) => waypointKey(metadata));
       return [...new Set([...declared, ...bindings.implied()])].sort().map((key) => viewOf(key).waypoint);

@@ -18,6 +18,7 @@ import { nodeJson, shortType, streamJson } from "./answers.ts";
 import { endingBypasses } from "./bypass.ts";
 import { certificateService, createSigner } from "./certificates.ts";
 import { directoryPlatform } from "./directory.ts";
+import { createExclusivity } from "./exclusivity.ts";
 import { createFaultBoard } from "./faults.ts";
 import { allFaults, startFeed } from "./feed.ts";
 import { createFetchKeys } from "./fetch-keys.ts";
@@ -214,11 +215,19 @@ async function start(
       onCompiled: (seconds, recompiled, changed) => {
         metrics.compileSeconds.observe(seconds);
         waypoints?.changed();
+        exclusivity.look();
         log.debug({ seconds, recompiled, changed }, "compiled");
       },
     },
     stop.signal,
   );
+  const exclusivity = createExclusivity({
+    store,
+    streams: xds.streams,
+    awaiting: compiler.awaiting,
+    release: (keys) => feed.release(keys),
+  });
+  started.defer(async () => exclusivity.close());
   const failure = Promise.withResolvers<never>();
   failure.promise.catch(() => undefined); // whoever started control awaits it; a failure while starting is thrown anyway
   feed.done.catch(failure.reject);

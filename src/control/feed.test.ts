@@ -30,6 +30,7 @@ function feed(apply: Compiler["apply"], options: { source?: () => AsyncGenerator
   };
   const nothing = {
     policies,
+    awaiting: () => [],
     routes: () => new Map(),
     waypoints: () => [],
     scopeOf: () => null,

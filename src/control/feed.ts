@@ -4,6 +4,7 @@ import type { Compiler, NodeUpdate } from "#compile/compiler.ts";
 import type { Compiled, ObjectFault } from "#compile/resource.ts";
 import { meshError } from "#mesh/error.ts";
 import type { Change, Fault, Place, Places, Source } from "#source/source.ts";
+import type { DestinationKey } from "#waypoint/destination.ts";
 import type { ResourceStore } from "#xds/store.ts";
 import type { MeshView } from "./view.ts";
 
@@ -24,6 +25,8 @@ export type Feed = {
   readonly done: Promise<void>;
   /** A node's report; reports of one moment are compiled together. */
   report(update: NodeUpdate): void;
+  /** Every node knows of the waypoints of these by now. */
+  release(keys: readonly DestinationKey[]): void;
 };
 
 /** Every fault there is now, of documents and of what could not be compiled as written, in one shape. */
@@ -40,25 +43,26 @@ export function startFeed(options: FeedOptions, stop: AbortSignal): Feed {
   const ready = Promise.withResolvers<void>();
   const failed = Promise.withResolvers<never>();
   let reports: NodeUpdate[] = [];
+  let released: DestinationKey[] = [];
   let scheduled = false;
 
   function compile(change: Change | null): void {
     const started = performance.now();
     const nodes = reports;
-    reports = [];
-    const compiled = compiler.apply(change, nodes);
+    const known = released;
+    [reports, released] = [[], []];
+    const compiled = compiler.apply(change, nodes, known);
     const changed = publish(store, compiled);
     options.onCompiled((performance.now() - started) / 1000, compiled.recompiled, changed);
   }
 
-  function report(update: NodeUpdate): void {
-    reports.push(update);
+  function schedule(): void {
     if (scheduled) return;
     scheduled = true;
     setImmediate(() => {
       scheduled = false;
       try {
-        if (reports.length > 0) compile(null);
+        if (reports.length + released.length > 0) compile(null);
       } catch (error) {
         failed.reject(error);
       }
@@ -75,10 +79,20 @@ export function startFeed(options: FeedOptions, stop: AbortSignal): Feed {
     if (!stop.aborted) throw meshError("E_SOURCE_INVALID", "the source of documents ended by itself");
   }
 
+  function report(update: NodeUpdate): void {
+    reports.push(update);
+    schedule();
+  }
+
+  function release(keys: readonly DestinationKey[]): void {
+    released.push(...keys);
+    schedule();
+  }
+
   const done = Promise.race([follow(), failed.promise]);
   done.then(() => ready.resolve(), ready.reject);
   ready.promise.catch(() => undefined); // whoever awaits `done` hears of it
-  return { ready: ready.promise, done, report };
+  return { ready: ready.promise, done, report, release };
 }
 
 function publish(store: ResourceStore, { deltas }: Compiled): number {
