@@ -9,6 +9,7 @@ use trackbed_contract::tables::errors;
 use crate::endpoint::{none_of, survey};
 use crate::local::LocalPod;
 use crate::outbound::{Chooser, Outbound, Route};
+use crate::pod::behind;
 use crate::refusal::Refusal;
 use crate::resource::{Service, Workload};
 use crate::world::World;
@@ -17,17 +18,29 @@ use crate::world::World;
 #[derive(Debug, Clone)]
 pub struct Candidates {
     source: Arc<Workload>,
-    service: Arc<Service>,
-    /// All endpoints, usable or not, as they were looked at.
-    seen: Box<[Arc<Workload>]>,
+    of: Of,
     usable: Box<[(Arc<Workload>, u16)]>,
     members: Box<[Member]>,
 }
 
+#[derive(Debug, Clone)]
+enum Of {
+    Service {
+        service: Arc<Service>,
+        /// All endpoints, usable or not, as they were looked at.
+        seen: Box<[Arc<Workload>]>,
+    },
+    /// The one at this address.
+    Pod(IpAddr),
+}
+
 /// Of a backend, which stands behind its own service: a waypoint that it may have has no part in it, for only the first service that a client
-/// addresses is routed. Refused when there is nobody.
+/// addresses is routed. `service` is a pod's address where its client asked for that: then there is one. Refused when there is nobody.
 pub fn candidates(world: &World, pod: &LocalPod, service: &str, port: u16) -> Result<Candidates, Refusal> {
     let source = world.local(pod)?.workload;
+    if let Ok(ip) = service.parse() {
+        return of_pod(world, source, ip, port);
+    }
     let service = world
         .service(service)
         .ok_or_else(|| Refusal::unavailable(errors::SERVICE_NO_ENDPOINT, format!("service {service} is not known here")))?;
@@ -45,7 +58,14 @@ pub fn candidates(world: &World, pod: &LocalPod, service: &str, port: u16) -> Re
         return Err(none_of(&surveyed, service, port));
     }
     let members = found().map(|(endpoint, (_, rank))| Member { uid: Arc::clone(&endpoint.uid), weight: endpoint.weight, rank }).collect();
-    Ok(Candidates { source, service: Arc::clone(service), seen: world.endpoints(&service.key).into(), usable, members })
+    let of = Of::Service { service: Arc::clone(service), seen: world.endpoints(&service.key).into() };
+    Ok(Candidates { source, of, usable, members })
+}
+
+fn of_pod(world: &World, source: Arc<Workload>, ip: IpAddr, port: u16) -> Result<Candidates, Refusal> {
+    let endpoint = Arc::clone(behind(world, &source, ip)?);
+    let members = [Member { uid: Arc::clone(&endpoint.uid), weight: 1, rank: 0 }].into();
+    Ok(Candidates { source, of: Of::Pod(ip), usable: [(endpoint, port)].into(), members })
 }
 
 impl Candidates {
@@ -55,21 +75,31 @@ impl Candidates {
 
     /// Whether they are the same in this world.
     pub fn are_current(&self, world: &World, pod: &LocalPod) -> bool {
-        let seen = world.endpoints(&self.service.key);
         world.local(pod).is_ok_and(|local| Arc::ptr_eq(&local.workload, &self.source))
-            && world.service(&self.service.key).is_some_and(|service| Arc::ptr_eq(service, &self.service))
-            && seen.len() == self.seen.len()
-            && seen.iter().zip(&self.seen).all(|(now, then)| Arc::ptr_eq(now, then))
+            && match &self.of {
+                Of::Service { service, seen } => {
+                    let now = world.endpoints(&service.key);
+                    world.service(&service.key).is_some_and(|known| Arc::ptr_eq(known, service))
+                        && now.len() == seen.len()
+                        && now.iter().zip(seen).all(|(now, then)| Arc::ptr_eq(now, then))
+                }
+                Of::Pod(ip) => behind(world, &self.source, *ip).is_ok_and(|now| self.usable.iter().all(|(then, _)| Arc::ptr_eq(now, then))),
+            }
     }
 
     /// The way to one of the members: whom an address belongs to may have changed without them.
     pub fn reach(&self, world: &World, index: usize) -> Outbound {
         let (endpoint, target) = &self.usable[index];
-        // Only the family of this address counts: that of the waypoint itself.
-        let family = self.source.addresses.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let (ip, service) = match &self.of {
+            // Only the family of this address counts: that of the waypoint itself.
+            Of::Service { service, .. } => {
+                (self.source.addresses.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), Some(service))
+            }
+            Of::Pod(ip) => (*ip, None),
+        };
         // Nothing is left to choose.
         let mut chooser = Chooser { rng: &mut fastrand::Rng::with_seed(0), load: &Load::default(), now: Instant::now(), exclude: &[] };
-        let route = Route { world, source: Arc::clone(&self.source), destination: SocketAddr::new(family, *target), chooser: &mut chooser };
-        route.reach(endpoint, *target, Some(&self.service)).unwrap_or_else(Outbound::Refuse)
+        let route = Route { world, source: Arc::clone(&self.source), destination: SocketAddr::new(ip, *target), chooser: &mut chooser };
+        route.reach(endpoint, *target, service).unwrap_or_else(Outbound::Refuse)
     }
 }

@@ -9,6 +9,7 @@ use trackbed_contract::tables::{errors, ports};
 
 use crate::endpoint::{Choice, Wanted};
 use crate::local::LocalPod;
+use crate::pod::claimant;
 use crate::refusal::Refusal;
 use crate::resource::{Protocol, Service, Waypoint, WaypointTarget, Workload};
 use crate::settings::is_own_port;
@@ -172,9 +173,8 @@ impl Route<'_, '_, '_> {
 
     /// By the original address: a pod's, or one that the mesh does not know.
     fn by_address(&mut self, service: Option<&Arc<Service>>) -> Result<Outbound, Refusal> {
-        let claimants = self.world.workloads_at(self.destination.ip());
-        let meshed: Vec<_> = claimants.iter().filter(|workload| workload.protocol != Protocol::Plain).collect();
-        let Some(first) = meshed.first() else {
+        let known = claimant(self.world, self.destination.ip())?.cloned();
+        let Some(endpoint) = known.as_ref().filter(|workload| workload.protocol != Protocol::Plain) else {
             // Passing the original address on would reach endpoints that were promised mutual TLS behind the mesh's back.
             if let Some(service) = service
                 && self.world.endpoints(&service.key).iter().any(|endpoint| endpoint.protocol != Protocol::Plain)
@@ -182,7 +182,6 @@ impl Route<'_, '_, '_> {
                 let reason = format!("service {} passes through and has endpoints in the mesh: address one of them", service.key);
                 return Err(Refusal::unavailable(errors::SERVICE_NO_ENDPOINT, reason));
             }
-            let known = if let [only] = claimants { Some(Arc::clone(only)) } else { None };
             if let Some(only) = &known {
                 if let Some(waypoint) = only.waypoint.as_ref().filter(|waypoint| !self.comes_from(waypoint)) {
                     return self.by_waypoint(waypoint, service);
@@ -191,20 +190,15 @@ impl Route<'_, '_, '_> {
             }
             return self.plain(self.destination, known, service);
         };
-        if meshed.iter().any(|other| other.identity != first.identity || other.protocol != first.protocol) {
-            let reason = format!("{} belongs to {} and to other workloads; which one is not known", self.destination.ip(), first.uid);
-            return Err(Refusal::unavailable(errors::WORKLOAD_UNKNOWN, reason));
-        }
-        let endpoint = Arc::clone(meshed.iter().find(|workload| workload.healthy).unwrap_or(first));
         if let Some(waypoint) = endpoint.waypoint.as_ref().filter(|waypoint| !self.comes_from(waypoint)) {
             return self.by_waypoint(waypoint, service);
         }
-        self.not_excluded(&endpoint)?;
-        self.reach(&endpoint, self.destination.port(), service)
+        self.not_excluded(endpoint)?;
+        self.reach(endpoint, self.destination.port(), service)
     }
 
     /// An address has one workload: when that failed, nothing else may take its place.
-    fn not_excluded(&self, workload: &Workload) -> Result<(), Refusal> {
+    pub(crate) fn not_excluded(&self, workload: &Workload) -> Result<(), Refusal> {
         if self.chooser.exclude.contains(&workload.uid) {
             let reason = format!("{} already failed and was addressed by its own IP", workload.uid);
             return Err(Refusal::unavailable(errors::SERVICE_NO_ENDPOINT, reason));

@@ -14,8 +14,8 @@ use trackbed_contract::engine::{Resource, StateDelta};
 use trackbed_contract::istio::security::{Action, Authorization, Rule};
 use trackbed_contract::istio::workload as wire;
 use trackbed_decide::{
-    LocalPod, Outbound, Protocol, World, candidates, inbound_plain, inbound_waypoint, recheck_inbound, recheck_outbound, recheck_waypoint,
-    relay_inbound,
+    Addressed, LocalPod, Outbound, Protocol, World, candidates, inbound_plain, inbound_waypoint, recheck_inbound, recheck_outbound,
+    recheck_waypoint, relay_inbound,
 };
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
@@ -179,8 +179,13 @@ fn a_waypoint_serves_what_it_has_routes_for_and_keeps_every_promise_behind_it() 
                     {
                         Ok(served) => {
                             count(0);
-                            prop_assert!(*served.service.key != *keys[3] && served.service.ports.contains_key(&port));
-                            prop_assert_eq!(served.service.addresses.is_empty(), false);
+                            match &served.addressed {
+                                Addressed::Service(service) => {
+                                    prop_assert!(*service.key != *keys[3] && service.ports.contains_key(&port));
+                                    prop_assert_eq!(service.addresses.is_empty(), false);
+                                }
+                                Addressed::Pod(pod, ip) => prop_assert!(pod.waypoint.is_some() && pod.addresses.contains(ip)),
+                            }
                             let again = recheck_waypoint(world, pod, &served);
                             prop_assert!(again.is_ok(), "{again:?}");
                         }

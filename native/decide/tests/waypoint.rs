@@ -75,7 +75,7 @@ fn request(world: &World, service: &str, port: u16) -> Outbound {
 fn a_service_is_served_by_its_address_and_by_its_name() {
     for authority in ["10.96.0.1:80", "cart.shop.svc.cluster.local:80"] {
         let served = ask(&shop(), authority).unwrap();
-        assert_eq!((&*served.service.key, served.port, &*served.waypoint.name), (CART, 80, "gate"), "{authority}");
+        assert_eq!((&*served.service().unwrap().key, served.port, &*served.waypoint.name), (CART, 80, "gate"), "{authority}");
         assert_eq!(recheck_waypoint(&shop(), &gate(), &served), Ok(()));
     }
 }
@@ -123,7 +123,7 @@ fn a_service_that_names_this_waypoint_waits_for_its_routes() {
     let canary = inbound_waypoint(&second, &gate(), &identity("web"), ip(WEB), "10.96.0.1:80", |_| false).unwrap_err();
     assert_eq!((canary.code, canary.status), (refusal.code, refusal.status), "as one of several it waits too");
     let unnamed = inbound_waypoint(&shop(), &gate(), &identity("web"), ip(WEB), "10.96.0.5:80", |name| name.starts_with("shop/legacy."));
-    assert_eq!(&*unnamed.unwrap().service.name, "legacy", "routes are enough: they come from nobody but the director");
+    assert_eq!(&*unnamed.unwrap().service().unwrap().name, "legacy", "routes are enough: they come from nobody but the director");
 }
 
 #[test]
@@ -132,8 +132,8 @@ fn of_one_name_in_several_namespaces_each_client_means_its_own() {
     let world = with(&shop(), vec![of_service(&theirs)]);
     let client = Identity::parse("spiffe://cluster.local/ns/news/sa/web").unwrap();
     let ask = |client: &Identity| inbound_waypoint(&world, &gate(), client, ip(WEB), "cart.shop.svc.cluster.local:80", |_| true).unwrap();
-    assert_eq!(&*ask(&client).service.key, "news/cart.shop.svc.cluster.local");
-    assert_eq!(&*ask(&identity("web")).service.key, CART);
+    assert_eq!(&*ask(&client).service().unwrap().key, "news/cart.shop.svc.cluster.local");
+    assert_eq!(&*ask(&identity("web")).service().unwrap().key, CART);
 }
 
 #[test]
@@ -257,4 +257,51 @@ fn what_denies_all_but_the_waypoint_or_admits_it_alone_lets_its_clients_through(
     }
     let world = with(&shop(), vec![of_policy(&deny(vec![not_principal("cluster.local/ns/shop/sa/batch")]))]);
     assert_eq!(ask(&world, "10.96.0.1:80").unwrap_err().code, "E_POLICY_DENIED", "it denies the waypoint as well");
+}
+
+/// A pod whose own address is behind the gate.
+fn alone() -> wire::Workload {
+    wire::Workload { waypoint: Some(named("gate")), ..pod("alone", "n1", &["10.0.0.30", "fd00::30"]) }
+}
+
+#[test]
+fn a_pod_that_names_the_waypoint_is_served_by_its_own_address_whatever_routes_there_are() {
+    let world = with(&shop(), vec![of_workload(&alone())]);
+    for (authority, key) in [("10.0.0.30:8080", "10.0.0.30"), ("[fd00::30]:53", "fd00::30")] {
+        let served = ask(&world, authority).unwrap();
+        assert_eq!((&*served.key(), served.service()), (key, None));
+        assert_eq!(recheck_waypoint(&world, &gate(), &served), Ok(()));
+        let Outbound::Tunnel(tunnel) = request(&world, key, served.port) else { panic!("no tunnel") };
+        assert_eq!((tunnel.authority.as_str(), &*tunnel.endpoint.name, tunnel.service), (authority, "alone", None));
+    }
+    assert_eq!(ask(&world, "10.0.0.30:15008").unwrap_err().code, "E_DESTINATION_OWN_PORT");
+    let found = candidates(&world, &gate(), "10.0.0.30", 8080).unwrap();
+    assert_eq!(found.members().iter().map(|member| &*member.uid).collect::<Vec<_>>(), ["Kubernetes//Pod/shop/alone"]);
+    let changed = with(&world, vec![of_workload(&wire::Workload { canonical_name: "else".into(), ..alone() })]);
+    assert!(found.are_current(&world, &gate()) && !found.are_current(&changed, &gate()));
+    let elsewhere = with(&shop(), vec![of_workload(&wire::Workload { waypoint: Some(named("other")), ..alone() })]);
+    assert_eq!(ask(&elsewhere, "10.0.0.30:8080").unwrap_err().code, "E_DESTINATION_REFUSED");
+    assert_eq!(code(&request(&elsewhere, "10.0.0.30", 8080)), "E_SERVICE_NO_ENDPOINT", "not past its own waypoint");
+}
+
+#[test]
+fn a_connection_to_a_pod_does_not_go_over_to_who_has_its_address_next() {
+    let world = with(&shop(), vec![of_workload(&alone())]);
+    let served = ask(&world, "10.0.0.30:8080").unwrap();
+    let next = wire::Workload { uid: "Kubernetes//Pod/shop/next".into(), name: "next".into(), ..alone() };
+    let gone = without(&world, &[of_workload(&alone())]);
+    assert_eq!(recheck_waypoint(&gone, &gate(), &served).unwrap_err().code, "E_SERVICE_NO_ENDPOINT");
+    let replaced = with(&gone, vec![of_workload(&next)]);
+    assert_eq!(recheck_waypoint(&replaced, &gate(), &served).unwrap_err().code, "E_WORKLOAD_UNKNOWN");
+    let contested = with(&world, vec![of_workload(&wire::Workload { service_account: "thief".into(), ..next })]);
+    assert_eq!(code(&request(&contested, "10.0.0.30", 8080)), "E_WORKLOAD_UNKNOWN");
+}
+
+#[test]
+fn a_deny_of_the_pod_keeps_its_client_out_behind_the_waypoint_too() {
+    let world = with(&shop(), vec![of_workload(&alone())]);
+    let live = ask(&world, "10.0.0.30:8080").unwrap();
+    let world = with(&world, vec![of_policy(&deny(vec![principal(WEB_PRINCIPAL)]))]);
+    assert_eq!(ask(&world, "10.0.0.30:8080").unwrap_err().code, "E_POLICY_DENIED");
+    assert_eq!(recheck_waypoint(&world, &gate(), &live).unwrap_err().code, "E_POLICY_DENIED");
 }

@@ -20,10 +20,17 @@ impl Client {
     }
 }
 
-/// The service that the client addressed: by its address, whatever a Host header says.
+/// What the client addressed: by its address, whatever a Host header says.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Served {
-    /// "namespace/hostname"
+    /// "namespace/hostname"; of a pod that was asked for itself its address.
     pub service: Arc<str>,
     pub port: u16,
+}
+
+impl Served {
+    /// No routes are about it, and nobody declares what its ports speak.
+    pub fn is_pod(&self) -> bool {
+        !self.service.contains('/')
+    }
 }

@@ -1,9 +1,9 @@
 //! What is known of one service, in the form in which requests and connections are matched.
-use crate::BackendKey;
 use crate::backend::Backends;
 use crate::invalid::{At, Invalid, Parsed, each, set};
 use crate::rule::{HttpRule, HttpRules};
 use crate::stream_rules::{StreamRule, StreamRules};
+use crate::{BackendKey, Served};
 use std::collections::HashMap;
 use std::sync::Arc;
 use trackbed_contract::route;
@@ -73,6 +73,12 @@ impl Port {
     fn unnamed(number: u16, service: &Arc<str>) -> Self {
         let protocol = route::Protocol::Tcp;
         Self { number, protocol, producer: None, consumers: HashMap::new(), own: Own::of(number, service, protocol) }
+    }
+
+    /// Whatever is spoken there goes to the pod itself.
+    pub(crate) fn of_pod(pod: &Served) -> Self {
+        let protocol = route::Protocol::Unspecified;
+        Self { number: pod.port, protocol, producer: None, consumers: HashMap::new(), own: Own::of(pod.port, &pod.service, protocol) }
     }
 
     /// The consumer's own routes instead of the producer's, never both. None: no route is attached.

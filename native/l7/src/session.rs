@@ -101,7 +101,10 @@ impl<U: Upstream> Session<U> {
             Some(looked) if Arc::ptr_eq(&looked.table, &table) => told(looked),
             _ => {
                 let served = &self.parties.served;
-                let port = table.service(&served.service).map(|service| service.port(served.port));
+                let port = match table.service(&served.service) {
+                    Some(service) => Some(service.port(served.port)),
+                    None => served.is_pod().then(|| Arc::new(Port::of_pod(served))),
+                };
                 let guard = table.guard(&served.service);
                 told(looked.insert(Looked { table, port, guard }))
             }

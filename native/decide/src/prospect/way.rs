@@ -173,7 +173,7 @@ impl Way {
             Ok(served) => served,
             Err(refusal) => return Self { judgement: Judgement::of(Err(&refusal)), ..way },
         };
-        let found = behind(&there, candidates(&there, &pod, &served.service.key, served.port));
+        let found = behind(&there, candidates(&there, &pod, &served.key(), served.port));
         let own = tunnel.endpoint.address_like(from).unwrap_or(from);
         let found = found.map(|outcome| Self::of(world, &tunnel.endpoint, own, &outcome));
         let judgement = match found.refusal.filter(|_| found.ways.is_empty()) {

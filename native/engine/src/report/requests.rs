@@ -317,7 +317,7 @@ fn flow(record: &RequestRecord<'_>, ends: &Ends, shared: &Shared) -> Flow {
         start: clock::unix_nanoseconds() - i64::try_from(record.duration.as_nanos()).unwrap_or_default(),
         source: Some(End::new(record.client.address, ends.source.as_ref(), ends.identity.as_ref()).to_wire()),
         destination: Some(destination.unwrap_or_default()),
-        service: record.served.service.to_string(),
+        service: if record.served.is_pod() { String::new() } else { record.served.service.to_string() },
         bytes_sent: record.request_bytes,
         bytes_received: record.response_bytes,
         first_byte_microseconds: record.first_byte.map(clock::microseconds).unwrap_or_default(),

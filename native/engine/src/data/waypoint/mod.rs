@@ -47,7 +47,7 @@ impl Thread {
             let routes = self.shared.routes.load();
             let pod = self.published(&station);
             let served = inbound_waypoint(world, &pod.local, &identity, from.ip(), &request.authority, |service| routes.has(service))?;
-            account.service(Some(&served.service));
+            account.service(served.service());
             // No await between the decision and this.
             let registered = self.register(&pod, Facts::Waypoint(Box::new(served.clone())));
             let addressed = match Authority::parse(&request.authority).map(|authority| authority.host) {
@@ -67,7 +67,7 @@ impl Thread {
             Ok(stream) => {
                 registered.opened(account, None);
                 let client = Client { identity: Some(identity), address: from, addressed };
-                let served = Served { service: Arc::clone(&served.service.key), port: served.port };
+                let served = Served { service: served.key(), port: served.port };
                 registered.carry(|meter| work(stream.into_duplex(), client, served, context, Rc::clone(meter)), None);
             }
             // The client went away meanwhile.
