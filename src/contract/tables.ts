@@ -692,6 +692,13 @@ export const metrics = {
   trackbed_cni_installed: { type: "gauge", help: "1 while plugin, configuration and decision file are in place" },
   trackbed_bypassed_namespaces: { type: "gauge", help: "namespaces of the node's pods that an operator took out of the mesh for a time" },
   trackbed_policy_dry_run_denied_total: { type: "counter", help: "connections that a dry-run policy would have refused, by policy" },
+  trackbed_requests_limited_total: { type: "counter", help: "requests refused by a rate limit or by load shedding, by limit" },
+  trackbed_endpoints_ejected_total: { type: "counter", help: "endpoints passed over for a while, by cause" },
+  trackbed_rate_limit_keys_shared_total: {
+    type: "counter",
+    help: "requests whose key found no room in their rate limit and shared a bucket",
+  },
+  trackbed_concurrency_limit: { type: "gauge", help: "requests that load shedding lets be under way now, by limit" },
   trackbed_flows_dropped_total: { type: "counter", help: "flow records dropped because a queue was full" },
   trackbed_certificates_issued_total: { type: "counter", help: "certificates signed" },
   trackbed_certificates_refused_total: { type: "counter", help: "certificate requests refused, by code" },

@@ -504,6 +504,14 @@ pub mod metrics {
     pub const TRACKBED_BYPASSED_NAMESPACES: &str = "trackbed_bypassed_namespaces";
     /// connections that a dry-run policy would have refused, by policy
     pub const TRACKBED_POLICY_DRY_RUN_DENIED_TOTAL: &str = "trackbed_policy_dry_run_denied_total";
+    /// requests refused by a rate limit or by load shedding, by limit
+    pub const TRACKBED_REQUESTS_LIMITED_TOTAL: &str = "trackbed_requests_limited_total";
+    /// endpoints passed over for a while, by cause
+    pub const TRACKBED_ENDPOINTS_EJECTED_TOTAL: &str = "trackbed_endpoints_ejected_total";
+    /// requests whose key found no room in their rate limit and shared a bucket
+    pub const TRACKBED_RATE_LIMIT_KEYS_SHARED_TOTAL: &str = "trackbed_rate_limit_keys_shared_total";
+    /// requests that load shedding lets be under way now, by limit
+    pub const TRACKBED_CONCURRENCY_LIMIT: &str = "trackbed_concurrency_limit";
     /// flow records dropped because a queue was full
     pub const TRACKBED_FLOWS_DROPPED_TOTAL: &str = "trackbed_flows_dropped_total";
     /// certificates signed

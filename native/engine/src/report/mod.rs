@@ -5,6 +5,7 @@ pub(crate) mod audit;
 pub(crate) mod edges;
 pub(crate) mod flow;
 pub(crate) mod ledger;
+pub(crate) mod limits;
 mod otlp;
 pub(crate) mod queue;
 pub(crate) mod recording;

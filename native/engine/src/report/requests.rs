@@ -13,7 +13,7 @@ use trackbed_contract::Identity;
 use trackbed_contract::engine::{self as wire, Direction, Flow, FlowPhase, Path, Verdict};
 use trackbed_contract::tables::metrics;
 use trackbed_decide::{Protocol, Service, Workload, World};
-use trackbed_l7::{Client, Flag, Report, RequestRecord, StreamRecord};
+use trackbed_l7::{BackendKey, Client, Ejection, Flag, Report, RequestRecord, StreamRecord};
 
 use super::access;
 use super::edges::{Answer, Answered};
@@ -244,6 +244,9 @@ impl Report for Requests {
         if let Some(audit) = record.decided.and_then(|decided| decided.audit.as_ref()) {
             self.shared.audits.would_deny(&audit.policy.name);
         }
+        if let Some(limit) = record.limited_by {
+            self.shared.limits.refused(limit, record.flags.first().map_or("", |flag| flag.as_str()));
+        }
         self.tell(record, &ends);
         if let Some(spans) = &self.shared.spans
             && let Some(span) = spans::of(record, &ends)
@@ -258,6 +261,10 @@ impl Report for Requests {
 
     fn traces(&self, asked: Option<bool>) -> bool {
         self.shared.spans.as_ref().is_some_and(|spans| spans.wants(asked))
+    }
+
+    fn ejected(&self, backend: &BackendKey, ejection: &Ejection) {
+        self.shared.limits.ejected(backend, ejection);
     }
 
     /// Its bytes are in the account of the connection.

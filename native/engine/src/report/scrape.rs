@@ -73,6 +73,7 @@ fn text(shared: &Shared) -> String {
     shared.series.write(&mut text);
     shared.requests.write(&mut text);
     shared.audits.write(&mut text);
+    shared.limits.write(&mut text, shared.routes.load().table());
     let counters = &shared.counters;
     let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
     let mut one = |name: &str, kind: &str, help: &str, samples: &[(&str, u64)]| {

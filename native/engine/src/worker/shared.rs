@@ -15,6 +15,7 @@ use trackbed_tls::Certified;
 
 use crate::report::audit::Audits;
 use crate::report::edges::AllEdges;
+use crate::report::limits::Limits;
 use crate::report::queue::ReportQueue;
 use crate::report::recording::Recordings;
 use crate::report::requests::AllRequests;
@@ -38,6 +39,7 @@ pub(crate) struct Shared {
     pub(crate) series: AllSeries,
     pub(crate) requests: AllRequests,
     pub(crate) audits: Audits,
+    pub(crate) limits: Limits,
     /// Of a waypoint that has a collector for them.
     pub(crate) spans: Option<Spans>,
     /// Why a waypoint is not to be sent requests, empty when it is.
@@ -187,6 +189,7 @@ impl Shared {
             series: AllSeries::default(),
             requests: AllRequests::default(),
             audits: Audits::default(),
+            limits: Limits::default(),
             spans: None,
             unready: ArcSwap::from_pointee("starting".to_owned()),
             counters,
