@@ -81,6 +81,8 @@ export const paths = {
   cniPlugin: "trackbed-cni",
   /** our configuration in the second: sorted first, a copy of the node's own with our plugin chained last */
   cniConflist: "00-trackbed.conflist",
+  /** edges that the daemon keeps for days */
+  ledger: "/var/lib/trackbed/ledger.db",
   /** directory of what the plugin needs while no daemon answers */
   cniState: "/var/lib/trackbed/cni",
   /** in it: which namespaces are enrolled; the daemon writes it */

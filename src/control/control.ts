@@ -2,13 +2,16 @@
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { createCompiler } from "#compile/compiler.ts";
 import { uidOf } from "#compile/workload.ts";
-import { Nodes } from "#contract/gen/control_pb.ts";
+import { Inspection, Nodes } from "#contract/gen/control_pb.ts";
 import { Director } from "#contract/gen/engine_pb.ts";
 import { AggregatedDiscoveryService } from "#contract/gen/envoy/discovery_pb.ts";
 import { IstioCertificateService } from "#contract/gen/istio/ca_pb.ts";
 import { bounds, errors } from "#contract/tables.ts";
+import { answering } from "#inspect/answer.ts";
 import { streamFlows } from "#inspect/flow-stream.ts";
 import { createFlows } from "#inspect/flows.ts";
+import { ledgerFile } from "#inspect/ledger/file.ts";
+import { createLedger } from "#inspect/ledger/ledger.ts";
 import { explainError } from "#mesh/error.ts";
 import type { Change, Fault } from "#source/source.ts";
 import { createXdsServer } from "#xds/server.ts";
@@ -23,6 +26,7 @@ import { createFaultBoard } from "./faults.ts";
 import { allFaults, startFeed } from "./feed.ts";
 import { createFetchKeys } from "./fetch-keys.ts";
 import { json, serveHealth, text } from "./health.ts";
+import { createInspection } from "./inspection.ts";
 import { kubernetesPlatform } from "./kubernetes.ts";
 import { listen } from "./listener.ts";
 import { serveLocal } from "./local.ts";
@@ -32,6 +36,8 @@ import { resolveByDns, resolvingNames } from "./names.ts";
 import { createNodesServer } from "./nodes.ts";
 import type { ControlOptions } from "./options.ts";
 import { isHalfOver, makeOwnCertificate, secondsUntil, warnOfExpiry } from "./own-certificate.ts";
+import { createPeers } from "./peers.ts";
+import { ASK_PATH, servePeople } from "./people.ts";
 import type { Platform } from "./platform.ts";
 import { createQuiet } from "./quiet.ts";
 import { fetchingKeys } from "./token-keys.ts";
@@ -52,6 +58,8 @@ export type Control = {
 
 /** Requests and connections of waypoints, the newest: about 2 MB. */
 const KEPT_FLOWS = 4_096;
+/** The finest step of the ledger. */
+const KEEP_MILLISECONDS = 10_000;
 /** First part of workloads' uids, as Istio has it. */
 const CLUSTER_ID = "Kubernetes";
 /** Nodes reconnect elsewhere or later; who does not let go in this time is cut. */
@@ -95,6 +103,11 @@ async function start(
 
   /** Of waypoints: what nodes see stays with their daemons. */
   const flows = createFlows(KEPT_FLOWS);
+  const troubled = (error: unknown): void =>
+    quiet((suppressed) => log.error({ reason: explainError(error), suppressed }, "the ledger of waypoints"));
+  const ledger = createLedger({ open: ledgerFile(null, (_what, error) => troubled(error)), failed: troubled });
+  started.defer(async () => ledger.close());
+  const answerOfWaypoints = answering("waypoints", { flows, ledger });
 
   let unready = "starting";
   let observe = (): void => undefined;
@@ -128,6 +141,7 @@ async function start(
     onReport: (node, report) => platform.herald?.reported(node, report),
     onEvent: (node, event, detail) => quiet((suppressed) => log.info({ node, ...detail, suppressed }, `node ${event}`)),
   });
+  const inspection = createInspection();
   const xds = createXdsServer(store, {
     authenticate: callerNode,
     onResponse: (_node, typeUrl) => metrics.pushes.inc({ type: shortType(typeUrl) }),
@@ -156,7 +170,7 @@ async function start(
   const { authority, callers } = platform;
   started.defer(platform.close);
   if (options.platform.kind === "directory") {
-    const local = await serveLocal(options.platform.state, flows, (error) =>
+    const local = await serveLocal(options.platform.state, { flows, answer: answerOfWaypoints }, (error) =>
       log.error({ reason: explainError(error) }, "a reader of flows could not be answered"),
     );
     started.defer(local.close);
@@ -173,6 +187,7 @@ async function start(
       log.warn({ node }, "the node's token is not valid any more; its streams end");
       xds.disconnect(node);
       nodes.disconnect(node);
+      inspection.disconnect(node);
     }
     for (const uid of await callers.refreshWaypoints(view.waypoints())) waypoints?.disconnect(uid);
     waypoints?.changed();
@@ -257,7 +272,10 @@ async function start(
     settings: { trustDomain, clusterDomain },
     feed: scoped,
     sign,
-    report: flows.take,
+    report: (batch) => {
+      flows.take(batch);
+      ledger.take(batch.edges);
+    },
     onEvent: (pod, event, detail) => quiet((suppressed) => log.info({ pod, ...detail, suppressed }, `waypoint ${event}`)),
   });
   waypoints = served;
@@ -266,6 +284,7 @@ async function start(
       router
         .service(AggregatedDiscoveryService, xds.service)
         .service(Nodes, nodes.service)
+        .service(Inspection, inspection.service)
         .service(IstioCertificateService, certificateService(sign, view))
         .service(Director, served.service),
     grpc: true,
@@ -276,11 +295,26 @@ async function start(
     writeMaxBytes: bounds.grpcMessageBytes,
     contextValues: access.contextValues,
   });
+  const people = servePeople({
+    viewers: platform.viewers,
+    inspection,
+    waypoints: answerOfWaypoints,
+    peers: createPeers({
+      list: platform.peers,
+      port: options.listen[0]?.port ?? 0,
+      roots: authority.roots,
+      serverName: platform.serverNames.at(-1) ?? "",
+    }),
+    nodes: view.nodes,
+    onAsked: (viewer, question) => log.info({ viewer, ...question }, "flows were asked for"),
+    onRefused: (address, reason) => quiet((suppressed) => log.warn({ address, reason, suppressed }, "a question was refused")),
+  });
+  const daemons = access.guard(adapter);
   let own = makeOwnCertificate(authority, platform.serverNames, options);
   const listener = await listen({
     endpoints: options.listen,
     credentials: own,
-    handler: access.guard(adapter),
+    handler: (request, response) => (request.url.split("?", 1)[0] === ASK_PATH ? people(request, response) : daemons(request, response)),
     onCut: (address, reason) => quiet((suppressed) => log.warn({ address, reason, suppressed }, "connection cut")),
   });
 
@@ -303,6 +337,7 @@ async function start(
       });
   }, MAINTENANCE_MILLISECONDS);
   const warnings = warnOfExpiry(authority, log);
+  const keeping = setInterval(() => void ledger.keep(), KEEP_MILLISECONDS);
 
   observe = () => {
     metrics.streams.set(xds.streams().length);
@@ -319,10 +354,12 @@ async function start(
     unready = "draining";
     clearInterval(maintenance);
     clearInterval(warnings);
+    clearInterval(keeping);
     stop.abort();
     const drained = listener.drain(DRAIN_MILLISECONDS);
     xds.close();
     nodes.close();
+    inspection.close();
     served.close();
     const cut = await drained;
     await started.disposeAsync();

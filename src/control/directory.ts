@@ -5,6 +5,7 @@ import { explainError } from "#mesh/error.ts";
 import { directorySource } from "#source/directory.ts";
 import type { Log } from "./log.ts";
 import type { DirectoryOptions } from "./options.ts";
+import { nobody } from "./people.ts";
 import type { Platform } from "./platform.ts";
 import { openTokens } from "./tokens.ts";
 
@@ -16,6 +17,8 @@ export function directoryPlatform({ mesh, state, tokens }: DirectoryOptions, log
     source: directorySource(mesh),
     authority,
     callers: openTokens(tokens, tokenFaults(log)),
+    viewers: nobody,
+    peers: () => [],
     serverNames: ["localhost"],
     herald: null,
     described: `directory ${mesh}`,

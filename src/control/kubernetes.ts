@@ -18,6 +18,7 @@ import { createPolicyStatus } from "./kubernetes/policy-status.ts";
 import { createProvision } from "./kubernetes/provision.ts";
 import { createReviews } from "./kubernetes/review.ts";
 import { publishRoots } from "./kubernetes/roots.ts";
+import { createViewers } from "./kubernetes/viewers.ts";
 import type { Log } from "./log.ts";
 import type { Metrics } from "./metrics.ts";
 import type { KubernetesOptions } from "./options.ts";
@@ -165,6 +166,13 @@ export async function kubernetesPlatform(parts: KubernetesParts, stop: AbortSign
     }),
     authority,
     callers: createReviews({ api, view, namespace }),
+    viewers: createViewers(api),
+    peers: () =>
+      [...view.objects()]
+        .filter((object) => object.kind === "Pod")
+        .filter(({ metadata, serviceAccountName }) => metadata.namespace === namespace && serviceAccountName === kubernetes.control)
+        .filter(({ metadata, phase, podIPs }) => phase === "Running" && metadata.name !== hostname() && podIPs.length > 0)
+        .map(({ metadata, podIPs }) => ({ name: metadata.name, address: podIPs[0] ?? "" })),
     serverNames: ["localhost", kubernetes.control, service, `${service}.svc`, `${service}.svc.${clusterDomain}`],
     herald: {
       changed: (change, faults) => {

@@ -7,6 +7,8 @@ import type { Change, Fault, Source } from "#source/source.ts";
 import type { GatewayStatus, PolicyStatus, RouteStatus } from "#waypoint/status.ts";
 import type { Waypoint } from "#waypoint/waypoint.ts";
 import type { BelievedReport } from "./nodes.ts";
+import type { Peer } from "./peers.ts";
+import type { Viewers } from "./people.ts";
 
 export type Callers = {
   /** The node that this token proves, null when it proves none; rejects when that cannot be found out now. `address` is where the call comes from. */
@@ -40,6 +42,9 @@ export type Platform = {
   readonly source: Source;
   readonly authority: ServingAuthority;
   readonly callers: Callers;
+  readonly viewers: Viewers;
+  /** Live replicas of control besides this one. */
+  peers(): readonly Peer[];
   /** Names besides its addresses by which daemons call control. */
   readonly serverNames: readonly string[];
   readonly herald: Herald | null;

@@ -27,6 +27,9 @@ async function start(t: TestContext, more: Partial<AdminSources> = {}) {
     record: async function* (): AsyncGenerator<RecordingLine> {
       yield { type: "ended", why: "time" };
     },
+    answer: async function* () {
+      yield { time: 0, line: { type: "cut", limit: 1 } };
+    },
     setLogLevel: () => null,
     ...more,
   };

@@ -4,9 +4,10 @@ import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { z } from "zod";
 import { type ErrorCode, errors } from "#contract/tables.ts";
+import type { Answer } from "#inspect/answer.ts";
 import type { StateLine } from "#inspect/eval/state.ts";
 import type { FlowLine } from "#inspect/flow.ts";
-import { streamFlows } from "#inspect/flow-stream.ts";
+import { streamAnswer, streamFlows } from "#inspect/flow-stream.ts";
 import { type RecordingLine, type RecordingQuestion, readRequest } from "#inspect/pcap/recording.ts";
 import { streamRecording } from "#inspect/pcap/stream.ts";
 import type { AdminError, LogLevelRequest, NodeStatus, PodExplanation } from "#inspect/status.ts";
@@ -20,6 +21,7 @@ export type AdminSources = {
   /** What the node decides from: its settings, then its resources. */
   state(): Iterable<StateLine>;
   record(question: RecordingQuestion, stop: AbortSignal): AsyncGenerator<RecordingLine>;
+  readonly answer: Answer;
   /** Returns what is wrong with it, null when it is in force. */
   setLogLevel(request: LogLevelRequest): { readonly code: ErrorCode; readonly message: string } | null;
 };
@@ -64,10 +66,14 @@ async function answer(request: IncomingMessage, response: ServerResponse, source
     const fault = await streamFlows(url, response, ({ since, follow, stop }) => sources.flows(since, follow, stop));
     return fault === null ? undefined : refuse(response, 400, fault);
   }
+  if (url.pathname === "/v1/ask") {
+    const fault = await streamAnswer(url, response, sources.answer);
+    return fault === null ? undefined : refuse(response, 400, fault);
+  }
   return refuse(
     response,
     404,
-    `${url.pathname} is not one of /v1/status, /v1/pods/NAMESPACE/NAME, /v1/state, /v1/flows, /v1/recordings, /v1/log-level`,
+    `${url.pathname} is not one of /v1/status, /v1/pods/NAMESPACE/NAME, /v1/state, /v1/flows, /v1/ask, /v1/recordings, /v1/log-level`,
   );
 }
 

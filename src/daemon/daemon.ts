@@ -10,8 +10,11 @@ import type { Director } from "#engine/director.ts";
 import { startDirector } from "#engine/local-director.ts";
 import { glanceAt, readBootId } from "#engine/namespace.ts";
 import { listenOn, privateDirectory } from "#engine/socket.ts";
+import { answering } from "#inspect/answer.ts";
 import { resourceOf, type StateLine } from "#inspect/eval/state.ts";
 import { createFlows } from "#inspect/flows.ts";
+import { ledgerFile } from "#inspect/ledger/file.ts";
+import { createLedger } from "#inspect/ledger/ledger.ts";
 import type { NodeStatus, Problem } from "#inspect/status.ts";
 import { requireDirectory } from "#mesh/directory.ts";
 import { explainError, isMeshError, type MeshError, meshError } from "#mesh/error.ts";
@@ -24,6 +27,7 @@ import { certifier } from "./certificates.ts";
 import type { Cluster } from "./cluster.ts";
 import { desiredPods } from "./desired.ts";
 import { createHands, type HandsOptions } from "./hands.ts";
+import { inspection } from "./inspection.ts";
 import { createMetrics, healthServer } from "./metrics.ts";
 import { reporter } from "./nodes.ts";
 import type { DaemonOptions } from "./options.ts";
@@ -54,6 +58,9 @@ export type Daemon = {
 /** Until control or the snapshot says otherwise: the defaults of the design. */
 const DEFAULTS: Omit<MeshSettings, "clusterDomain"> = { trustDomain: "cluster.local", network: "", encryptSameNode: false };
 
+/** The finest step of the ledger. */
+const KEEP_MS = 10_000;
+
 /** An engine that lives finds a new daemon within seconds. Until then each pod looks as if its engine had died, which would be told to everybody. */
 const MEETING_MS = bounds.holdMilliseconds;
 
@@ -80,6 +87,13 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
     ...(cluster === null ? {} : { quarters: cluster.quarters, decide: cluster.decide }),
   });
   const flows = createFlows();
+  const noLedger = (what: string, error: unknown): void => log.error(error === null ? {} : { error: explainError(error) }, what);
+  const ledger =
+    options.ledger === null
+      ? null
+      : createLedger({ open: ledgerFile(options.ledger, noLedger), failed: (error) => noLedger("the ledger is in trouble", error) });
+  const keeping = setInterval(() => void ledger?.keep(), KEEP_MS);
+  const answer = answering(node, { flows, ledger });
   const engine = { since: started, inSync: false, counters: new Map<string, number>() };
   let sourceRead = false;
   let meeting: NodeJS.Timeout | undefined;
@@ -148,6 +162,7 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
       },
       report: (batch) => {
         flows.take(batch);
+        ledger?.take(batch.edges);
         for (const { name, value } of batch.counters) engine.counters.set(name, Number(value));
       },
     },
@@ -171,6 +186,21 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
       // A stream that only ended with its connection was told of as "no control".
       log[reason !== reportsBroke && connectivity.connected ? "warn" : "debug"]({ error: reason }, "the stream of pod reports broke");
       reportsBroke = reason;
+    },
+  });
+
+  let inspectionBroke = "";
+  const asked = inspection({
+    node,
+    transport: channel.transport,
+    answer,
+    broken: (error) => {
+      const reason = explainError(error);
+      log[reason !== inspectionBroke && connectivity.connected ? "warn" : "debug"](
+        { error: reason },
+        "questions about flows cannot be answered",
+      );
+      inspectionBroke = reason;
     },
   });
 
@@ -298,6 +328,7 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
       flows: (since, follow, ended) => flows.read({ since, follow, stop: AbortSignal.any([ended, stop.signal]) }),
       record: (question, ended) =>
         recordPods(question, { node, log, director, pods: () => pods.records.values() }, AbortSignal.any([ended, stop.signal])),
+      answer,
       setLogLevel: (request) => {
         if (request.daemon !== undefined) log.level = request.daemon;
         if (request.engine === undefined || director.setLogLevel(request.engine)) return null;
@@ -343,7 +374,7 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
     status,
     run: async () => {
       log.info({ node, version, run, snapshot: snapshot !== null }, "daemon runs");
-      await Promise.all([watch(), discovery.run(stop.signal), reports.run(stop.signal)]);
+      await Promise.all([watch(), discovery.run(stop.signal), reports.run(stop.signal), asked.run(stop.signal)]);
     },
     drain: async () => {
       stop.abort();
@@ -357,7 +388,9 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
       const idle = pods.stop();
       await served.close();
       await idle;
-      await Promise.all([relay.flush(), promises.flush()]);
+      clearInterval(keeping);
+      await Promise.all([relay.flush(), promises.flush(), ledger?.keep(true)]);
+      ledger?.close();
     },
   };
 }

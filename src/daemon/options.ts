@@ -1,4 +1,5 @@
 // The daemon's command line, checked before anything is touched.
+import { basename, join } from "node:path";
 import { Command, InvalidArgumentError, Option } from "commander";
 import { bounds, paths, product } from "#contract/tables.ts";
 import { ADOPTIONS, type Adoption } from "#mesh/enrolment.ts";
@@ -19,6 +20,8 @@ export type DaemonOptions = {
   readonly clusterDomain: string;
   readonly health: { readonly host: string; readonly port: number } | null;
   readonly log: string;
+  /** File of the ledger; null: none is kept. */
+  readonly ledger: string | null;
   /** Whose labels count beside ours; control must say the same. */
   readonly adopt: Adoption;
   /** By what pods are captured; auto: the first that works on this node. */
@@ -63,6 +66,7 @@ export function parseOptions(argv: readonly string[]): DaemonOptions {
     .requiredOption("--token <file>", "this node's token")
     .option("--cluster-domain <name>", "DNS domain of services until control says it for the first time", domainName, "cluster.local")
     .option("--health <address>", "ADDRESS:PORT of /healthz/ready and /metrics", listenAddress)
+    .option("--ledger <file>", `where edges are kept for days, or none (default: ${paths.ledger}, with --mesh below --run)`)
     .addOption(
       new Option("--redirect <backend>", "by what pods are captured; auto is the first that works on this node")
         .choices(["auto", ...BACKENDS])
@@ -82,12 +86,28 @@ export function parseOptions(argv: readonly string[]): DaemonOptions {
     throw meshError("E_USAGE", "one of --mesh DIR and --kubernetes is needed, and not both");
   const { node, run, control, root, token, clusterDomain, health = null, log, redirect, adopt, mesh = null } = given;
   const kubernetes = given.kubernetes ? kubernetesOf(given) : null;
-  return { node, run, control, root, token, clusterDomain, health, log, redirect, adopt, mesh, kubernetes };
+  const ledger = given.ledger ?? (kubernetes === null ? join(run, basename(paths.ledger)) : paths.ledger);
+  return {
+    node,
+    run,
+    control,
+    root,
+    token,
+    clusterDomain,
+    health,
+    log,
+    ledger: ledger === "none" ? null : ledger,
+    redirect,
+    adopt,
+    mesh,
+    kubernetes,
+  };
 }
 
 /** What commander found; what was not given is absent. */
 type Given = Pick<DaemonOptions, "node" | "run" | "control" | "root" | "token" | "clusterDomain" | "log" | "redirect" | "adopt"> & {
   readonly health?: NonNullable<DaemonOptions["health"]>;
+  readonly ledger?: string;
   readonly mesh?: string;
   readonly kubernetes?: boolean;
   readonly kubeconfig?: string;

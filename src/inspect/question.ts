@@ -21,7 +21,7 @@ const common = {
   /** Most lines; how many more there were is told. */
   limit: z.number().int().min(1).max(LIMIT).default(LIMIT),
   /** Only what has one end in one of these. Null: everything. Who asks control does not choose this: it is what he may see. */
-  namespaces: z.array(z.string()).nullable().default(null),
+  namespaces: z.array(z.string()).min(1).nullable().default(null),
 };
 
 /** Each connection and request by itself, the last minutes. */

@@ -81,6 +81,8 @@ pub mod paths {
     pub const CNI_PLUGIN: &str = "trackbed-cni";
     /// our configuration in the second: sorted first, a copy of the node's own with our plugin chained last
     pub const CNI_CONFLIST: &str = "00-trackbed.conflist";
+    /// edges that the daemon keeps for days
+    pub const LEDGER: &str = "/var/lib/trackbed/ledger.db";
     /// directory of what the plugin needs while no daemon answers
     pub const CNI_STATE: &str = "/var/lib/trackbed/cni";
     /// in it: which namespaces are enrolled; the daemon writes it
@@ -368,20 +370,14 @@ pub mod errors {
     /// What to do next, by code.
     pub const NEXT: &[(&str, &str)] = &[
         (CAPTURE_NETNS_GONE, "nothing if the pod was just deleted; otherwise check the pod's netns path"),
-        (
-            CAPTURE_NETNS_FOREIGN,
-            "nothing: the daemon looks for the pod's own namespace again; if it persists, compare the pod's addresses with those in its namespace",
-        ),
+        (CAPTURE_NETNS_FOREIGN, "nothing: the daemon looks for the pod's own namespace again; if it persists, compare the pod's addresses with those in its namespace"),
         (CNI_DAEMON_AWAY, "see why the trackbed-daemon pod of the node does not run; trackbed-cni rescue frees the node without it"),
         (CNI_NOT_CAPTURED, "nothing: the kubelet tries again; the reason names what is missing"),
         (CNI_UNDECIDED, "nothing: the kubelet tries again; see whether the node reaches the API server"),
         (CNI_REQUEST_INVALID, "the reason names the field; the runtime must give K8S_POD_NAMESPACE, K8S_POD_NAME and K8S_POD_UID"),
         (CNI_INSTALL_FAILED, "the reason names the file; check that the directories of --cni-bin and --cni-conf are mounted and writable"),
         (CNI_NO_NETWORK, "install the cluster's network first; ours follows by itself"),
-        (
-            CNI_VERSION,
-            "raise cniVersion in the file that the reason names; until then new pods start without the plugin and are captured as running ones",
-        ),
+        (CNI_VERSION, "raise cniVersion in the file that the reason names; until then new pods start without the plugin and are captured as running ones"),
         (PROBE_RULES_FAILED, "read the cause; until it stands, probes of pods under STRICT fail"),
         (CAPTURE_RULES_FAILED, "read the cause; check that nft is installed and the kernel has nf_tables"),
         (CAPTURE_RULES_DIFFER, "something else edits the namespace: trackbed explain pod/NAME shows the difference"),
@@ -409,10 +405,7 @@ pub mod errors {
         (DESTINATION_OWN_PORT, "applications must not use ports 15001, 15006, 15008, 15053"),
         (SERVICE_NO_ENDPOINT, "check the service's selector and its pods"),
         (SERVICE_NO_PORT, "compare the port with the Service"),
-        (
-            ROUTES_UNKNOWN,
-            "nothing if the waypoint or the service is new; otherwise see whether control rejected or lost the routes: trackbed waypoint status",
-        ),
+        (ROUTES_UNKNOWN, "nothing if the waypoint or the service is new; otherwise see whether control rejected or lost the routes: trackbed waypoint status"),
         (ACCESS_UNKNOWN, "nothing if it is new; otherwise see whether control lost them: trackbed waypoint status"),
         (TOKEN_REFUSED, "the answer's WWW-Authenticate and the flow say why"),
         (POLICY_EXTERNAL, "the flow names the policy whose provider was asked"),
@@ -424,10 +417,7 @@ pub mod errors {
         (TUNNEL_LOST, "look at the peer's engine"),
         (UPSTREAM_REFUSED, "check that it listens on this port"),
         (UPSTREAM_TIMEOUT, "check the application's accept queue"),
-        (
-            HANDOVER_STATE,
-            "nothing for this connection; if it follows an upgrade, take the next version's engine from a release that knows the one before",
-        ),
+        (HANDOVER_STATE, "nothing for this connection; if it follows an upgrade, take the next version's engine from a release that knows the one before"),
         (ENGINE_LIMIT, "the reason names the bound"),
         (DNS_UPSTREAM, "check the server in the pod's resolv.conf"),
         (SOURCE_INVALID, "correct the file, line and field named"),
@@ -436,10 +426,7 @@ pub mod errors {
         (CONTROL_AWAY, "check control and the network to it"),
         (CONTROL_UNAUTHENTICATED, "compare the node's token file with control's"),
         (IDENTITY_RATE_LIMITED, "nothing: the engine asks again; if it persists, see which of the node's pods ask and why"),
-        (
-            AUTHORITY_PENDING,
-            "the reason names the CertificateRequest: kubectl describe shows what its issuer says; cert-manager and the issuer must be there",
-        ),
+        (AUTHORITY_PENDING, "the reason names the CertificateRequest: kubectl describe shows what its issuer says; cert-manager and the issuer must be there"),
         (AUTHORITY_INVALID, "restore the files in control's state directory, or move all of them away to start a new trust root"),
         (DIRECTORY_UNUSABLE, "create the directory, or correct the option that names it; see its owner and mode"),
         (DAEMON_LISTEN_FAILED, "see which process holds the port, and that the address belongs to this node"),
@@ -447,17 +434,11 @@ pub mod errors {
         (DISCOVERY_PROTOCOL, "compare the versions of control and daemon"),
         (SNAPSHOT_INVALID, "it is replaced as soon as control answers"),
         (DAEMON_AWAY, "see that a daemon runs on this node, or name its directory with --run"),
-        (
-            API_UNREACHABLE,
-            "nothing if it restarts; otherwise check the API server and the network to it; what was read last stays in force",
-        ),
+        (API_UNREACHABLE, "nothing if it restarts; otherwise check the API server and the network to it; what was read last stays in force"),
         (API_FORBIDDEN, "compare the roles bound to our ServiceAccount with the manifests: trackbed install puts them right"),
         (API_REJECTED, "read its message; the versions of Kubernetes and of Trackbed may not fit"),
         (API_CREDENTIALS, "run inside a pod with a mounted ServiceAccount token, or name a kubeconfig with --kubeconfig"),
-        (
-            WAYPOINT_NOT_MADE,
-            "the reason names the object that stands against it: rename or remove one of the two; control tries again by itself",
-        ),
+        (WAYPOINT_NOT_MADE, "the reason names the object that stands against it: rename or remove one of the two; control tries again by itself"),
         (WAYPOINT_PARAMETERS, "correct the ConfigMap: its keys are replicas, a number, and resources, YAML as in a container"),
         (QUESTION, "the message names the place; docs/flows.md has the fields and the operators"),
         (QUESTION_BUSY, "ask again; see whether somebody follows flows who does not read them"),
