@@ -95,7 +95,7 @@ test("by difference it holds what it would get as a whole, whatever changes and 
   const ledger = createLedger();
   for (let step = 0; step < 3000; step++) {
     const name = names[random(names.length)] ?? "";
-    const what = random(10);
+    const what = random(12);
     if (what === 0) store.update(ADDRESS_TYPE, [resource(name, step)], []);
     if (what === 1) store.update(ADDRESS_TYPE, [], [name]);
     if (what === 2) store.update(AUTHORIZATION_TYPE, random(3) === 0 ? [] : [resource(name, step)], random(2) === 0 ? [name] : []);
@@ -104,6 +104,11 @@ test("by difference it holds what it would get as a whole, whatever changes and 
     if (what === 5 && random(4) === 0) setScope(random(8) === 0 ? null : { addresses: subset(), routes: subset(), policies: subset() });
     if (what === 7) policies.access.set(name, resource(name, step));
     if (what === 8) policies.access.delete(name);
+    if (what === 10) policies.requestSettings.set(name, resource(name, step));
+    if (what === 11) {
+      if (random(2) === 0) policies.backendSettings.delete(name);
+      else policies.backendSettings.set(name, resource(name, step));
+    }
     if (what === 9) everyPod(random(2) === 0 ? null : resource("*", step));
     if (what === 6) {
       if (random(10) === 0) [follow, engine] = [feed.open(), holder()]; // another stream

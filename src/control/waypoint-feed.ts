@@ -30,7 +30,7 @@ export type WaypointFeed = {
   settled(): void;
 };
 
-const { ADDRESS, AUTHORIZATION, ROUTES, ACCESS } = ResourceType;
+const { ADDRESS, AUTHORIZATION, ROUTES, ACCESS, BACKEND_SETTINGS, REQUEST_SETTINGS } = ResourceType;
 
 export function scopedFeed({ store, compiler, uidOf, adopt }: FeedOptions): WaypointFeed {
   const changed = new Map<TypeUrl, Set<string>>([
@@ -85,7 +85,7 @@ export function scopedFeed({ store, compiler, uidOf, adopt }: FeedOptions): Wayp
       const now = scopeOf(pod);
       const whole = now !== scope;
       const own = uidOf(pod);
-      const { access, accessOfPods } = compiler.policies;
+      const { access, backendSettings, requestSettings, accessOfPods } = compiler.policies;
       const served = now?.routes ?? new Set<string>();
       const waypoint = waypointOf(pod);
       const pods = waypoint === null || now === null ? null : accessOfPods(waypoint);
@@ -103,6 +103,9 @@ export function scopedFeed({ store, compiler, uidOf, adopt }: FeedOptions): Wayp
         told(ADDRESS, addresses, inStore(ADDRESS_TYPE)),
         difference(ACCESS, guarded, (name) => (name === pods?.name ? pods : access.get(name)), whole),
         difference(ROUTES, served, (name) => compiler.routes().get(name), whole),
+        difference(REQUEST_SETTINGS, served, (name) => requestSettings.get(name), whole),
+        // Of whatever it sends to.
+        difference(BACKEND_SETTINGS, now?.addresses ?? [], (name) => backendSettings.get(name), whole),
       ];
       return {
         reset: whole,
