@@ -16,11 +16,13 @@ export type PodDocument = {
   /** The label trackbed.dev/mesh. */
   readonly mesh?: "enabled" | "disabled";
   readonly annotations?: Readonly<Record<string, string>>;
+  readonly labels?: Readonly<Record<string, string>>;
 };
 
 /** JSON is YAML. Its service account is named as the pod. */
-export function podDocument({ name, ips, node = "node-a", namespace = "legacy", mesh, annotations = {} }: PodDocument): string {
-  const labels = { app: name, ...(mesh === undefined ? {} : { "trackbed.dev/mesh": mesh }) };
+export function podDocument(document: PodDocument): string {
+  const { name, ips, node = "node-a", namespace = "legacy", mesh, annotations = {} } = document;
+  const labels = { app: name, ...document.labels, ...(mesh === undefined ? {} : { "trackbed.dev/mesh": mesh }) };
   return JSON.stringify({
     apiVersion: "v1",
     kind: "Pod",

@@ -28,6 +28,9 @@ const SERVERS = [
   { name: "web-v2", node: "node-b", ips: ["10.99.2.31", "fd99:2::31"] },
 ] as const;
 
+/** A pod outside of the mesh, for what is outside of the cluster. */
+const OUTSIDE = "legacy/outsider";
+
 let mesh: TestMesh;
 
 const json = (...documents: object[]): string => documents.map((document) => JSON.stringify(document)).join("\n---\n");
@@ -72,12 +75,12 @@ const waypointPod = ({ name, node, ips }: (typeof WAYPOINTS)[number], ready: boo
     },
   });
 
-const waypoint = (name: string, ips: readonly string[]): string =>
+const waypoint = (name: string, ips: readonly string[], labels = {}): string =>
   json(
     {
       apiVersion: "gateway.networking.k8s.io/v1",
       kind: "Gateway",
-      metadata: { name, namespace: "app" },
+      metadata: { name, namespace: "app", labels },
       spec: { gatewayClassName: "trackbed-waypoint", listeners: [{ name: "mesh", port: ports.hbone, protocol: "HBONE" }] },
     },
     service(name, ips, { "gateway.networking.k8s.io/gateway-name": name }, ports.hbone),
@@ -122,10 +125,10 @@ before(async () => {
   mesh.document("waypoint-1.yaml", waypointPod(second, false));
   mesh.document("route.yaml", route(TO_V2_BY_HEADER));
   await mesh.lab.reconcile();
-  for (const { name } of SERVERS) {
-    const pod = mesh.lab.pod(`app/${name}`);
-    await untilReady(mesh.lab, pod);
-    const server = pod.spawn([process.execPath, program("web"), name, String(PORT)]);
+  for (const name of [...SERVERS.map((one) => `app/${one.name}`), OUTSIDE]) {
+    const pod = mesh.lab.pod(name);
+    if (name !== OUTSIDE) await untilReady(mesh.lab, pod);
+    const server = pod.spawn([process.execPath, program("web"), name.replace(/^.*\//, ""), String(PORT)]);
     let listening = false;
     server.stdout?.once("data", () => {
       listening = true;
@@ -136,9 +139,9 @@ before(async () => {
 });
 after(() => mesh?.stop());
 
-async function ask(path: string, headers: readonly string[] = [], count = 1, from = "app/client"): Promise<Answer[]> {
-  const pod = mesh.lab.pod(from);
-  const argv = [process.execPath, program("ask"), `http://${WEB}${path}`, String(count), ...headers];
+async function ask(path: string, headers: readonly string[] = [], count = 1, host = WEB): Promise<Answer[]> {
+  const pod = mesh.lab.pod("app/client");
+  const argv = [process.execPath, program("ask"), `http://${host}${path}`, String(count), ...headers];
   const text = await pod.run(argv, { timeoutMs: 60_000 });
   return text
     .trim()
@@ -302,6 +305,81 @@ test("a waypoint that ends gives its clients to the other one, and no request is
   mesh.document("waypoint-1.yaml", waypointPod(second, false));
   await mesh.lab.stopWaypoint("app/waypoint-1");
   await untilAnswer("the first one again", "/", ["version:two"], ({ by }) => by === "web-v2");
+});
+
+const forwardedFor = (answer: Answer | undefined): unknown =>
+  answer?.body === undefined || answer.body === ""
+    ? undefined
+    : (JSON.parse(answer.body) as { headers: Record<string, string> }).headers["x-forwarded-for"];
+
+test("who asks for a pod by its own address passes its waypoint too, where that is for pods", async () => {
+  const [server] = SERVERS;
+  const [own = ""] = server.ips;
+  const [client] = mesh.lab.pod("app/client").ips;
+  const pod = (labels: Record<string, string>) => podDocument({ ...server, namespace: "app", labels });
+  const at = `${own}:${PORT}`;
+  const [direct] = await ask("/any", [], 1, at);
+  assert.deepEqual([direct?.by, forwardedFor(direct)], ["web-v1", undefined]);
+  mesh.document("web-v1.yaml", pod({ "trackbed.dev/use-waypoint": "waypoint" }));
+  mesh.document("waypoint.yaml", waypoint("waypoint", ["10.96.99.29", "fd96:99::29"], { "trackbed.dev/waypoint-for": "all" }));
+  const through = await until("the pod's waypoint", async () => {
+    const [answer] = await ask("/any", [], 1, at);
+    return forwardedFor(answer) === undefined ? null : answer;
+  });
+  // No route is about it: that path is refused where the service is asked for.
+  assert.deepEqual([through.status, through.by, forwardedFor(through)], [200, "web-v1", client]);
+  mesh.document("web-v1.yaml", pod({}));
+  mesh.document("waypoint.yaml", waypoint("waypoint", ["10.96.99.29", "fd96:99::29"]));
+  await until("it is reached directly", async () => forwardedFor((await ask("/any", [], 1, at))[0]) === undefined);
+});
+
+test("a host outside of the cluster is reached through the waypoint of its ServiceEntry, as a route of that says", async () => {
+  const address = "203.0.113.80";
+  const group = "networking.istio.io";
+  const [endpoint = ""] = mesh.lab.pod(OUTSIDE).ips;
+  mesh.document(
+    "bank.yaml",
+    json({
+      apiVersion: `${group}/v1`,
+      kind: "ServiceEntry",
+      metadata: { name: "bank", namespace: "app", labels: { "trackbed.dev/use-waypoint": "waypoint" } },
+      spec: {
+        hosts: ["api.bank.example"],
+        addresses: [address],
+        resolution: "STATIC",
+        ports: [{ number: 80, name: "http", protocol: "HTTP", targetPort: PORT }],
+        endpoints: [{ address: endpoint }],
+      },
+    }),
+  );
+  const rules = [
+    {
+      matches: [{ path: { type: "PathPrefix", value: "/accounts" } }],
+      filters: [{ type: "URLRewrite", urlRewrite: { hostname: "api.bank.example" } }],
+      backendRefs: [{ group, kind: "Hostname", name: "api.bank.example", port: 80 }],
+    },
+  ];
+  mesh.document(
+    "bank-route.yaml",
+    json({
+      apiVersion: "gateway.networking.k8s.io/v1",
+      kind: "HTTPRoute",
+      metadata: { name: "bank", namespace: "app" },
+      spec: { parentRefs: [{ group, kind: "ServiceEntry", name: "bank" }], rules },
+    }),
+  );
+  const answer = await until("the bank answers", async () => {
+    const [one] = await ask("/accounts/7", [], 1, address);
+    return one?.status === 200 ? one : null;
+  });
+  const { headers } = JSON.parse(answer.body) as { headers: Record<string, string> };
+  assert.deepEqual(
+    [answer.by, headers["host"], headers["x-forwarded-for"]],
+    ["outsider", "api.bank.example", mesh.lab.pod("app/client").ips[0]],
+  );
+  assert.deepEqual((await ask("/else", [], 1, address))[0]?.status, 404);
+  mesh.document("bank-route.yaml", null);
+  mesh.document("bank.yaml", null);
 });
 
 test("without its waypoint a service refuses: nothing goes past it", async () => {
