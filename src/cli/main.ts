@@ -79,6 +79,9 @@ Exit codes: 0 fine · 1 not healthy, or it did not work · 64 wrong command line
     .argument("<what>", "who connects: pod/NAME, deployment/NAME, NAMESPACE/SERVICE-ACCOUNT, spiffe://… or an address; or a flow's id")
     .argument("[destination]", "HOST:PORT, where host is a name, an address or pod/NAME; without: how the pod stands")
     .option("-n, --namespace <name>", "the pod's namespace, where its name alone is not clear")
+    .option("--method <method>", "of a request, for the waypoint on its way (default GET where --path or --header is given)")
+    .option("--path <path>", "of the request, with its query (default /)")
+    .option("--header <header>", "of the request, NAME: VALUE (repeatable)", collect, [])
     .action((what: string, destination: string | undefined, { output, ...options }: Common & AskOptions) => {
       if (destination !== undefined) act(runConnection(what, destination, options, output));
       else if (isFlowId(what)) act(runFlow(what, options, output));

@@ -75,6 +75,13 @@ pub fn prospect(world: &World, client: &Client, host: &str, port: u16) -> Prospe
 }
 
 impl Prospect {
+    /// Decides anew of all ways together: somebody said more of some of them.
+    pub fn settle(&mut self) {
+        if !self.ways.is_empty() {
+            self.judgement = together(&self.ways);
+        }
+    }
+
     /// It does not come as far as a destination.
     pub fn failed(judgement: Judgement) -> Self {
         Self { resolution: None, ways: Vec::new(), more_ways: false, judgement }

@@ -1,13 +1,15 @@
 //! `trackbed-engine eval`: the functions that decide connections, asked over lines of JSON. No socket, no privilege, no clock: what is true of the
 //! state that comes in. docs/explain.md has the contract.
 mod line;
+mod request;
 
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 
 use trackbed_contract::Identity;
 use trackbed_contract::tables::errors;
-use trackbed_decide::{Client, Judgement, Settings, Verdict, World, admission, prospect};
+use trackbed_decide::{Client, Judgement, Prospect, Settings, Verdict, World, admission, prospect};
 
+use crate::routes::{Routes, kind_of};
 use line::{Admit, Answer, Connect, Line, Source};
 
 /// A state of 100,000 resources in one line has some 60 MB; a line that never ends must not take the machine's memory.
@@ -21,6 +23,12 @@ pub(crate) enum EvalError {
     Io(#[from] io::Error),
 }
 
+/// What nodes decide from, and what waypoints do.
+struct Mesh {
+    world: World,
+    routes: Routes,
+}
+
 pub(crate) fn run() -> Result<(), EvalError> {
     let answers = BufWriter::new(io::stdout().lock());
     match answer_all(BufReader::new(io::stdin().lock()), answers) {
@@ -31,7 +39,7 @@ pub(crate) fn run() -> Result<(), EvalError> {
 }
 
 fn answer_all<R: Read>(mut questions: BufReader<R>, mut answers: impl Write) -> Result<(), EvalError> {
-    let mut world = None;
+    let mut mesh = None;
     let mut text = Vec::new();
     for number in 1.. {
         text.clear();
@@ -46,7 +54,7 @@ fn answer_all<R: Read>(mut questions: BufReader<R>, mut answers: impl Write) -> 
             continue;
         }
         let line: Line = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
-        if let Some(answer) = one(&mut world, line).map_err(wrong)? {
+        if let Some(answer) = one(&mut mesh, line).map_err(wrong)? {
             serde_json::to_writer(&mut answers, &answer).map_err(io::Error::from)?;
             answers.write_all(b"\n")?;
         }
@@ -58,31 +66,44 @@ fn answer_all<R: Read>(mut questions: BufReader<R>, mut answers: impl Write) -> 
     Ok(answers.flush()?)
 }
 
-fn one(world: &mut Option<World>, line: Line) -> Result<Option<Answer>, String> {
+fn one(mesh: &mut Option<Mesh>, line: Line) -> Result<Option<Answer>, String> {
     if let Line::Settings(settings) = line {
         // The node is asked for by each question: it is its client's, then its destination's.
-        *world = Some(World::new(Settings::of_waypoint(&settings.into()).map_err(|error| error.to_string())?));
+        let settings = Settings::of_waypoint(&settings.into()).map_err(|error| error.to_string())?;
+        *mesh = Some(Mesh { world: World::new(settings), routes: Routes::default() });
         return Ok(None);
     }
-    let Some(world) = world else { return Err("settings come first".to_owned()) };
+    let Some(mesh) = mesh else { return Err("settings come first".to_owned()) };
     match line {
         Line::Settings(_) => Ok(None),
         Line::State(state) => {
-            let (next, rejected) = world.apply(&state.delta(world.generation() + 1)?);
-            *world = next;
+            let delta = state.delta(mesh.world.generation() + 1)?;
+            let (world, mut rejected) = mesh.world.apply(&delta);
+            // No part of where a connection may go, and nothing that the world knows.
+            rejected.retain(|rejected| kind_of(rejected.r#type).is_none());
+            let (routes, unusable) = mesh.routes.apply(&delta);
+            rejected.extend(unusable);
+            *mesh = Mesh { world, routes };
             Ok(Some(Answer::State { rejected: rejected.into_iter().map(Into::into).collect() }))
         }
-        Line::Connect(question) => Ok(Some(Answer::Connect { answer: Box::new(connect(world, &question)), id: question.id })),
-        Line::Admit(question) => Ok(Some(Answer::Admit { answer: admit(world, &question)?, id: question.id })),
+        Line::Connect(question) => {
+            let mut answer = connect(&mesh.world, &question);
+            let requests = match &question.request {
+                Some(request) => request::explain(mesh, &question, request, &mut answer)?,
+                None => Vec::new(),
+            };
+            Ok(Some(Answer::Connect { answer: Box::new(answer), requests, id: question.id }))
+        }
+        Line::Admit(question) => Ok(Some(Answer::Admit { answer: admit(&mesh.world, &question)?, id: question.id })),
     }
 }
 
-fn connect(world: &World, question: &Connect) -> trackbed_decide::Prospect {
+fn connect(world: &World, question: &Connect) -> Prospect {
     let client = match &question.source {
         Source::Address(ip) => Client::Address(*ip),
         Source::Workload(uid) => match world.workload(uid) {
             Some(workload) => Client::Workload(workload.clone()),
-            None => return trackbed_decide::Prospect::failed(unknown(uid)),
+            None => return Prospect::failed(unknown(uid)),
         },
     };
     prospect(world, &client, &question.host, question.port)

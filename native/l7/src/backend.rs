@@ -72,6 +72,10 @@ impl Backends {
         Ok(Self { list, total, turn: Turn::default() })
     }
 
+    pub(crate) fn weighted(&self) -> impl Iterator<Item = (Arc<BackendKey>, u32)> {
+        self.list.iter().map(|backend| (Arc::clone(&backend.key), backend.weight))
+    }
+
     pub(crate) fn only(key: BackendKey, protocol: route::Protocol) -> Self {
         let backend = Backend { key: Arc::new(key), filters: Box::default(), protocol, refuse: None, weight: 1 };
         Self { list: Box::new([Arc::new(backend)]), total: 1, turn: Turn::default() }

@@ -18,6 +18,7 @@ mod client;
 mod context;
 mod cors;
 mod exchange;
+mod explain;
 mod filter;
 mod framing;
 mod guard;
@@ -55,6 +56,7 @@ mod upstream;
 
 pub use client::{Client, Served};
 pub use context::Context;
+pub use explain::Explained;
 pub use record::Decided;
 pub use report::{Cause, Copied, Ejection, Flag, Report, RequestRecord, RouteName, Span, StreamRecord};
 pub use serve::{End, serve};

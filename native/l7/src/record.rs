@@ -35,6 +35,11 @@ pub struct Decided {
 }
 
 impl Decided {
+    /// No policy has a part in it.
+    pub(crate) fn nobody(code: &'static str, reason: String) -> Self {
+        Self { policy: None, code, reason, audit: None }
+    }
+
     pub(crate) fn of(refused: Refused) -> Self {
         let Refused { code, policy, reason } = refused;
         Self { policy: Some(policy), code, reason, audit: None }

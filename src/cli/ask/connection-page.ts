@@ -1,6 +1,6 @@
 // What would become of a connection, as people read it: where it leads, each way with every policy, and the verdict.
 import type { ExplainedConnection } from "#inspect/eval/ask-connection.ts";
-import type { Considered, Effect, Judgement, Resolution, Verdict, Way } from "#inspect/eval/contract.ts";
+import type { Considered, Effect, Judgement, Resolution, ToldRequest, Verdict, Way } from "#inspect/eval/contract.ts";
 import { paint, type Style, table } from "../table.ts";
 
 const STYLE: Readonly<Record<Verdict, Style>> = { allowed: "green", denied: "red", failed: "yellow", depends: "yellow" };
@@ -12,17 +12,19 @@ const SAYS: Readonly<Record<Effect, string>> = {
   allows: "ALLOW, and it matches",
   allowsOthers: "ALLOW, and no rule matches",
   deniesOthers: "DENY, and no rule matches",
+  asks: "CUSTOM, and it matches: its provider is asked",
 };
 
 export function connectionPage({ source, destination, answer, rejected, contradicted }: ExplainedConnection, from: string): string {
   const who =
     "workload" in source ? `${nameOf(source.workload.uid)} (${source.workload.identity}, ${source.workload.node})` : source.address;
-  const { resolution, ways, moreWays } = answer;
+  const { resolution, ways, moreWays, requests } = answer;
   const to = destination.host.includes(":") ? `[${destination.host}]:${destination.port}` : `${destination.host}:${destination.port}`;
   return [
     `${paint(`${who} → ${to}`, "bold")}\n${paint(`asked of ${from}`, "dim")}`,
     resolution === null ? "" : resolutionPage(resolution),
     ...ways.map((way) => wayPage(way, "")),
+    ...requests.map(requestText),
     moreWays ? "and further endpoints of the same service" : "",
     ...contradicted.map(
       (one) => `${paint(`${one.node} holds another state and has the last word`, "yellow")}: ${nameOf(one.endpoint)}: ${judged(one)}`,
@@ -76,11 +78,39 @@ function policyText({ policy, effect, dryRun, rules }: Considered, indent: strin
   const decides = effect === "allows" || effect === "denies";
   const head = `${indent}${policy.name}: ${SAYS[effect]}${dryRun ? " (dry run: only told of)" : ""}`;
   const said = rules.flatMap(({ rule, matches, misses }) =>
-    matches
-      ? [`${indent}  rule ${rule} matches`]
-      : misses.map(({ field, wants, has }) => `${indent}  rule ${rule}: ${field} wants ${wants}${has === "" ? "" : `, has ${has}`}`),
+    matches ? [`${indent}  rule ${rule} matches`] : misses.map((miss) => `${indent}  rule ${rule}: ${missText(miss)}`),
   );
   return [decides ? paint(head, effect === "denies" ? "red" : "green") : head, ...said].join("\n");
+}
+
+function missText({ field, wants, has }: Considered["rules"][number]["misses"][number]): string {
+  if (has === "") return `${field}: ${wants}`;
+  return field.includes(".not_") ? `${field} leaves out ${wants}, and it is ${has}` : `${field} wants ${wants}, has ${has}`;
+}
+
+function requestText(told: ToldRequest): string {
+  const { service, port, considered, asked, route, backends } = told;
+  const policies = considered.flatMap(({ policy, effect, dryRun, rules }) => [
+    `  ${policy.name}: ${SAYS[effect]}${dryRun ? " (dry run: only told of)" : ""}`,
+    ...rules.map(({ matches, clause, fields }, rule) =>
+      matches
+        ? `    rule ${rule} matches`
+        : `    rule ${rule}: clause ${clause}: ${fields.join(" and ")} ${fields.length === 1 ? "does" : "do"} not hold`,
+    ),
+  ]);
+  const to = backends
+    .map(({ service, port, weight }) => `${service} port ${port}${backends.length === 1 ? "" : ` (weight ${weight})`}`)
+    .join(", ");
+  const rule = route === null ? (to === "" ? "" : `  no route is attached: to ${to}`) : `  ${route}${to === "" ? "" : `: to ${to}`}`;
+  return [
+    `${paint("request", "bold")} for ${service} port ${port}: ${judged(told)}`,
+    ...asked.map((one) => `  asks ${one}`),
+    ...policies,
+    ...(considered.length === 0 && told.verdict === "allowed" ? [`  ${paint("no policy applies", "dim")}`] : []),
+    rule,
+  ]
+    .filter(Boolean)
+    .join("\n");
 }
 
 function judged({ verdict, code, reason, policy, audit }: Judgement): string {

@@ -1,5 +1,5 @@
 // One connection asked about as it would happen: decided by its source's node, then by the node of each endpoint, each from what that node holds.
-import type { ConnectAnswer, Judgement, RejectedResource, Way } from "./contract.ts";
+import type { AskedRequest, ConnectAnswer, Judgement, RejectedResource, Way } from "./contract.ts";
 import { type DestinationName, pickWorkload, type SourceName } from "./ends.ts";
 import type { Evaluator } from "./evaluator.ts";
 import { type AskedMesh, difference, type Known, load, workloadsOf } from "./mesh.ts";
@@ -8,6 +8,7 @@ import { type AskedMesh, difference, type Known, load, workloadsOf } from "./mes
 export type AskedConnection = {
   readonly source: SourceName;
   readonly destination: DestinationName;
+  readonly request?: AskedRequest;
   /** By node; the one under "" stands for every node that is not named. */
   readonly meshes: ReadonlyMap<string, AskedMesh>;
 };
@@ -37,7 +38,13 @@ export async function askConnection(evaluator: Evaluator, asked: AskedConnection
   const own = (workload === null ? undefined : asked.meshes.get(workload.node)) ?? any;
   const rejected = await load(evaluator, own);
   const source = workload === null ? { address: "address" in asked.source ? asked.source.address : "" } : { workload: workload.uid };
-  const answer = await evaluator.connect({ id: "", source, host, port });
+  const answer = await evaluator.connect({
+    id: "",
+    source,
+    host,
+    port,
+    ...(asked.request === undefined ? {} : { request: asked.request }),
+  });
   const contradicted = workload === null ? [] : await otherNodes(evaluator, own, asked.meshes, workload, answer.ways);
   return {
     source: workload === null ? { address: "address" in source ? source.address : "" } : { workload },

@@ -7,8 +7,8 @@ export type EvalSettings = {
   readonly encryptSameNode: boolean;
 };
 
-/** Routes are for waypoints alone: where a connection goes does not depend on them. */
-export type EvalType = "address" | "authorization";
+/** `routes` and `access` are what waypoints hold: where a connection goes does not depend on them. */
+export type EvalType = "address" | "authorization" | "routes" | "access";
 
 export type EvalResource = {
   readonly type: EvalType;
@@ -31,6 +31,15 @@ export type Connect = {
   /** An address, or a name as the client would say it. */
   readonly host: string;
   readonly port: number;
+  /** What a waypoint on the way would be asked. */
+  readonly request?: AskedRequest;
+};
+
+export type AskedRequest = {
+  readonly method: string;
+  /** With the query. */
+  readonly path: string;
+  readonly headers: readonly (readonly [name: string, value: string])[];
 };
 
 /** Whether the destination's engine admits a client. */
@@ -74,7 +83,7 @@ export type Judgement = {
 };
 
 /** In the order of strength: what a stronger one says counts. */
-export type Effect = "denies" | "invalid" | "unknown" | "allows" | "allowsOthers" | "deniesOthers";
+export type Effect = "denies" | "invalid" | "unknown" | "allows" | "allowsOthers" | "deniesOthers" | "asks";
 
 export type Considered = {
   readonly policy: PolicyRef;
@@ -98,7 +107,31 @@ export type Way = Judgement & {
   readonly accept: readonly string[];
   readonly considered: readonly Considered[];
   /** From a waypoint on. */
+  /** What a waypoint is asked for. */
+  readonly serves: readonly [service: string, port: number] | null;
   readonly behind: readonly Way[];
+};
+
+/** What the waypoints of a service make of the request. */
+export type ToldRequest = Judgement & {
+  readonly service: string;
+  readonly port: number;
+  readonly considered: readonly {
+    readonly policy: PolicyRef;
+    readonly effect: Effect;
+    readonly dryRun: boolean;
+    readonly rules: readonly {
+      readonly matches: boolean;
+      readonly clause: number | null;
+      /** Of each alternative in the clause the field that does not hold. */
+      readonly fields: readonly string[];
+    }[];
+  }[];
+  /** External authorization that is asked first, "PROVIDER by POLICY". */
+  readonly asked: readonly string[];
+  /** "HTTPRoute/namespace/name/index"; null = no route is attached, or it does not come so far. */
+  readonly route: string | null;
+  readonly backends: readonly { readonly service: string; readonly port: number; readonly weight: number }[];
 };
 
 export type Resolution = {
@@ -126,6 +159,8 @@ export type ConnectAnswer = Judgement & {
   readonly resolution: Resolution | null;
   readonly ways: readonly Way[];
   readonly moreWays: boolean;
+  /** Of each waypoint's service; empty when no request was asked about, no waypoint is on the way, or the state has no routes. */
+  readonly requests: readonly ToldRequest[];
 };
 
 export type AdmitAnswer = Judgement & { readonly id: string };

@@ -1,8 +1,12 @@
 // Claims about asking the deciding functions: what documents say is what the answer is about, and names mean whom people mean.
 import assert from "node:assert/strict";
+import { globSync, readFileSync } from "node:fs";
 import { test } from "node:test";
+import { fileURLToPath } from "node:url";
 import { ANYBODY, ENABLED, namespace, pod, policy, service, settings } from "#compile/specimen.ts";
 import type { MeshObject } from "#mesh/objects.ts";
+import { parseText } from "#source/directory/documents.ts";
+import { projectDocument } from "#source/project/project.ts";
 import { askConnection } from "./ask-connection.ts";
 import { parseDestination, parseSource, pickWorkload } from "./ends.ts";
 import { type Evaluator, startEvaluator } from "./evaluator.ts";
@@ -56,6 +60,56 @@ test("an endpoint's own node has the last word, where it holds another state", a
     contradicted.map(({ node, verdict, code }) => [node, verdict, code]),
     [["b", "denied", "E_POLICY_NO_ALLOW"]],
   );
+});
+
+const SHOP = fileURLToPath(new URL("../../../examples/shop", import.meta.url));
+const STOCK_POLICY = `apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: { name: stock-get, namespace: shop }
+spec:
+  targetRefs: [{ group: "", kind: Service, name: stock }]
+  rules:
+    - from: [{ source: { principals: [cluster.local/ns/shop/sa/shopper] } }]
+      to: [{ operation: { methods: [GET], paths: ["/", "/items/*"] } }]
+`;
+
+test("a request is decided as at the waypoint on its way: each policy with the field that fails, and the rule that it takes", async () => {
+  await using evaluator = startEvaluator();
+  const texts = globSync(`${SHOP}/*.yaml`).map((file) => readFileSync(file, "utf8"));
+  const shop = [...texts, STOCK_POLICY].flatMap((text) =>
+    parseText(text).documents.flatMap(({ value }) => {
+      const { object, problems } = projectDocument(value);
+      assert.deepEqual(problems, []);
+      return object === null ? [] : [object];
+    }),
+  );
+  const ask = async (source: string, method: string, path: string) => {
+    const explained = await askConnection(evaluator, {
+      source: parseSource(source, undefined, "cluster.local"),
+      destination: parseDestination("stock.shop:80", undefined),
+      meshes: new Map([["", compileMesh(shop, settings)]]),
+      request: { method, path, headers: [] },
+    });
+    assert.ok(!("missing" in explained), JSON.stringify(explained));
+    assert.deepEqual(explained.rejected, []);
+    return explained.answer;
+  };
+  const good = await ask("pod/shopper", "GET", "/items/7?all");
+  assert.deepEqual([good.verdict, good.policy, good.ways[0]?.path], ["allowed", { name: "shop/stock-get", rule: 0 }, "waypoint"]);
+  assert.deepEqual(
+    [good.requests[0]?.route, good.requests[0]?.backends.map(({ service, weight }) => [service.split(".")[0], weight])],
+    [
+      "HTTPRoute/shop/stock/0",
+      [
+        ["shop/stock-v1", 9],
+        ["shop/stock-v2", 1],
+      ],
+    ],
+  );
+  const bad = await ask("pod/shopper", "DELETE", "/items/7");
+  assert.deepEqual([bad.verdict, bad.code, bad.requests[0]?.considered[0]?.rules[0]?.fields], ["denied", "E_POLICY_NO_ALLOW", ["methods"]]);
+  assert.deepEqual((await ask("pod/shopper", "GET", "/admin")).requests[0]?.considered[0]?.rules[0]?.fields, ["paths"]);
+  assert.equal((await ask("pod/web", "GET", "/")).verdict, "denied");
 });
 
 test("what makes one mesh of another is what changed, and gives the same answers as a new beginning", async () => {

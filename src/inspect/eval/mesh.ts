@@ -54,6 +54,8 @@ export function compiledMesh(compiler: Compiler, settings: CompilerSettings, enc
     [
       ...[...compiler.resources(AUTHORIZATION_TYPE)].map((one) => resourceOf("authorization", one)),
       ...[...compiler.resources(ADDRESS_TYPE)].map((one) => resourceOf("address", one)),
+      ...[...compiler.routes().values()].map((one) => resourceOf("routes", one)),
+      ...[...compiler.policies.access.values()].map((one) => resourceOf("access", one)),
     ],
     compiler.faults(),
   );

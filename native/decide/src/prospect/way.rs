@@ -41,6 +41,11 @@ pub struct Way {
     pub judgement: Judgement,
     /// Every policy that applies at its end.
     pub considered: Vec<Judged>,
+    /// What the waypoint is asked for: `namespace/hostname` and port.
+    pub serves: Option<(Arc<str>, u16)>,
+    /// The address that the client shows.
+    #[serde(skip)]
+    pub from: Option<IpAddr>,
     /// From a waypoint on, to the endpoints of the service itself: routes may lead elsewhere.
     pub behind: Vec<Way>,
 }
@@ -180,7 +185,7 @@ impl Way {
             Some(refusal) => Judgement::of(Err(&refusal)),
             None => super::together(&found.ways),
         };
-        Self { judgement, behind: found.ways, ..way }
+        Self { judgement, serves: Some((served.key(), served.port)), from: Some(from), behind: found.ways, ..way }
     }
 
     fn from_outside(world: &World, from: IpAddr, endpoint: &Arc<Workload>, address: SocketAddr) -> Self {
@@ -203,6 +208,8 @@ impl Way {
             accept: tunnel.accept.iter().map(ToString::to_string).collect(),
             judgement: Judgement::new(Verdict::Allowed, "", String::new()),
             considered: Vec::new(),
+            serves: None,
+            from: None,
             behind: Vec::new(),
         }
     }
@@ -218,6 +225,8 @@ impl Way {
             accept: Vec::new(),
             judgement: Judgement::new(Verdict::Allowed, "", String::new()),
             considered: Vec::new(),
+            serves: None,
+            from: None,
             behind: Vec::new(),
         }
     }

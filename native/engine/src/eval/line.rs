@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use trackbed_contract::engine::{self, MeshSettings, ResourceType, StateDelta};
 use trackbed_decide::{Judgement, Prospect};
 
+use super::request::RequestTold;
+
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) enum Line {
@@ -63,6 +65,9 @@ struct Key {
 enum Type {
     Address,
     Authorization,
+    /// For waypoints.
+    Routes,
+    Access,
 }
 
 /// What becomes of a connection, and why.
@@ -74,6 +79,20 @@ pub(super) struct Connect {
     /// An address or a name.
     pub(super) host: String,
     pub(super) port: u16,
+    /// What a waypoint on the way would be asked.
+    #[serde(default)]
+    pub(super) request: Option<Request>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Request {
+    pub(super) method: String,
+    /// With the query.
+    pub(super) path: String,
+    /// Name and value.
+    #[serde(default)]
+    pub(super) headers: Vec<(String, String)>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -110,6 +129,7 @@ pub(super) enum Answer {
         id: String,
         #[serde(flatten)]
         answer: Box<Prospect>,
+        requests: Vec<RequestTold>,
     },
     Admit {
         id: String,
@@ -144,6 +164,8 @@ impl From<Type> for ResourceType {
         match of {
             Type::Address => Self::Address,
             Type::Authorization => Self::Authorization,
+            Type::Routes => Self::Routes,
+            Type::Access => Self::Access,
         }
     }
 }
