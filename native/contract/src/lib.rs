@@ -24,6 +24,12 @@ pub mod authorization {
     include!("gen/trackbed.authorization.v1.rs");
 }
 
+/// `proto/envoy/authorization.proto`: Envoy's protocol of external authorization.
+#[allow(clippy::all, clippy::pedantic, missing_debug_implementations, unreachable_pub)]
+pub mod ext_authz {
+    include!("gen/envoy.service.auth.v3.rs");
+}
+
 /// Istio's messages for node proxies. The module names are the proto packages': generated code refers to `super::workload`.
 #[allow(clippy::all, clippy::pedantic, missing_debug_implementations, unreachable_pub)]
 pub mod istio {

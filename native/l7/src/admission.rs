@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use trackbed_policy::{Decision, Evaluation, Host, Http, Paths, Policies, Refused, Subject, Token};
+use trackbed_policy::{Ask, Decision, Evaluation, Host, Http, Paths, Policies, Refused, Subject, Token};
 
 pub(crate) struct Admission {
     parties: Rc<Parties>,
@@ -80,30 +80,12 @@ impl Live {
 
 impl Admission {
     pub(crate) fn evaluate(&self, policies: &Policies) -> Evaluation {
-        let client = &self.parties.client;
-        let subject = Subject {
-            source: client.identity.as_ref(),
-            source_ip: client.address.ip(),
-            remote_ip: Some(client.address.ip()),
-            destination_ip: client.addressed,
-            destination_port: self.parties.served.port,
-            server_name: None,
-            http: None,
-        };
-        match &self.facts {
-            Facts::Connection { server_name } => policies.evaluate(&Subject { server_name: server_name.as_deref(), ..subject }),
-            Facts::Request(request) => {
-                let host = request.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-                let http = Http {
-                    host: &Host::of(host),
-                    method: request.method.as_str(),
-                    paths: &Paths::of(request.path.as_deref().unwrap_or(request.uri.path())),
-                    headers: &request.headers,
-                    token: request.token.as_deref(),
-                };
-                policies.evaluate(&Subject { remote_ip: request.remote_ip, http: Some(http), ..subject })
-            }
-        }
+        self.facts.of(&self.parties, |subject| policies.evaluate(subject))
+    }
+
+    /// Of a CUSTOM policy that holds of it.
+    pub(crate) fn custom<T>(&self, policies: &Policies, told: impl FnOnce(&Ask<'_>) -> T) -> Option<T> {
+        self.facts.of(&self.parties, |subject| policies.custom(subject).first().map(told))
     }
 
     fn decide_again(&self, access: &Access) {
@@ -126,6 +108,36 @@ impl Admission {
 
     pub(crate) async fn until_cut(&self) -> Refused {
         poll_fn(|cx| self.poll_cut(cx)).await
+    }
+}
+
+impl Facts {
+    /// As policies see them.
+    pub(crate) fn of<T>(&self, parties: &Parties, told: impl FnOnce(&Subject<'_>) -> T) -> T {
+        let client = &parties.client;
+        let subject = Subject {
+            source: client.identity.as_ref(),
+            source_ip: client.address.ip(),
+            remote_ip: Some(client.address.ip()),
+            destination_ip: client.addressed,
+            destination_port: parties.served.port,
+            server_name: None,
+            http: None,
+        };
+        match self {
+            Self::Connection { server_name } => told(&Subject { server_name: server_name.as_deref(), ..subject }),
+            Self::Request(request) => {
+                let host = request.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+                let http = Http {
+                    host: &Host::of(host),
+                    method: request.method.as_str(),
+                    paths: &Paths::of(request.path.as_deref().unwrap_or(request.uri.path())),
+                    headers: &request.headers,
+                    token: request.token.as_deref(),
+                };
+                told(&Subject { remote_ip: request.remote_ip, http: Some(http), ..subject })
+            }
+        }
     }
 }
 

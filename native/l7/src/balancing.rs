@@ -32,9 +32,11 @@ pub(crate) struct Chosen<D> {
 }
 
 /// Why there is none.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub(crate) enum NotChosen {
+    #[error(transparent)]
     NoEndpoint(NoEndpoint),
+    #[error(transparent)]
     Open(Open),
 }
 

@@ -21,6 +21,8 @@ pub struct Context<U: Upstream> {
     pub(crate) mirrors: Cell<usize>,
     /// Requests that are held back on purpose.
     pub(crate) delayed: Cell<usize>,
+    /// Questions to external authorization under way.
+    pub(crate) checks: Cell<usize>,
     pub(crate) learnt: Learnt,
     /// What policies may cut.
     pub(crate) live: Rc<Live>,
@@ -41,6 +43,7 @@ impl<U: Upstream> Context<U> {
             balancers: Balancers::default(),
             mirrors: Cell::new(0),
             delayed: Cell::new(0),
+            checks: Cell::new(0),
             learnt: Learnt::default(),
             live: Rc::default(),
             table: RefCell::default(),

@@ -1,7 +1,8 @@
 //! One request and its answer: which rule it belongs to, what the rule makes of it, and where it goes.
 use crate::admission::Admission;
+use crate::ahead::Ahead;
 use crate::answer::{Answer, Stream};
-use crate::authorize::{authorize, denied};
+use crate::authorize::{Admitted, authorize, denied};
 use crate::backend::Backend;
 use crate::canonical::{self, canonical, for_backend, is_grpc};
 use crate::limits::REPLAY_BYTES;
@@ -93,7 +94,8 @@ async fn pass<U: Upstream>(
     let mut canonical = canonical(&mut request, &session.parties.address, served)?;
     record.authority = request.headers.get(HOST).cloned();
     record.trace = Some(Trace::of(&mut request.headers, |asked| session.parties.report.traces(asked)));
-    let admission = authorize(session, &mut request, &canonical, record)?;
+    let mut incoming = Ahead::new(incoming);
+    let admitted = authorize(session, &mut request, &canonical, &mut incoming, record).await?;
 
     let (rule, prefix) = match port.rules(session.parties.client.namespace()) {
         None => (&port.own.http, None),
@@ -154,15 +156,15 @@ async fn pass<U: Upstream>(
     let path = shaped.path.as_deref().or(canonical.path.as_deref());
     for_backend(&mut request, path, http2, &canonical)?;
     let errand = Errand { rule, backend, request, http2, upgrade: canonical.upgrade.is_some(), upload, begun, hash, session: session_of };
-    let arrived = match admission {
+    let arrived = match &admitted {
         None => tries(session, errand, record).await?,
-        Some(admission) => {
+        Some(Admitted { admission, .. }) => {
             let arrived = select! {
                 biased;
                 refused = admission.until_cut() => return Err(denied(&refused)),
                 arrived = tries(session, errand, record) => arrived?,
             };
-            record.admission = Some(admission);
+            record.admission = Some(Rc::clone(admission));
             arrived
         }
     };
@@ -178,6 +180,9 @@ async fn pass<U: Upstream>(
     }
     if let Some(persistence) = persistence.filter(|_| session_of != Some(session_is)) {
         persistence.tell(session_is, response.headers_mut());
+    }
+    for change in admitted.iter().flat_map(|admitted| &admitted.answer) {
+        change.apply(response.headers_mut());
     }
     Ok(Passed::Backend(response))
 }

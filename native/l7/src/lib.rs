@@ -6,7 +6,9 @@
 
 mod access;
 mod admission;
+mod ahead;
 mod answer;
+mod ask;
 mod attempt;
 mod authorize;
 mod backend;
@@ -14,6 +16,7 @@ mod balancing;
 mod budget;
 mod canonical;
 mod carry;
+mod check;
 mod client;
 mod context;
 mod cors;
@@ -32,6 +35,7 @@ mod matching;
 mod metered;
 mod mirror;
 mod pool;
+mod provider;
 mod record;
 mod refusal;
 mod report;

@@ -23,6 +23,10 @@ pub(crate) const MIRROR_BYTES: usize = 1024 * 1024;
 pub(crate) const MIRRORS: usize = 256;
 /// For a mirror's whole answer, which nobody reads.
 pub(crate) const MIRROR_WAIT: Duration = Duration::from_secs(15);
+/// Questions to external authorization that one worker waits for. More than that means that the service does not keep up.
+pub(crate) const CHECKS: usize = 1024;
+/// Of its answer: a page for people who are not let in.
+pub(crate) const CHECK_BYTES: usize = 64 * 1024;
 /// Tries of a request that no endpoint heard a byte of, beside the first, whatever the rule says.
 pub(crate) const UNHEARD_TRIES: u32 = 2;
 /// Longest pause between two tries.

@@ -1,7 +1,7 @@
 //! Answers of the waypoint itself, where a request goes nowhere: with a status for people, or one for gRPC.
 use crate::Flag;
 use http::header::{CONTENT_TYPE, HeaderName, RETRY_AFTER};
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use std::borrow::Cow;
 use std::fmt::Write;
 use std::time::Duration;
@@ -14,7 +14,8 @@ pub(crate) struct Refusal {
     pub(crate) reason: Cow<'static, str>,
     /// Whoever wrote that request may mean something else by what follows it: the connection ends with the answer.
     pub(crate) close: bool,
-    pub(crate) header: Option<Box<(HeaderName, HeaderValue)>>,
+    /// Of the answer.
+    pub(crate) headers: Option<Box<HeaderMap>>,
     /// When it may be asked again.
     pub(crate) retry_after: Option<Duration>,
     /// Instead of what stands for the status.
@@ -25,9 +26,12 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
+/// A page for people is not told in a header.
+const MESSAGE_BYTES: usize = 512;
+
 impl Refusal {
     pub(crate) fn new(status: StatusCode, flag: Flag, reason: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, flag, reason: reason.into(), close: false, header: None, retry_after: None, grpc: None }
+        Self { status, flag, reason: reason.into(), close: false, headers: None, retry_after: None, grpc: None }
     }
 
     pub(crate) fn bad_request(reason: &'static str) -> Self {
@@ -51,8 +55,8 @@ impl Refusal {
     pub(crate) fn response(&self, grpc: bool) -> (Response<()>, Option<u16>) {
         let mut response = Response::new(());
         let headers = response.headers_mut();
-        if let Some((name, value)) = self.header.as_deref() {
-            headers.insert(name, value.clone());
+        if let Some(own) = self.headers.as_deref() {
+            headers.clone_from(own);
         }
         if let Some(time) = self.retry_after {
             // In whole seconds for HTTP, and what clients of gRPC understand.
@@ -62,7 +66,7 @@ impl Refusal {
             }
         }
         if !grpc {
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+            headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("text/plain; charset=utf-8"));
             *response.status_mut() = self.status;
             return (response, None);
         }
@@ -96,7 +100,7 @@ impl Refusal {
 /// Percent-encoded, as gRPC has it.
 fn message(reason: &str) -> HeaderValue {
     let mut encoded = String::with_capacity(reason.len());
-    for byte in reason.bytes() {
+    for byte in reason.bytes().take(MESSAGE_BYTES) {
         match byte {
             b' '..=b'~' if byte != b'%' => encoded.push(char::from(byte)),
             // Writing to a String cannot fail.

@@ -1,4 +1,5 @@
 //! What a request meets before anything is done for it: rate limits, load shedding, faults on purpose, and how large it may be.
+use crate::ahead::Ahead;
 use crate::limits::DELAYED;
 use crate::record::Record;
 use crate::refusal::Refusal;
@@ -6,7 +7,6 @@ use crate::traffic::{Abort, About, Scope};
 use crate::{Context, Flag, Upstream};
 use http::StatusCode;
 use http_body::Body;
-use hyper::body::Incoming;
 use std::cell::Cell;
 use tokio::time::{Instant, sleep};
 
@@ -15,7 +15,7 @@ pub(crate) async fn restrain<U: Upstream>(
     context: &Context<U>,
     scope: &Scope,
     about: &About<'_>,
-    incoming: &Incoming,
+    incoming: &Ahead,
     record: &mut Record,
 ) -> Result<(), Refusal> {
     let now = Instant::now().into_std();

@@ -94,7 +94,7 @@ fn behind<'a>(value: Cow<'a, str>, prefix: &str) -> Option<Cow<'a, str>> {
 }
 
 /// As it is written, name and value decoded as forms are.
-fn parameters(query: &str) -> impl Iterator<Item = (&str, Cow<'_, str>, Cow<'_, str>)> {
+pub(crate) fn parameters(query: &str) -> impl Iterator<Item = (&str, Cow<'_, str>, Cow<'_, str>)> {
     query.split('&').map(|pair| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         (pair, decoded(name), decoded(value))

@@ -1,9 +1,9 @@
 //! A request's body on its way to a backend: streamed as it comes, kept in part so that it can be sent again, copied for mirrors.
+use crate::ahead::Ahead;
 use crate::limits::MIRROR_BYTES;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -14,7 +14,13 @@ use std::task::{Context, Poll, Waker, ready};
 /// What a backend's connection sends. Only the newest one of an [`Upload`] reads on: a try that was given up must not take what the next needs.
 pub(crate) enum Outgoing {
     Nothing,
-    Try { upload: Rc<RefCell<Upload>>, number: u32, at: usize },
+    /// Of a question of our own.
+    Whole(Option<Bytes>),
+    Try {
+        upload: Rc<RefCell<Upload>>,
+        number: u32,
+        at: usize,
+    },
     Copy(Rc<RefCell<Copied>>),
 }
 
@@ -34,7 +40,7 @@ pub(crate) enum UploadError {
 }
 
 pub(crate) struct Upload {
-    incoming: Incoming,
+    incoming: Ahead,
     total: SizeHint,
     kept: Vec<Piece>,
     kept_bytes: usize,
@@ -72,7 +78,7 @@ enum Piece {
 
 impl Upload {
     /// `keep`: bytes that may be kept for another try; 0 where none is wanted. `most`: bytes that there may be; None: without limit.
-    pub(crate) fn new(incoming: Incoming, keep: usize, most: Option<u64>, bytes: Rc<Cell<u64>>) -> Rc<RefCell<Self>> {
+    pub(crate) fn new(incoming: Ahead, keep: usize, most: Option<u64>, bytes: Rc<Cell<u64>>) -> Rc<RefCell<Self>> {
         let total = incoming.size_hint();
         let upload = Self {
             incoming,
@@ -273,6 +279,7 @@ impl Body for Outgoing {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         let piece = match &mut *self {
             Self::Nothing => return Poll::Ready(None),
+            Self::Whole(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Copy(copied) => copied.borrow_mut().poll(cx),
             Self::Try { upload, number, at } => {
                 let mut upload = upload.borrow_mut();
@@ -285,6 +292,7 @@ impl Body for Outgoing {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Nothing => true,
+            Self::Whole(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
             Self::Try { upload, at, .. } => {
                 let upload = upload.borrow();
                 *at >= upload.kept.len() && upload.incoming.is_end_stream()
@@ -300,6 +308,7 @@ impl Body for Outgoing {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Nothing => SizeHint::with_exact(0),
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
             Self::Try { upload, .. } => upload.borrow().total,
             Self::Copy(copied) => copied.borrow().total,
         }

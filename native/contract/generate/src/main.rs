@@ -2,8 +2,15 @@
 use std::error::Error;
 use std::path::Path;
 
-const FILES: [&str; 6] =
-    ["engine.proto", "route.proto", "authorization.proto", "traffic.proto", "istio/workload.proto", "istio/security.proto"];
+const FILES: [&str; 7] = [
+    "engine.proto",
+    "route.proto",
+    "authorization.proto",
+    "traffic.proto",
+    "envoy/authorization.proto",
+    "istio/workload.proto",
+    "istio/security.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
