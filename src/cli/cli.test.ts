@@ -8,7 +8,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { after, test } from "node:test";
+import { answering } from "#inspect/answer.ts";
 import type { FlowLine } from "#inspect/flow.ts";
+import { streamAnswer } from "#inspect/flow-stream.ts";
 import type { NodeStatus, PodStatus } from "#inspect/status.ts";
 
 const MAIN = join(import.meta.dirname, "main.ts");
@@ -69,10 +71,18 @@ const node = (name: string, pods: PodStatus[]): NodeStatus => ({
 /** An admin socket that answers as a daemon does; returns its run directory. */
 async function daemon(status: NodeStatus, flows: FlowLine[] = []): Promise<string> {
   const run = mkdtempSync(join(directory, "run-"));
+  const answer = answering(status.node, {
+    flows: {
+      read: async function* () {
+        yield* flows;
+      },
+    },
+    ledger: null,
+  });
   const server = createServer((req, res) => {
     const found = status.pods.find(({ namespace, name }) => req.url === `/v1/pods/${namespace}/${name}`);
     if (req.url === "/v1/status") res.end(JSON.stringify(status));
-    else if (req.url === "/v1/flows") res.end(flows.map((line) => `${JSON.stringify(line)}\n`).join(""));
+    else if (req.url?.startsWith("/v1/ask")) void streamAnswer(new URL(req.url, "http://admin"), res, answer);
     else if (found !== undefined) {
       const observed = { rules: "equal", routing: true, foreign: null, proof: "proven", handedOver: true, draining: false };
       res.end(

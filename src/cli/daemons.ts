@@ -6,6 +6,7 @@ import { createInterface } from "node:readline";
 import { paths } from "#contract/tables.ts";
 import type { FlowLine } from "#inspect/flow.ts";
 import type { RecordingLine, RecordingRequest } from "#inspect/pcap/recording.ts";
+import type { AnswerLine, Question } from "#inspect/question.ts";
 import type { AdminError, NodeStatus, PodExplanation } from "#inspect/status.ts";
 import { meshError } from "#mesh/error.ts";
 import { runDirectories, runningLabs } from "../lab/find.ts";
@@ -73,6 +74,26 @@ export async function* flows(
   connected?.();
   try {
     for await (const line of createInterface({ input: response })) if (line !== "") yield JSON.parse(line) as FlowLine;
+  } catch (error) {
+    if (!stop.aborted) throw error;
+  }
+}
+
+/** Every line of the answer, until it is over or `stop` is aborted. */
+export async function* askDaemon(
+  daemon: Daemon,
+  question: Question,
+  stop: AbortSignal,
+  connected?: () => void,
+): AsyncGenerator<AnswerLine> {
+  const response = await openAdmin(daemon, `/v1/ask?${new URLSearchParams({ question: JSON.stringify(question) })}`, stop);
+  if (response.statusCode !== 200) {
+    parse(response.statusCode ?? 0, await text(response));
+    return;
+  }
+  connected?.();
+  try {
+    for await (const line of createInterface({ input: response })) if (line !== "") yield JSON.parse(line) as AnswerLine;
   } catch (error) {
     if (!stop.aborted) throw error;
   }

@@ -1,78 +1,132 @@
 // `trackbed flows`: who talked to whom, by which path, and what decided, from all nodes at once, and what waypoints say of each request.
-import { setTimeout as sleep } from "node:timers/promises";
 import type { AuditRecord, FlowEndpoint, FlowLine, FlowRecord, RequestRecord } from "#inspect/flow.ts";
-import { backoff } from "#xds/backoff.ts";
-import { type Daemon, findDaemons, flows, labControls } from "./daemons.ts";
-import { type Exit, exit, type Format, isDaemonAway } from "./outcome.ts";
+import { quantile } from "#inspect/ledger/latency.ts";
+import { type AnswerLine, type GroupRow, type Question, readQuestion } from "#inspect/question.ts";
+import { isMeshError } from "#mesh/error.ts";
+import { parseDuration } from "./cluster/wait.ts";
+import { type Exit, exit, type Format, usage } from "./outcome.ts";
+import { askerOf } from "./question.ts";
 import { paint, table } from "./table.ts";
+import type { Where } from "./where.ts";
 
-export type FlowsOptions = { readonly follow: boolean; readonly namespace?: string; readonly verdict?: FlowRecord["verdict"] };
+/** What `flows`, `top` and `verify` have in common. */
+export type AskingOptions = Where & {
+  readonly namespace?: string;
+  /** "10m", or RFC 3339. */
+  readonly since?: string;
+  readonly account?: string;
+};
 
-/** A restarted daemon listens again within a second; one that stays away is asked rarely. */
-const FIRST_RETRY_MS = 100;
-const LAST_RETRY_MS = 5000;
+export type FlowsOptions = AskingOptions & {
+  readonly follow: boolean;
+  readonly filter?: string;
+  readonly verdict?: FlowRecord["verdict"];
+  readonly until?: string;
+  readonly limit?: string;
+  /** Fields between commas: edges are added up by them, in the place of records. */
+  readonly by?: string;
+  readonly step?: string;
+};
 
 const HEADER = ["TIME", "PHASE", "SOURCE", "DESTINATION", "SERVICE", "SIDE", "PATH", "VERDICT", "SENT", "RECEIVED", "WHY"];
 
-export async function runFlows(runs: readonly string[], options: FlowsOptions, format: Format): Promise<Exit> {
-  const named = runs.length > 0 || (process.env["TRACKBED_RUN"] ?? "") !== "";
-  const daemons = [...findDaemons(runs), ...(named ? [] : labControls())];
+export async function runFlows(options: FlowsOptions, format: Format): Promise<Exit> {
+  const question = questionOf(options);
+  const asker = await askerOf(options, options.account ?? null);
   const stop = new AbortController();
   process.once("SIGINT", () => stop.abort()).once("SIGTERM", () => stop.abort());
-  if (options.follow) await follow(daemons, options, format, stop.signal);
-  else await list(daemons, options, format, stop.signal);
-  return exit.ok;
-}
-
-async function list(daemons: readonly Daemon[], options: FlowsOptions, format: Format, stop: AbortSignal): Promise<void> {
-  const read = daemons.map(async (daemon) => {
-    const lines: FlowLine[] = [];
-    for await (const line of flows(daemon, false, stop)) if (isWanted(line, options)) lines.push(line);
-    return lines;
-  });
-  const lines = (await Promise.all(read)).flat().sort((a, b) => timeOf(a).localeCompare(timeOf(b)));
-  if (format === "json") for (const line of lines) console.log(JSON.stringify(line));
-  else console.log(table(HEADER, lines.map(cells)));
-}
-
-async function follow(daemons: readonly Daemon[], options: FlowsOptions, format: Format, stop: AbortSignal): Promise<void> {
-  const print = (line: FlowLine): void => console.log(format === "json" ? JSON.stringify(line) : cells(line).join("  "));
-  await Promise.all(daemons.map((daemon) => followOne(daemon, (line) => isWanted(line, options) && print(line), stop)));
-}
-
-/** A daemon that was there once is waited for: records begin anew with its successor, which keeps none of the old. */
-async function followOne(daemon: Daemon, take: (line: FlowLine) => void, stop: AbortSignal): Promise<void> {
-  const wait = backoff(Math.random, FIRST_RETRY_MS, LAST_RETRY_MS);
-  for (let met = false, told = false; !stop.aborted; ) {
-    try {
-      for await (const line of flows(daemon, true, stop, connected)) take(line);
-    } catch (error) {
-      if (!met || !(isDaemonAway(error) || isBroken(error))) throw error;
-    }
-    if (stop.aborted) return;
-    if (!told) console.error(`trackbed: the daemon at ${daemon.run} ended; waiting for it to come back`);
-    told = true;
-    await sleep(wait.next(), undefined, { signal: stop }).catch(() => undefined); // an abort ends the loop
-
-    function connected(): void {
-      if (told) console.error(`trackbed: the daemon at ${daemon.run} is back`);
-      [met, told] = [true, false];
-      wait.reset();
-    }
+  try {
+    const lines = asker.ask(question, stop.signal);
+    if (format === "json") for await (const line of lines) console.log(JSON.stringify(line));
+    else if (question.about === "flows" && question.follow)
+      for await (const line of lines) tell(line, (one) => console.log(cells(one).join("  ")));
+    else await page(question, lines);
+    return exit.ok;
+  } finally {
+    await asker.close();
   }
 }
 
-/** The connection ended in the middle of an answer. */
-const isBroken = (error: unknown): boolean => error instanceof Error && "code" in error && error.code === "ECONNRESET";
-
-function isWanted(line: FlowLine, { namespace, verdict }: FlowsOptions): boolean {
-  if (line.type !== "flow") return true; // what is missing and what went wrong concerns every filter
-  const { source, destination } = line.flow;
-  const inNamespace = namespace === undefined || source.namespace === namespace || destination.namespace === namespace;
-  return inNamespace && (verdict === undefined || line.flow.verdict === verdict);
+async function page(question: Question, lines: AsyncGenerator<AnswerLine>): Promise<void> {
+  const flows: FlowLine[] = [];
+  const groups: GroupRow[] = [];
+  for await (const line of lines) {
+    if (line.type === "group") groups.push(line);
+    else tell(line, (one) => flows.push(one));
+  }
+  if (question.about === "flows") console.log(table(HEADER, flows.map(cells)));
+  else console.log(groupTable(question.by ?? [], groups));
 }
 
-const timeOf = (line: FlowLine): string => (line.type === "flow" ? line.flow.start : line.type === "event" ? line.event.time : "");
+/** What is not a record is told beside the answer, where a pipe does not see it. */
+export function tell(line: AnswerLine, take: (line: FlowLine) => void): void {
+  if (line.type === "missing") console.error(`trackbed: without ${line.node}: ${line.reason}`);
+  else if (line.type === "cut") console.error(`trackbed: there are more than these ${line.limit}; a filter or --limit asks for others`);
+  else if (line.type === "flow" || line.type === "event" || line.type === "dropped" || line.type === "malformed") take(line);
+}
+
+export function questionOf(options: FlowsOptions): Question {
+  const { filter = "", verdict, namespace, limit, by, step, follow } = options;
+  const both = [filter === "" ? "" : `(${filter})`, verdict === undefined ? "" : `verdict == ${verdict}`].filter(Boolean);
+  const common = {
+    since: momentOf("--since", options.since),
+    until: momentOf("--until", options.until),
+    filter: both.length > 1 ? both.join(" && ") : verdict === undefined ? filter : (both[0] ?? ""),
+    namespaces: namespace === undefined ? null : [namespace],
+    ...(limit === undefined ? {} : { limit: Number(limit) }),
+  };
+  if (by === undefined && step !== undefined) throw usage("--step goes with --by");
+  if (by !== undefined && follow) throw usage("--by adds up what was; --follow tells what comes: say one of them");
+  try {
+    if (by === undefined) return readQuestion({ ...common, about: "flows", follow });
+    const seconds = step === undefined ? 0 : (parseDuration(step) ?? Number.NaN) / 1000;
+    return readQuestion({ ...common, about: "edges", by: by.split(",").filter(Boolean), step: seconds });
+  } catch (error) {
+    throw isMeshError(error) ? usage(error.message) : error;
+  }
+}
+
+/** Unix milliseconds of "10m" (ago) or of a time. */
+export function momentOf(option: string, text: string | undefined, now = Date.now()): number | null {
+  if (text === undefined) return null;
+  const ago = parseDuration(text);
+  const at = ago === null ? Date.parse(text) : now - ago;
+  if (Number.isNaN(at)) throw usage(`${option} ${text} is neither a time such as 10m nor one such as 2026-01-31T12:00:00Z`);
+  return at;
+}
+
+function groupTable(by: readonly string[], rows: readonly GroupRow[]): string {
+  const several = new Set(rows.map(({ time }) => time)).size > 1;
+  const header = [
+    ...(several ? ["FROM"] : []),
+    ...by.map((name) => name.toUpperCase()),
+    "COUNT",
+    "FAILED",
+    "P50",
+    "P99",
+    "SENT",
+    "RECEIVED",
+  ];
+  const line = (row: GroupRow): string[] => [
+    ...(several ? [row.time] : []),
+    ...by.map((name) => String(row.group[name] ?? "-")),
+    String(row.count),
+    paint(String(row.failed), row.failed > 0 ? "red" : "dim"),
+    spell(quantile(row.latency, 0.5)),
+    spell(quantile(row.latency, 0.99)),
+    String(row.bytesSent),
+    String(row.bytesReceived),
+  ];
+  return table(header, rows.map(line));
+}
+
+/** Two digits that matter: nobody compares a bucket's microseconds. */
+export function spell(microseconds: number | null): string {
+  if (microseconds === null) return "-";
+  if (microseconds < 1000) return `${Math.round(microseconds)}µs`;
+  if (microseconds < 1e6) return `${Number((microseconds / 1000).toPrecision(2))}ms`;
+  return `${Number((microseconds / 1e6).toPrecision(2))}s`;
+}
 
 const VERDICT_STYLE = { allowed: "green", denied: "red", failed: "yellow" } as const;
 

@@ -9,11 +9,13 @@ import { addClusterCommands, withTarget } from "./cluster/commands.ts";
 import { runDemo } from "./demo/demo.ts";
 import { runExec } from "./exec.ts";
 import { runExplain } from "./explain.ts";
-import { runFlows } from "./flows.ts";
+import { type AskingOptions, type FlowsOptions, runFlows } from "./flows.ts";
 import { addNodeCommands } from "./node/commands.ts";
 import { describeError, exit, exitOf, type Format } from "./outcome.ts";
 import { type PcapOptions, runPcap } from "./pcap.ts";
 import { runRescue } from "./rescue.ts";
+import { runTop, SORTS, type TopOptions } from "./top.ts";
+import { runVerify } from "./verify.ts";
 import { runVersion, version } from "./version.ts";
 import { runStatusSomewhere } from "./where.ts";
 
@@ -70,11 +72,38 @@ Exit codes: 0 fine · 1 not healthy, or it did not work · 64 wrong command line
   withTarget(asking("status", "nodes and pods: state, identity, and why something is not ready")).action(
     (options: Common & { kubeconfig?: string; context?: string }) => act(runStatusSomewhere(options)),
   );
-  asking("flows", "connections: who, to whom, by which path, and what decided")
+  const onFlows = (name: string, description: string): Command =>
+    withTarget(asking(name, description))
+      .option("-n, --namespace <name>", "only with one end in this namespace")
+      .option("--account <namespace/name>", "of a cluster: the ServiceAccount whose right counts (default: the viewer of all)");
+  onFlows("flows", "connections and requests: who, to whom, by which path, and what decided")
+    .argument("[filter]", "such as 'source.workload == web && verdict == denied'; docs/flows.md has the fields")
     .option("-f, --follow", "go on with those to come", false)
-    .option("-n, --namespace <name>", "only with this namespace on one side")
+    .option("--since <time>", "from then on: 10m ago, or 2026-01-31T12:00:00Z")
+    .option("--until <time>", "before then")
+    .option("--limit <count>", "the last so many")
+    .option("--by <fields>", "in the place of records: edges of days, added up by these fields (between commas)")
+    .option("--step <duration>", "with --by: a row for each stretch of time")
     .addOption(new Option("--verdict <verdict>", "only these").choices(["allowed", "denied", "failed"]))
-    .action(({ run, output, ...options }: Common & Parameters<typeof runFlows>[1]) => act(runFlows(run, options, output)));
+    .action((filter: string | undefined, { output, ...options }: Common & FlowsOptions) =>
+      act(runFlows({ ...options, ...(filter === undefined ? {} : { filter }) }, output)),
+    );
+  onFlows("top", "edges as they are now: rate, failures, latency, bytes")
+    .argument("[filter]", "as of flows --by")
+    .addOption(new Option("--sort <column>", "the largest first").choices([...SORTS]).default("rate"))
+    .option("--window <duration>", "what is looked at", "1m")
+    .option("--limit <count>", "rows; default: as many as fit, or 20")
+    .option("--once", "print one table and end", false)
+    .action((filter: string | undefined, { output, ...options }: Common & TopOptions) =>
+      act(runTop({ ...options, ...(filter === undefined ? {} : { filter }) }, output)),
+    );
+  onFlows("verify", "proof that traffic between two ends is mutual TLS: identities, certificates, cipher of each connection that was seen")
+    .argument("<source>", "NAMESPACE/WORKLOAD")
+    .argument("<destination>", "NAMESPACE/WORKLOAD")
+    .option("--since <time>", "connections from then on", "5m")
+    .action((source: string, destination: string, { output, ...options }: Common & AskingOptions) =>
+      act(runVerify(source, destination, options, output)),
+    );
   withWritten(asking("explain", "what would become of a connection, and why; what decided one that happened; or how a pod stands"))
     .argument("<what>", "who connects: pod/NAME, deployment/NAME, NAMESPACE/SERVICE-ACCOUNT, spiffe://… or an address; or a flow's id")
     .argument("[destination]", "HOST:PORT, where host is a name, an address or pod/NAME; without: how the pod stands")

@@ -1,30 +1,33 @@
-// `trackbed status` asks whoever is at hand: the daemons of this machine, or the API server of a cluster.
+// Who is asked: the daemons of this machine, or a cluster.
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { paths } from "#contract/tables.ts";
 import { defaultKubeconfig } from "./cluster/client.ts";
 import { runClusterStatus } from "./cluster/status.ts";
-import { findDaemons } from "./daemons.ts";
+import { type Daemon, findDaemons } from "./daemons.ts";
 import { type Exit, type Format, isDaemonAway, isUsage } from "./outcome.ts";
 import { runStatus } from "./status.ts";
 
-export type StatusOptions = {
-  readonly run: readonly string[];
-  readonly output: Format;
-  readonly kubeconfig?: string;
-  readonly context?: string;
-};
+export type Where = { readonly run: readonly string[]; readonly kubeconfig?: string; readonly context?: string };
 
-export function runStatusSomewhere({ run, output, kubeconfig, context }: StatusOptions): Promise<Exit> {
-  const askCluster = (): Promise<Exit> => runClusterStatus({ kubeconfig, context }, output);
-  if (kubeconfig !== undefined || context !== undefined || namesClusterOnly(run, process.env)) return askCluster();
+export type StatusOptions = Where & { readonly output: Format };
+
+export function runStatusSomewhere({ output, ...where }: StatusOptions): Promise<Exit> {
+  const daemons = daemonsOf(where);
+  if (daemons === null) return runClusterStatus({ kubeconfig: where.kubeconfig, context: where.context }, output);
+  return runStatus(
+    daemons.map(({ run }) => run),
+    output,
+  );
+}
+
+/** Null: the cluster is meant. Throws where there is neither. */
+export function daemonsOf({ run, kubeconfig, context }: Where): readonly Daemon[] | null {
+  if (kubeconfig !== undefined || context !== undefined || namesClusterOnly(run, process.env)) return null;
   try {
-    return runStatus(
-      findDaemons(run).map((daemon) => daemon.run),
-      output,
-    );
+    return findDaemons(run);
   } catch (error) {
-    if (isDaemonAway(error) && hasKubeconfig()) return askCluster();
+    if (isDaemonAway(error) && hasKubeconfig()) return null;
     throw error;
   }
 }

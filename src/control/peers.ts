@@ -2,6 +2,7 @@
 import { type ClientHttp2Session, connect, constants } from "node:http2";
 import { createInterface } from "node:readline";
 import { kubernetes } from "#contract/tables.ts";
+import { timeOf } from "#inspect/answer.ts";
 import type { AnswerLine, Question } from "#inspect/question.ts";
 import type { Item, Missing } from "./inspection.ts";
 import { ASK_PATH, HERE } from "./people.ts";
@@ -67,12 +68,6 @@ function* read(json: string, { missing, nodes }: Gathered): Generator<Item> {
   if (line.type === "missing") missing.push({ node: line.node, reason: line.reason });
   else if (line.type === "answered") for (const node of line.nodes) nodes.add(node);
   else yield { time: timeOf(line), json };
-}
-
-function timeOf(line: AnswerLine): number {
-  if (line.type === "flow") return Date.parse(line.flow.start) + (line.flow.phase === "opened" ? 0 : line.flow.durationMicroseconds / 1000);
-  if (line.type === "event") return Date.parse(line.event.time);
-  return "time" in line ? Date.parse(line.time) : 0;
 }
 
 function open(origin: string, ca: string, servername: string): Promise<ClientHttp2Session> {

@@ -23,7 +23,7 @@ export function answering(node: string, { flows, ledger }: Knowledge): Answer {
 }
 
 async function* tellEdges(lines: readonly AnswerLine[] | Promise<readonly AnswerLine[]>): AsyncGenerator<TimedLine> {
-  for (const line of await lines) yield { time: "time" in line ? Date.parse(line.time) : 0, line };
+  for (const line of await lines) yield { time: timeOf(line), line };
 }
 
 async function* tellFlows(node: string, flows: Pick<Flows, "read">, question: FlowsQuestion, stop: AbortSignal): AsyncGenerator<TimedLine> {
@@ -43,6 +43,7 @@ async function* tellFlows(node: string, flows: Pick<Flows, "read">, question: Fl
       yield timed;
     } else found.push(timed);
   }
+  found.sort((a, b) => a.time - b.time);
   // Whoever asks for a few wants the last of them.
   if (found.length > limit) yield { time: 0, line: { type: "cut", limit } };
   yield* found.slice(-limit);
@@ -52,7 +53,7 @@ async function* tellFlows(node: string, flows: Pick<Flows, "read">, question: Fl
 function wantedBy({ filter, namespaces }: FlowsQuestion): (line: FlowLine) => boolean {
   const matches = parseFilter(filter, flowFields);
   return (line) => {
-    if (line.type !== "flow") return namespaces === null || line.type === "dropped";
+    if (line.type !== "flow") return namespaces === null || line.type !== "event";
     return (namespaces === null || touches(line.flow, namespaces)) && matches(line.flow);
   };
 }
@@ -60,6 +61,9 @@ function wantedBy({ filter, namespaces }: FlowsQuestion): (line: FlowLine) => bo
 const touches = ({ source, destination }: FlowRecord, namespaces: readonly string[]): boolean =>
   [source.namespace, destination.namespace].some((namespace) => namespace !== null && namespaces.includes(namespace));
 
-/** What says nothing of time is about now. */
-const timeOf = (line: FlowLine): number =>
-  line.type === "flow" ? momentOf(line.flow) : line.type === "event" ? Date.parse(line.event.time) : Date.now();
+/** What says nothing of time comes first. */
+export function timeOf(line: AnswerLine): number {
+  if (line.type === "flow") return momentOf(line.flow);
+  if (line.type === "event") return Date.parse(line.event.time);
+  return line.type === "edge" || line.type === "group" ? Date.parse(line.time) : 0;
+}

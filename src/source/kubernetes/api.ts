@@ -12,6 +12,8 @@ export type ApiRequest = {
   readonly query?: Readonly<Record<string, string>>;
   /** Sent as JSON. */
   readonly body?: unknown;
+  /** Besides those of every request. */
+  readonly headers?: Readonly<Record<string, string>>;
   /** Content type of the body: a patch says by it what it is. */
   readonly type?:
     | "application/json"
@@ -57,13 +59,13 @@ export function createApi(credentials: Credentials, options: ApiOptions = {}): A
 
   async function exchange(request: ApiRequest, bodyTimeout: number): Promise<Dispatcher.ResponseData> {
     const { method, path, query, body, type = "application/json", signal } = request;
-    const { headers, dispatcher } = await credentials.passport();
+    const { headers: own, dispatcher } = await credentials.passport();
     const search = query === undefined ? "" : `?${new URLSearchParams(query)}`;
     try {
       const answer = await send(`${credentials.server}${path}${search}`, {
         method,
         dispatcher,
-        headers: { ...headers, accept: "application/json", ...(body === undefined ? {} : { "content-type": type }) },
+        headers: { ...request.headers, ...own, accept: "application/json", ...(body === undefined ? {} : { "content-type": type }) },
         ...(body === undefined ? {} : { body: JSON.stringify(body) }),
         ...(signal === undefined ? {} : { signal }),
         headersTimeout: answerMilliseconds,

@@ -1,0 +1,82 @@
+// Puts a question to a cluster: a token of an account from the API server, shown to control through the API server. Our own credentials stay there.
+import { createInterface } from "node:readline";
+import { errors, kubernetes, ports, product } from "#contract/tables.ts";
+import type { AnswerLine, Question } from "#inspect/question.ts";
+import { meshError } from "#mesh/error.ts";
+import { connectApi } from "#source/kubernetes/api.ts";
+import { isStatus } from "#source/kubernetes/failure.ts";
+import { usage } from "../outcome.ts";
+import { defaultKubeconfig, type Target } from "./client.ts";
+
+export type ClusterAsker = {
+  ask(question: Question, stop: AbortSignal): AsyncGenerator<AnswerLine>;
+  close(): Promise<void>;
+};
+
+/** The API server gives none for less. */
+const TOKEN_SECONDS = 600;
+/** A new one is asked for when less than this is left of it. */
+const TOKEN_MARGIN_MS = 60_000;
+
+/** `account`: NAMESPACE/NAME of the ServiceAccount that is shown; null: the one that may read everything. */
+export async function clusterAsker({ kubeconfig, context }: Target, account: string | null): Promise<ClusterAsker> {
+  const [namespace = "", name = "", ...rest] = (account ?? `${product.controlPlaneNamespace}/${kubernetes.viewer}`).split("/");
+  if (namespace === "" || name === "" || rest.length > 0) throw usage(`--account ${account} is not NAMESPACE/NAME of a ServiceAccount`);
+  const api = await connectApi(kubeconfig ?? defaultKubeconfig(), context === undefined ? {} : { context });
+  let token = { text: "", until: 0 };
+
+  async function currentToken(): Promise<string> {
+    if (Date.now() < token.until - TOKEN_MARGIN_MS) return token.text;
+    const body = {
+      apiVersion: "authentication.k8s.io/v1",
+      kind: "TokenRequest",
+      spec: { audiences: [kubernetes.viewerAudience], expirationSeconds: TOKEN_SECONDS },
+    };
+    const path = `/api/v1/namespaces/${encodeURIComponent(namespace)}/serviceaccounts/${encodeURIComponent(name)}/token`;
+    const answer = (await api.call({ method: "POST", path, body }).catch((error: unknown) => {
+      if (isStatus(error, 404))
+        throw refused(`there is no ServiceAccount ${namespace}/${name}: name one with --account, or run trackbed install`, error);
+      if (isStatus(error, 403))
+        throw refused(`no right to create tokens of the ServiceAccount ${namespace}/${name}: name one of yours with --account`, error);
+      throw error;
+    })) as { readonly status?: { readonly token?: string; readonly expirationTimestamp?: string } };
+    token = { text: answer.status?.token ?? "", until: Date.parse(answer.status?.expirationTimestamp ?? "") || 0 };
+    return token.text;
+  }
+
+  async function* ask(question: Question, stop: AbortSignal): AsyncGenerator<AnswerLine> {
+    const service = `https:${kubernetes.control}:${ports.control}`;
+    const body = await api
+      .open({
+        method: "GET",
+        path: `/api/v1/namespaces/${product.controlPlaneNamespace}/services/${service}/proxy/v1/ask`,
+        query: { question: JSON.stringify(question) },
+        headers: { [kubernetes.viewerTokenHeader]: await currentToken() },
+        signal: stop,
+      })
+      .catch((error: unknown) => {
+        throw explained(error);
+      });
+    try {
+      for await (const text of createInterface({ input: body })) if (text !== "") yield JSON.parse(text) as AnswerLine;
+    } catch (error) {
+      if (!stop.aborted) throw error;
+    } finally {
+      body.destroy();
+    }
+  }
+
+  return { ask, close: () => api.close() };
+}
+
+const refused = (message: string, cause: unknown): Error => meshError("E_INSPECTION_REFUSED", message, cause);
+
+/** Control's own words lie in the message of the failure, as JSON; those of the API server are told as they are. */
+function explained(error: unknown): unknown {
+  if (!(error instanceof Error)) return error;
+  const [, code, message] = /"code":"(E_[A-Z_]+)","message":("(?:[^"\\]|\\.)*")/.exec(error.message) ?? [];
+  if (code !== undefined && message !== undefined && code in errors)
+    return meshError(code as keyof typeof errors, JSON.parse(message) as string);
+  if (isStatus(error, 401) || isStatus(error, 403)) return refused("the API server does not let us reach control (services/proxy)", error);
+  return error;
+}
