@@ -10,6 +10,7 @@ import { holds, notTls, type Stream, tcpStreams } from "../../lab/pcap.ts";
 import { countQueued } from "../../lab/queued.ts";
 import { until } from "../../lab/until.ts";
 import type { FlowLog } from "./flowLog.ts";
+import { limitHolds, outlierLeavesAndReturns, tokenIsAsked } from "./guards.ts";
 import { leastHolds } from "./least.ts";
 import { denyTicker, peerAuthentication } from "./policies.ts";
 import type { Probe } from "./probe.ts";
@@ -121,6 +122,9 @@ export const checks: readonly Check[] = [
   },
   { claim: "a weight in the YAML shifts requests from one version to the other, and none is lost", run: canaryShifts },
   { claim: "a retry hides a pod that fails", run: retryHides },
+  { claim: "a pod that fails is left out, and asked again when it is well", run: outlierLeavesAndReturns },
+  { claim: "a rate limit admits exactly as many requests as it says", run: limitHolds },
+  { claim: "a token is asked for at the waypoint, and nobody gets past it", run: tokenIsAsked },
   { claim: "names of the mesh are answered with the DNS server away, other names by that server", run: dnsAnswers },
   { claim: "rules deleted by somebody else are back within a second", run: rulesComeBack },
   { claim: "the least policy for what was seen, made by generate, lets it go on and refuses the rest", run: leastHolds },

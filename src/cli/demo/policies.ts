@@ -47,3 +47,32 @@ spec:
   rules:
     - backendRefs:
 ${backends.map(([name, weight]) => `        - { name: ${name}, port: 80, weight: ${weight} }\n`).join("")}${retry ? "      retry: { codes: [503], attempts: 3, backoff: 10ms }\n" : ""}`;
+
+const onStock = '  targetRefs:\n    - { group: "", kind: Service, name: stock }\n';
+const named = (apiVersion: string, kind: string, name: string): string =>
+  `apiVersion: ${apiVersion}\nkind: ${kind}\nmetadata:\n  name: ${name}\n  namespace: shop\nspec:\n${onStock}`;
+
+export const tokenOfShopper = (issuer: string, jwks: string): string => `# Written by the demo: who asks for stock shows a token.
+${named("security.istio.io/v1", "RequestAuthentication", "demo-token")}  jwtRules:
+    - issuer: ${issuer}
+      jwks: '${jwks}'
+---
+${named("security.istio.io/v1", "AuthorizationPolicy", "demo-token")}  rules:
+    - from:
+        - source:
+            requestPrincipals: ["${issuer}/shopper"]
+`;
+
+export const rateLimit = (requests: number): string => `# Written by the demo: so many requests for stock, for each client.
+${named("trackbed.dev/v1alpha1", "RequestPolicy", "demo-limit")}  rateLimit:
+    local:
+      rules:
+        - limit: { requests: ${requests}, unit: Hour }
+          keys: [{ type: Identity }]
+`;
+
+export const outlierDetection = `# Written by the demo: a pod of stock that fails three times in a row is left out for a while.
+${named("trackbed.dev/v1alpha1", "BackendPolicy", "demo-outlier")}  loadBalancer: { type: RoundRobin }
+  healthCheck:
+    passive: { consecutive5XxErrors: 3, interval: 1s, baseEjectionTime: 2s, maxEjectionPercent: 50 }
+`;

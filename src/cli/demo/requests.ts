@@ -1,5 +1,5 @@
 // Runs inside a pod: requests one after the other on one kept-alive connection, and what became of them. Prints one line of JSON.
-// Arguments: URL, how many. Whoever answers says its version.
+// Arguments: URL, how many, headers as NAME:VALUE. Whoever answers says its version.
 import { Agent, request } from "node:http";
 
 export type Requests = {
@@ -10,7 +10,8 @@ export type Requests = {
 };
 
 const ANSWER_MS = 5000;
-const [url = "", count = "1"] = process.argv.slice(2);
+const [url = "", count = "1", ...lines] = process.argv.slice(2);
+const headers = Object.fromEntries(lines.map((line) => [line.slice(0, line.indexOf(":")), line.slice(line.indexOf(":") + 1)]));
 const result: Requests = { statuses: {}, versions: {} };
 const agent = new Agent({ keepAlive: true, maxSockets: 1 });
 
@@ -24,7 +25,7 @@ function once(): Promise<void> {
       add(result.statuses, "0");
       resolve();
     };
-    const sent = request(url, { agent, timeout: ANSWER_MS }, (response) => {
+    const sent = request(url, { agent, headers, timeout: ANSWER_MS }, (response) => {
       let body = "";
       response.setEncoding("utf8").on("data", (text: string) => {
         body += text;
