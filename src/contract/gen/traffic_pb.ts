@@ -120,7 +120,8 @@ export type LoadBalancer = Message<"trackbed.traffic.v1.LoadBalancer"> & {
   hash: HashKey[];
 
   /**
-   * RING_HASH: points on the ring, at least; 0: 1024, at most 65536. MAGLEV: a prime; 0: 65537, at most 1000003.
+   * RING_HASH: points on the ring of four endpoints of one weight, and of more as many more; 0: 1024, at most 65536. MAGLEV: a prime; 0: 65537,
+   * at most 1000003.
    *
    * @generated from field: uint32 table_size = 3;
    */

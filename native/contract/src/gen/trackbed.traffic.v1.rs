@@ -35,7 +35,8 @@ pub struct LoadBalancer {
     /// drawn by weight.
     #[prost(message, repeated, tag = "2")]
     pub hash: ::prost::alloc::vec::Vec<HashKey>,
-    /// RING_HASH: points on the ring, at least; 0: 1024, at most 65536. MAGLEV: a prime; 0: 65537, at most 1000003.
+    /// RING_HASH: points on the ring of four endpoints of one weight, and of more as many more; 0: 1024, at most 65536. MAGLEV: a prime; 0: 65537,
+    /// at most 1000003.
     #[prost(uint32, tag = "3")]
     pub table_size: u32,
     /// Not with RING_HASH and MAGLEV, which would move clients.

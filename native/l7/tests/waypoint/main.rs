@@ -1,6 +1,7 @@
 //! A waypoint's HTTP half against real TCP servers and clients in this process.
 #![allow(clippy::unwrap_used)] // in tests a failed unwrap is the message
 mod access;
+mod balancing;
 mod external;
 mod limits;
 mod mirrors;

@@ -2,7 +2,6 @@
 use crate::support::*;
 use std::collections::HashMap;
 use trackbed_contract::route::{self, Protocol};
-use trackbed_contract::traffic;
 use trackbed_l7::{End, Flag};
 
 #[test]
@@ -84,7 +83,6 @@ fn requests_on_one_connection_spread_over_endpoints_and_reuse_connections() {
         for backend in &all {
             waypoint.backend(SERVICE, backend);
         }
-        waypoint.balanced(SERVICE, traffic::Algorithm::RoundRobin);
         let mut client = waypoint.http1().await;
         for _ in 0..30 {
             client.get("/").await;

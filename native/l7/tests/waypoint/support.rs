@@ -8,7 +8,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use prost::Message;
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -21,8 +21,8 @@ use tokio::task::{LocalSet, spawn_local};
 use trackbed_contract::authorization::Access;
 use trackbed_contract::{Identity, route, traffic};
 use trackbed_l7::{
-    BackendKey, Client, ConnectError, Context, Copied, Decided, Endpoint, Flag, Kind, Member, NoEndpoint, Outcome, Report, RequestRecord,
-    Served, StreamRecord, Table, Upstream, serve,
+    BackendKey, Cause, Client, ConnectError, Context, Copied, Decided, Ejection, Endpoint, Flag, Kind, Member, NoEndpoint, Outcome, Report,
+    RequestRecord, Served, StreamRecord, Table, Upstream, serve,
 };
 
 /// Far more than any of these takes.
@@ -145,6 +145,7 @@ pub(crate) struct Ledger {
     pub(crate) requests: RefCell<Vec<Told>>,
     pub(crate) connections: RefCell<Vec<Told>>,
     pub(crate) copies: RefCell<Vec<Copied>>,
+    pub(crate) ejections: RefCell<Vec<(String, Cause, Duration)>>,
 }
 
 pub(crate) struct Notes(pub(crate) Rc<Ledger>);
@@ -186,6 +187,10 @@ impl Report for Notes {
         });
     }
 
+    fn ejected(&self, _: &BackendKey, ejection: &Ejection) {
+        self.0.ejections.borrow_mut().push((ejection.uid.to_string(), ejection.cause, ejection.time));
+    }
+
     fn copied(&self, _: &Served, _: &BackendKey, how: Copied) {
         self.0.copies.borrow_mut().push(how);
     }
@@ -199,6 +204,8 @@ pub(crate) struct Waypoint {
     pub(crate) endpoints: Rc<Endpoints>,
     pub(crate) ledger: Rc<Ledger>,
     table: RefCell<Table>,
+    /// By service. In turn where nothing else is said: tests know then who is asked.
+    backends: RefCell<BTreeMap<String, traffic::BackendSettings>>,
     ends: Rc<RefCell<Vec<trackbed_l7::End>>>,
     namespace: Rc<RefCell<String>>,
 }
@@ -214,7 +221,8 @@ pub(crate) async fn waypoint(port: route::Port) -> Waypoint {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (ends, namespace) = (Rc::<RefCell<Vec<_>>>::default(), Rc::new(RefCell::new("shop".to_owned())));
-    let waypoint = Waypoint { address, context, endpoints, ledger, table: RefCell::default(), ends, namespace };
+    let waypoint =
+        Waypoint { address, context, endpoints, ledger, table: RefCell::default(), backends: RefCell::default(), ends, namespace };
     waypoint.replace(port);
     let (context, ends, namespace) = (Rc::clone(&waypoint.context), Rc::clone(&waypoint.ends), Rc::clone(&waypoint.namespace));
     spawn_local(async move {
@@ -237,6 +245,13 @@ impl Waypoint {
         let routes = route::Routes { service: SERVICE.into(), ports: vec![port], guarded: false };
         *self.table.borrow_mut() = Table::default();
         self.apply(Kind::Routes, SERVICE, &routes.encode_to_vec());
+        self.balance();
+    }
+
+    fn balance(&self) {
+        for (service, settings) in &*self.backends.borrow() {
+            self.apply(Kind::BackendSettings, service, &settings.encode_to_vec());
+        }
     }
 
     /// Beside what is in force.
@@ -249,7 +264,8 @@ impl Waypoint {
 
     pub(crate) fn backend_settings(&self, service: &str, port: traffic::BackendPort) {
         let settings = traffic::BackendSettings { service: service.into(), ports: vec![port] };
-        self.apply(Kind::BackendSettings, service, &settings.encode_to_vec());
+        self.backends.borrow_mut().insert(service.into(), settings);
+        self.balance();
     }
 
     pub(crate) fn balanced(&self, service: &str, algorithm: traffic::Algorithm) {
@@ -283,7 +299,9 @@ impl Waypoint {
         let access = access.map(|access| (Kind::Access, SERVICE, access));
         let (table, rejected) =
             Table::default().apply([Some((Kind::Routes, SERVICE, routes.as_slice())), access].into_iter().flatten(), []);
+        self.table.replace(table.clone());
         self.context.replace(Arc::new(table));
+        self.balance();
         rejected.into_iter().map(|rejected| rejected.reason).collect()
     }
 
@@ -293,8 +311,27 @@ impl Waypoint {
     }
 
     pub(crate) fn endpoint(&self, service: &str, port: u16, uid: &str, address: SocketAddr) {
+        if !self.backends.borrow().contains_key(service) {
+            self.balanced(service, traffic::Algorithm::RoundRobin);
+        }
         let key = BackendKey { service: service.into(), port };
         self.endpoints.of.borrow_mut().entry(key).or_default().push((uid.into(), address));
+    }
+
+    pub(crate) fn without(&self, service: &str, uid: &str) {
+        let key = BackendKey { service: service.into(), port: PORT };
+        self.endpoints.of.borrow_mut().get_mut(&key).unwrap().retain(|(known, _)| **known != *uid);
+        self.context.retire(uid);
+    }
+
+    /// Everything that was seen of endpoints is forgotten, as by a waypoint that begins anew.
+    pub(crate) fn forget_backends(&self) {
+        let known = std::mem::take(&mut *self.endpoints.of.borrow_mut());
+        let table = self.table.borrow().apply([], known.keys().map(|key| (Kind::BackendSettings, &*key.service))).0;
+        self.table.replace(table.clone());
+        self.context.replace(Arc::new(table));
+        *self.endpoints.of.borrow_mut() = known;
+        self.balance();
     }
 
     /// The only one, named as its service.
