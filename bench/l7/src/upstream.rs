@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::net::{TcpSocket, TcpStream};
 use trackbed_contract::tables::errors;
-use trackbed_l7::{BackendKey, ConnectError, Endpoint, NoEndpoint, Outcome, Upstream};
+use trackbed_l7::{BackendKey, ConnectError, Endpoint, Member, NoEndpoint, Upstream};
 
 use crate::sockets;
 
@@ -14,9 +14,22 @@ pub(crate) struct Next(pub(crate) SocketAddr, pub(crate) Arc<str>);
 impl Upstream for Next {
     type Io = TcpStream;
     type Detail = ();
+    type Candidates = [Member; 1];
 
-    fn choose(&self, _: &BackendKey, _: &[Arc<str>]) -> Result<Endpoint<()>, NoEndpoint> {
-        Ok(Endpoint { uid: Arc::clone(&self.1), address: self.0, detail: () })
+    fn candidates(&self, _: &BackendKey) -> Result<[Member; 1], NoEndpoint> {
+        Ok([Member { uid: Arc::clone(&self.1), weight: 1, rank: 0 }])
+    }
+
+    fn are_current(&self, _: &BackendKey, _: &[Member; 1]) -> bool {
+        true
+    }
+
+    fn members<'a>(&self, candidates: &'a [Member; 1]) -> &'a [Member] {
+        candidates
+    }
+
+    fn endpoint(&self, _: &[Member; 1], _: usize) -> Option<Endpoint<()>> {
+        Some(Endpoint { uid: Arc::clone(&self.1), address: self.0, detail: () })
     }
 
     async fn connect(&self, endpoint: &Endpoint<()>) -> Result<TcpStream, ConnectError> {
@@ -24,6 +37,4 @@ impl Upstream for Next {
         let socket = sockets::new(endpoint.address).map_err(failed)?;
         TcpSocket::from_std_stream(socket.into()).connect(endpoint.address).await.map_err(failed)
     }
-
-    fn observe(&self, _: &Endpoint<()>, _: Outcome) {}
 }
