@@ -5,7 +5,7 @@ import fc from "fast-check";
 import { createCompiler } from "#compile/compiler.ts";
 import { annotations, kubernetes } from "#contract/tables.ts";
 import { keyOf, type MeshObject, type Pod } from "#mesh/objects.ts";
-import { gatewayOf } from "#mesh/route-specimen.ts";
+import { backendOf, gatewayOf, httpRoute, httpRule, parentOf } from "#mesh/route-specimen.ts";
 import type { DestinationKey } from "#waypoint/destination.ts";
 import { ENABLED, held, meta, namespace, pod, policy, put, remove, service, settings } from "./specimen.ts";
 
@@ -75,6 +75,27 @@ test("a control that begins anew does not open what was closed", () => {
   const mesh = held();
   mesh.apply({ reset: true, put: [...MESH, guard], remove: [] });
   assert.deepEqual([mesh.compiler.awaiting(), carried(mesh)], [[], [NAME]]);
+});
+
+test("limits on requests keep a service to its waypoint too, but not those of another namespace's route", () => {
+  const mesh = held();
+  const route = httpRoute("bank", "r", [httpRule({ backends: [backendOf("shop", "web")] })], { parents: [parentOf("shop", "web")] });
+  const limit = (ns: string, kind: string, name: string): MeshObject => ({
+    kind: "RequestPolicy",
+    metadata: meta(ns, "limit"),
+    generation: 1,
+    targets: [{ group: kind === "Service" ? "" : "gateway.networking.k8s.io", kind, name, sectionName: "" }],
+    unsupported: [],
+    rateLimits: [],
+    loadShedding: null,
+    faultInjection: null,
+    limits: null,
+    sessionPersistence: null,
+  });
+  mesh.apply(put(...MESH, route, limit("bank", "HTTPRoute", "r")));
+  assert.deepEqual([mesh.compiler.policies.requestSettings.size, mesh.compiler.awaiting()], [1, []]);
+  mesh.apply(put(limit("shop", "Service", "web")));
+  assert.deepEqual(mesh.compiler.awaiting(), [WEB]);
 });
 
 test("both of two waypoints count, whatever their pods run as, and what a port's name means at each pod", () => {

@@ -206,7 +206,9 @@ export function createPolicies(cluster: Cluster, settings: CompilerSettings, des
       );
     }
     const enforced = guards.authentications.length > 0 || guards.policies.some(({ dryRun, action }) => !dryRun && action !== "AUDIT");
-    return { guarded, exclusive: enforced || sections.length > 0, asked };
+    // A consumer's policy is about its own requests, and must not close another namespace's service to everybody else.
+    const own = sections.some(({ route }) => route === null || route.namespace === destination.metadata.namespace);
+    return { guarded, exclusive: enforced || own, asked };
   }
 
   const settingsOf = (name: string, backend: ReadonlyMap<number, BackendPolicy>): Resource =>

@@ -17,7 +17,7 @@ export type Facts = {
   readonly namespaces: readonly V1Namespace[];
   readonly pods: readonly V1Pod[];
   readonly networkPolicies: readonly V1NetworkPolicy[];
-  /** AuthorizationPolicies and PeerAuthentications, with kind and apiVersion. */
+  /** Of Istio's API, with kind and apiVersion. */
   readonly policies: readonly Held[];
   readonly cilium: V1ConfigMap | null;
   readonly felix: { readonly spec?: object } | null;
@@ -37,7 +37,12 @@ export async function readAdoption(cluster: Pick<Cluster, "get">): Promise<Adopt
   return ADOPTIONS.find((one) => args.includes(`--adopt=${one}`)) ?? "none";
 }
 
-const POLICY_KINDS = ["AuthorizationPolicy", "PeerAuthentication"] as const;
+const POLICY_KINDS = ["AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication"] as const;
+const DEFINITIONS: Readonly<Record<(typeof POLICY_KINDS)[number], string>> = {
+  AuthorizationPolicy: "authorizationpolicies.security.istio.io",
+  PeerAuthentication: "peerauthentications.security.istio.io",
+  RequestAuthentication: "requestauthentications.security.istio.io",
+};
 
 export async function readFacts(cluster: Cluster): Promise<Facts> {
   const forbidden: string[] = [];
@@ -69,7 +74,7 @@ export async function readFacts(cluster: Cluster): Promise<Facts> {
   );
   const crds = await Promise.all(
     POLICY_KINDS.map((kind) => {
-      const name = `${kind === "AuthorizationPolicy" ? "authorizationpolicies" : "peerauthentications"}.security.istio.io`;
+      const name = DEFINITIONS[kind];
       return allowed(`CustomResourceDefinition ${name}`, null, cluster.get<Held>("CustomResourceDefinition", name));
     }),
   );
