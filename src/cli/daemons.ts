@@ -6,6 +6,7 @@ import { createInterface } from "node:readline";
 import { paths } from "#contract/tables.ts";
 import type { FlowLine } from "#inspect/flow.ts";
 import type { RecordingLine, RecordingRequest } from "#inspect/pcap/recording.ts";
+import { RECORDINGS } from "#inspect/pcap/stream.ts";
 import type { AnswerLine, Question } from "#inspect/question.ts";
 import type { AdminError, NodeStatus, PodExplanation } from "#inspect/status.ts";
 import { meshError } from "#mesh/error.ts";
@@ -99,17 +100,31 @@ export async function* askDaemon(
   }
 }
 
-/** Until a limit or `stop`. */
+/** Until a limit, or after `stop` until what was recorded by then is here. */
 export async function* record(daemon: Daemon, recording: RecordingRequest, stop: AbortSignal): AsyncGenerator<RecordingLine> {
+  const given = new AbortController();
+  const response = await openAdmin(daemon, RECORDINGS, given.signal, { method: "POST", body: recording });
+  const { location } = response.headers;
+  if (response.statusCode !== 201 || location === undefined) {
+    parse(response.statusCode ?? 0, await text(response));
+    return;
+  }
+  const end = (): void => {
+    openAdmin(daemon, location, AbortSignal.timeout(ANSWER_MS), { method: "DELETE" }).then(
+      (answer) => answer.resume(),
+      () => given.abort(), // nobody is there who could end it
+    );
+    setTimeout(() => given.abort(), ANSWER_MS).unref();
+  };
+  stop.addEventListener("abort", end, { once: true });
   try {
-    const response = await openAdmin(daemon, "/v1/recordings", stop, recording);
-    if (response.statusCode !== 200) {
-      parse(response.statusCode ?? 0, await text(response));
-      return;
-    }
+    if (stop.aborted) end();
     for await (const line of createInterface({ input: response })) if (line !== "") yield JSON.parse(line) as RecordingLine;
   } catch (error) {
     if (!stop.aborted) throw error;
+  } finally {
+    stop.removeEventListener("abort", end);
+    response.destroy();
   }
 }
 
@@ -138,18 +153,18 @@ async function text(stream: AsyncIterable<unknown>): Promise<string> {
   return all;
 }
 
-/** An answer as it comes, for those that are read by lines. With a body, to what is posted. */
+type Asking = { readonly method: "GET" | "POST" | "DELETE"; readonly body?: unknown };
+
+/** An answer as it comes, for those that are read by lines. */
 export function openAdmin(
   { run }: Daemon,
   path: string,
   signal: AbortSignal,
-  body?: unknown,
+  { method, body }: Asking = { method: "GET" },
 ): Promise<import("node:http").IncomingMessage> {
   const socketPath = join(run, paths.adminSocket);
   return new Promise((resolve, reject) => {
-    const req = request({ socketPath, path, signal, method: body === undefined ? "GET" : "POST" }, (response) =>
-      resolve(response.setEncoding("utf8")),
-    );
+    const req = request({ socketPath, path, signal, method }, (response) => resolve(response.setEncoding("utf8")));
     req.once("error", (cause) => reject(daemonAway(`no daemon answers on ${socketPath}`, cause)));
     req.end(body === undefined ? undefined : JSON.stringify(body));
   });

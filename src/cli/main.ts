@@ -135,7 +135,7 @@ Exit codes: 0 fine · 1 not healthy, or it did not work · 64 wrong command line
     );
   program
     .command("pcap")
-    .description("what goes over connections of pods, decrypted, as a capture for Wireshark and tshark")
+    .description("what goes over connections of pods, decrypted, as a pcapng file for Wireshark and tshark")
     .argument("<pods...>", "pod/NAME or pod/NAMESPACE/NAME")
     .option("-n, --namespace <name>", "the pods' namespace, where a name alone is not clear")
     .option("--peer <who>", "only with this other end: an address, a block of them, pod/NAME or namespace/NAME (repeatable)", collect, [])

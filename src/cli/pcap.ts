@@ -3,7 +3,7 @@ import { createWriteStream } from "node:fs";
 import { pipeline } from "node:stream/promises";
 import { product } from "#contract/tables.ts";
 import type { RecordedPod, RecordingRequest } from "#inspect/pcap/recording.ts";
-import { type CaptureWriter, captureWriter } from "#inspect/pcap/writer.ts";
+import { type PcapWriter, pcapWriter } from "#inspect/pcap/writer.ts";
 import { parseCidr } from "#mesh/address.ts";
 import { isLabel } from "#mesh/identity.ts";
 import { parseDuration, sayOnStderr } from "./cluster/wait.ts";
@@ -30,7 +30,7 @@ export async function runPcap(texts: readonly string[], options: PcapOptions, ru
   const limits = limitsOf(options);
   const wanted = texts.map((text) => parsePod(text, options.namespace));
   const output = options.write ?? "-";
-  if (output === "-" && process.stdout.isTTY) throw usage("a capture is no text: name a file with -w FILE, or pipe it into a program");
+  if (output === "-" && process.stdout.isTTY) throw usage("a pcapng file is no text: name a file with -w FILE, or pipe it into a program");
   const { answers } = await askAll(findDaemons(runs), async (daemon) => ({ daemon, ...(await status(daemon)) }));
   const known = answers.flatMap(({ daemon, pods }) => pods.map((pod) => ({ ...pod, daemon })));
   const pods = wanted.map((one) => pickPod(one, known));
@@ -39,7 +39,7 @@ export async function runPcap(texts: readonly string[], options: PcapOptions, ru
 
   const stop = new AbortController();
   process.once("SIGINT", () => stop.abort()).once("SIGTERM", () => stop.abort());
-  const writer = captureWriter(
+  const writer = pcapWriter(
     `${product.name} ${version()}`,
     `${names}, decrypted on the node; handshakes, numbers and acknowledgements are made up`,
   );
@@ -83,9 +83,9 @@ export async function runPcap(texts: readonly string[], options: PcapOptions, ru
   } catch (error) {
     // Whoever reads it has seen enough.
     if (!isClosedPipe(error)) throw error;
+    stop.abort();
   } finally {
     clearInterval(progress);
-    stop.abort();
   }
   sayOnStderr(`${process.stderr.isTTY ? "\r\x1b[K" : ""}${told(writer)}`);
   const [first] = failures;
@@ -93,7 +93,7 @@ export async function runPcap(texts: readonly string[], options: PcapOptions, ru
   return exit.ok;
 }
 
-function told({ tally: { connections, packets, bytes, lostBytes, lostConnections } }: CaptureWriter): string {
+function told({ tally: { connections, packets, bytes, lostBytes, lostConnections } }: PcapWriter): string {
   const lost = lostBytes + lostConnections === 0 ? "" : `; not copied: ${lostBytes} bytes, ${lostConnections} connections`;
   return `${connections} connections, ${packets} packets, ${bytes} bytes${lost}`;
 }

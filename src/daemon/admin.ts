@@ -9,7 +9,7 @@ import type { StateLine } from "#inspect/eval/state.ts";
 import type { FlowLine } from "#inspect/flow.ts";
 import { streamAnswer, streamFlows } from "#inspect/flow-stream.ts";
 import { type RecordingLine, type RecordingQuestion, readRequest } from "#inspect/pcap/recording.ts";
-import { streamRecording } from "#inspect/pcap/stream.ts";
+import { createRecordingStreams, RECORDINGS, type RecordingStreams } from "#inspect/pcap/stream.ts";
 import type { AdminError, LogLevelRequest, NodeStatus, PodExplanation } from "#inspect/status.ts";
 
 import { isMeshError } from "#mesh/error.ts";
@@ -37,8 +37,9 @@ const LogLevel = z.strictObject({
 });
 
 export function adminServer(sources: AdminSources, failed: (error: unknown) => void): Server {
+  const recordings = createRecordingStreams();
   const server = createServer((request, response) => {
-    answer(request, response, sources).catch((error: unknown) => {
+    answer(request, response, sources, recordings).catch((error: unknown) => {
       failed(error);
       response.destroy();
     });
@@ -47,13 +48,20 @@ export function adminServer(sources: AdminSources, failed: (error: unknown) => v
   return server;
 }
 
-async function answer(request: IncomingMessage, response: ServerResponse, sources: AdminSources): Promise<void> {
+async function answer(
+  request: IncomingMessage,
+  response: ServerResponse,
+  sources: AdminSources,
+  recordings: RecordingStreams,
+): Promise<void> {
   const url = new URL(request.url ?? "/", "http://admin");
   const pod = /^\/v1\/pods\/([^/]+)\/([^/]+)$/.exec(url.pathname);
   if (url.pathname === "/v1/log-level")
     return request.method === "POST" ? setLogLevel(request, response, sources) : refuse(response, 405, "POST is needed");
-  if (url.pathname === "/v1/recordings")
-    return request.method === "POST" ? record(request, response, sources) : refuse(response, 405, "POST is needed");
+  if (url.pathname === RECORDINGS)
+    return request.method === "POST" ? record(request, response, sources, recordings) : refuse(response, 405, "POST is needed");
+  if (request.method === "DELETE" && url.pathname.startsWith(RECORDINGS))
+    return recordings.stop(url.pathname) ? send(response, 200, {}) : refuse(response, 404, `there is no recording ${url.pathname}`);
   if (request.method !== "GET") return refuse(response, 405, "GET is needed");
   if (url.pathname === "/v1/status") return send(response, 200, sources.status());
   if (pod !== null) {
@@ -87,12 +95,17 @@ async function setLogLevel(request: IncomingMessage, response: ServerResponse, s
   return fault === null ? send(response, 200, {}) : send(response, 503, problem(fault.code, fault.message));
 }
 
-async function record(request: IncomingMessage, response: ServerResponse, sources: AdminSources): Promise<void> {
+async function record(
+  request: IncomingMessage,
+  response: ServerResponse,
+  sources: AdminSources,
+  recordings: RecordingStreams,
+): Promise<void> {
   const body = await readBody(request);
   if (body === null) return refuse(response, 413, `the body has more than ${BODY_BYTES} bytes`);
   try {
     const question = readRequest(parseJson(body));
-    await streamRecording(response, (stop) => sources.record(question, stop));
+    await recordings.send(response, (stop) => sources.record(question, stop));
   } catch (error) {
     if (!isMeshError(error) || response.headersSent) throw error;
     send(response, error.code === "E_USAGE" ? 400 : 503, problem(error.code, error.message));

@@ -62,7 +62,7 @@ export type Director = {
   /** Resolves when capture is proven; rejects with the engine's code, E_CAPTURE_PROOF_FAILED or E_ENGINE_AWAY. */
   prove(uid: string): Promise<void>;
   setLogLevel(filter: string): boolean;
-  /** What connections of these pods carry, until the recording's limits, `stop`, or the engine's end. Rejects with the code that says why not. */
+  /** What connections of these pods carry, until the recording's limits, `stop`, or the engine's end (engine/recordings.ts). Rejects with the code that says why not. */
   record(order: RecordOrder, stop: AbortSignal): AsyncGenerator<RecordedBatch>;
   /** The stream of the engine ends. */
   end(reason: string): void;
@@ -160,7 +160,12 @@ export function createDirector(options: DirectorOptions): Director & DirectorMet
     record: (order, stop) =>
       recordings.read(
         current?.hello ?? null,
-        (id) => current?.send({ case: "record", value: create(RecordSchema, { ...order, id }) }),
+        (what, id) =>
+          current?.send(
+            what === "record"
+              ? { case: what, value: create(RecordSchema, { ...order, id }) }
+              : { case: what, value: { $typeName: "trackbed.engine.v1.StopRecord", id } },
+          ),
         stop,
       ),
     end: (reason) => current?.end(reason),

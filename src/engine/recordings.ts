@@ -11,14 +11,17 @@ export type RecordOrder = Omit<MessageInitShape<typeof RecordSchema>, "id" | "$t
 const BEGIN_MS = 5000;
 
 export type Recordings = {
-  /** Batches of a recording, from its beginning to its end. Whoever stops reading ends it. */
-  read(hello: Hello | null, ask: Ask, stop: AbortSignal): AsyncGenerator<RecordedBatch>;
+  /**
+   * Batches of a recording, from its beginning to its end. `stop` ends it after what was copied until then; whoever leaves the loop ends it
+   * as well, and misses that.
+   */
+  read(hello: Hello | null, say: Say, stop: AbortSignal): AsyncGenerator<RecordedBatch>;
   /** The method of the service. */
   recorded(batches: AsyncIterable<RecordedBatch>): Promise<Record<string, never>>;
 };
 
 /** Not true when no engine is there. */
-type Ask = (id: bigint) => boolean | undefined;
+type Say = (message: "record" | "stopRecord", id: bigint) => boolean | undefined;
 type Waiting = { readonly begin: (call: Call) => void };
 type Call = { readonly batches: AsyncIterator<RecordedBatch>; readonly first: RecordedBatch; over(): void };
 
@@ -26,30 +29,39 @@ export function createRecordings(beginMs = BEGIN_MS): Recordings {
   const waiting = new Map<bigint, Waiting>();
   let lastId = 0n;
 
-  async function* read(hello: Hello | null, ask: Ask, stop: AbortSignal): AsyncGenerator<RecordedBatch> {
+  async function* read(hello: Hello | null, say: Say, stop: AbortSignal): AsyncGenerator<RecordedBatch> {
     if (hello?.records === false) throw refused(`an engine of version ${hello.engineVersion} cannot record`);
     const id = ++lastId;
-    const call = await begin(id, ask, stop);
+    const call = await begin(id, say, stop);
+    let late: NodeJS.Timeout | undefined;
+    const end = (): void => {
+      say("stopRecord", id);
+      late = setTimeout(() => call.over(), beginMs);
+    };
+    stop.addEventListener("abort", end, { once: true });
     try {
+      if (stop.aborted) end();
       let batch: RecordedBatch | undefined = call.first;
-      while (batch !== undefined && !stop.aborted) {
+      while (batch !== undefined) {
         yield batch;
         if (batch.end !== RecordingEnd.NONE) return;
-        batch = await nextOf(call.batches, stop);
+        batch = await nextOf(call.batches);
       }
     } finally {
+      clearTimeout(late);
+      stop.removeEventListener("abort", end);
       call.over();
     }
   }
 
-  async function begin(id: bigint, ask: Ask, stop: AbortSignal): Promise<Call> {
+  async function begin(id: bigint, say: Say, stop: AbortSignal): Promise<Call> {
     const { promise, resolve, reject } = Promise.withResolvers<Call>();
     const timer = setTimeout(() => reject(refused(`the engine did not begin to record within ${beginMs} ms`)), beginMs);
     const aborted = (): void => reject(refused("nobody waits for the recording any more"));
     stop.addEventListener("abort", aborted);
     waiting.set(id, { begin: resolve });
     try {
-      if (ask(id) !== true) throw meshError("E_ENGINE_AWAY", "no engine is connected that could record");
+      if (say("record", id) !== true) throw meshError("E_ENGINE_AWAY", "no engine is connected that could record");
       return await promise;
     } finally {
       clearTimeout(timer);
@@ -73,19 +85,13 @@ export function createRecordings(beginMs = BEGIN_MS): Recordings {
   return { read, recorded };
 }
 
-/** Undefined at the end, also when the reader is told to stop while nothing comes. A call that broke is an error. */
-async function nextOf(batches: AsyncIterator<RecordedBatch>, stop: AbortSignal): Promise<RecordedBatch | undefined> {
-  const stopped = Promise.withResolvers<undefined>();
-  const aborted = (): void => stopped.resolve(undefined);
-  stop.addEventListener("abort", aborted, { once: true });
+/** Undefined at the end. A call that broke is an error. */
+async function nextOf(batches: AsyncIterator<RecordedBatch>): Promise<RecordedBatch | undefined> {
   try {
-    const next = await Promise.race([batches.next(), stopped.promise]);
-    return next === undefined || next.done === true ? undefined : next.value;
+    const next = await batches.next();
+    return next.done === true ? undefined : next.value;
   } catch (cause) {
-    if (stop.aborted) return undefined;
     throw meshError("E_ENGINE_AWAY", `the engine went away while it recorded: ${ConnectError.from(cause).rawMessage}`, cause);
-  } finally {
-    stop.removeEventListener("abort", aborted);
   }
 }
 

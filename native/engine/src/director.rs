@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use futures_util::stream::poll_fn;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tonic::transport::Channel;
 use trackbed_contract::engine::director_client::DirectorClient;
 use trackbed_contract::engine::{FromEngine, ReportBatch, ToEngine, from_engine, to_engine};
@@ -18,6 +17,7 @@ use trackbed_contract::tables::{bounds, errors};
 use crate::contract::{Breach, Conversation};
 use crate::worker::shared::Shared;
 pub(crate) use line::Line;
+use recorder::Recordings;
 
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
@@ -132,10 +132,9 @@ async fn one_stream(line: &Line, inbox: &mpsc::Sender<FromDirector>, shared: &Ar
         Ok(answer) => answer.into_inner(),
         Err(status) => return End::Failed(status_text(&status)),
     };
-    let recorder_client = client.clone();
-    let _reporting = AbortOnDrop(tokio::spawn(report(client, line.clone(), Arc::clone(shared))));
+    let _reporting = AbortOnDrop(tokio::spawn(report(client.clone(), line.clone(), Arc::clone(shared))));
     let mut conversation = Conversation::default();
-    let mut recordings = JoinSet::new();
+    let mut recordings = Recordings::default();
     loop {
         let message = match stream.message().await {
             Ok(Some(ToEngine { message })) => conversation.accept(message),
@@ -144,9 +143,9 @@ async fn one_stream(line: &Line, inbox: &mpsc::Sender<FromDirector>, shared: &Ar
         };
         match message {
             Ok(to_engine::Message::Record(order)) => {
-                while recordings.try_join_next().is_some() {}
-                recordings.spawn(recorder::record(recorder_client.clone(), line.clone(), Arc::clone(shared), order));
+                recordings.begin(client.clone(), line.clone(), Arc::clone(shared), order);
             }
+            Ok(to_engine::Message::StopRecord(order)) => recordings.stop(order.id),
             Ok(message) => {
                 *heard = true;
                 if inbox.send(FromDirector::Message(message)).await.is_err() {

@@ -7,7 +7,7 @@ export type Packet = {
   readonly time: bigint;
   readonly bytes: Buffer /** Before it was cut. */;
   readonly length: number;
-  readonly comment: string | null;
+  readonly comments: readonly string[];
 };
 
 type Line<Type> = Extract<RecordingLine, { readonly type: Type }>;
@@ -42,19 +42,18 @@ export function conversation(
     server: { end: serverEnd, first: initial[1] + 1, offset: received, finished: false },
   };
   const isNew = sent === 0 && received === 0;
-  /** Goes with the next segment. */
-  let remark: string | null = isNew
-    ? about(flow)
-    : `${about(flow)}\nopen before the recording: ${sent} bytes from the client and ${received} from the server are not here`;
+  /** Go with the next segment. */
+  let remarks = about(flow);
+  if (!isNew) remarks.push(`open before the recording: ${sent} bytes from the client and ${received} from the server are not here`);
 
   function segment(time: bigint, from: From, bits: number, payload: Uint8Array = NOTHING, length = payload.length): Packet {
     const [mine, theirs] = from === "client" ? [sides.client, sides.server] : [sides.server, sides.client];
     const acknowledgement = (bits & flags.ack) === 0 ? 0 : theirs.first + theirs.offset + (theirs.finished ? 1 : 0);
     const sequence = mine.first + mine.offset - ((bits & flags.syn) === 0 ? 0 : 1) + (mine.finished ? 1 : 0);
     const bytes = packet({ source: mine.end, destination: theirs.end, sequence, acknowledgement, flags: bits, payload, length });
-    const comment = remark;
-    remark = null;
-    return { time, bytes, length: bytes.length - payload.length + length, comment };
+    const comments = remarks;
+    remarks = [];
+    return { time, bytes, length: bytes.length - payload.length + length, comments };
   }
 
   const ack = (time: bigint, from: From): Packet => segment(time, from, flags.ack);
@@ -63,7 +62,7 @@ export function conversation(
   function skipTo(side: Side, from: From, offset: number): void {
     const missing = offset - side.offset;
     if (missing <= 0) return;
-    remark = [remark, `${missing} bytes from the ${from} are missing before this: they were not copied`].filter(Boolean).join("\n");
+    remarks.push(`${missing} bytes from the ${from} are missing before this: they were not copied`);
     side.offset = offset;
   }
 
@@ -105,7 +104,7 @@ export function conversation(
       if (!last.reset) return [...finish(time, "client", last.bytesSent), ...finish(time, "server", last.bytesReceived)];
       skipTo(sides.client, "client", last.bytesSent);
       skipTo(sides.server, "server", last.bytesReceived);
-      if (last.code !== null) remark = [remark, `cut: ${why(last)}`].filter(Boolean).join("\n");
+      if (last.code !== null) remarks.push(`cut: ${why(last)}`);
       const by: From[] = last.closedBy === "client" ? ["client"] : last.closedBy === "server" ? ["server"] : ["client", "server"];
       return by.map((from) => segment(time, from, flags.rst | flags.ack));
     },
@@ -134,8 +133,8 @@ export function refusal({
   return {
     ends: [source, destination],
     packets: [
-      { time, bytes: syn, length: syn.length, comment: `${about(flow)}\n${flow.verdict}: ${why(flow)}` },
-      { time, bytes: reset, length: reset.length, comment: null },
+      { time, bytes: syn, length: syn.length, comments: [...about(flow), `${flow.verdict}: ${why(flow)}`] },
+      { time, bytes: reset, length: reset.length, comments: [] },
     ],
   };
 }
@@ -148,8 +147,8 @@ function initialNumbers(time: bigint): [number, number] {
   return [clock, (clock + 0x40000000) >>> 0];
 }
 
-/** The facts of the mesh, for whoever reads the capture. */
-function about(flow: FlowRecord): string {
+/** The facts of the mesh, for whoever reads the file. */
+function about(flow: FlowRecord): string[] {
   const { source, destination, service, path, tls, policy, rule } = flow;
   return [
     `client ${named(source)}`,
@@ -159,9 +158,7 @@ function about(flow: FlowRecord): string {
       ? ""
       : `path ${path}${tls === null ? "" : `, ${tls.version} ${tls.cipher} ${tls.group}, peer certificate ${tls.peerSerial}`}`,
     policy === null ? "" : `policy ${policy} rule ${rule ?? 0}`,
-  ]
-    .filter(Boolean)
-    .join("\n");
+  ].filter((text) => text !== "");
 }
 
 const named = ({ namespace, workload, identity, address }: FlowRecord["source"]): string =>

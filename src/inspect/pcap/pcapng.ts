@@ -34,7 +34,7 @@ export const interfaceDescription = (name: string, description: string): Buffer 
 };
 
 /** `time`: Unix nanoseconds. `length` is that of the packet before it was cut. */
-export const enhancedPacket = (face: number, time: bigint, packet: Uint8Array, length: number, comment: string | null): Buffer => {
+export const enhancedPacket = (face: number, time: bigint, packet: Uint8Array, length: number, comments: readonly string[]): Buffer => {
   const fixed = Buffer.alloc(20 + padded(packet.length));
   fixed.writeUInt32LE(face, 0);
   fixed.writeUInt32LE(Number((time >> 32n) & 0xffffffffn), 4);
@@ -42,7 +42,11 @@ export const enhancedPacket = (face: number, time: bigint, packet: Uint8Array, l
   fixed.writeUInt32LE(packet.length, 12);
   fixed.writeUInt32LE(length, 16);
   fixed.set(packet, 20);
-  return write(block.packet, fixed, comment === null ? [] : [[option.comment, comment]]);
+  return write(
+    block.packet,
+    fixed,
+    comments.map((comment) => [option.comment, comment]),
+  );
 };
 
 /** Names of addresses, 4 or 16 bytes. */

@@ -1,4 +1,4 @@
-// What people ask of a recording, and the lines of JSON that come back: from a daemon's socket to whoever writes them down as a capture.
+// What people ask of a recording, and the lines of JSON that come back: from a daemon's socket to whoever makes a pcapng file of them.
 import { z } from "zod";
 import { type Recorded, type RecordedBatch, RecordedEnd, RecordingEnd } from "#contract/gen/engine_pb.ts";
 import type { RecordOrder } from "#engine/director.ts";
@@ -102,6 +102,7 @@ const ends = {
   [RecordingEnd.REFUSED]: null,
   [RecordingEnd.BYTES]: "bytes",
   [RecordingEnd.TIME]: "time",
+  [RecordingEnd.STOPPED]: "stopped",
 } as const;
 
 /** Throws E_RECORDING_REFUSED for one that could not begin. */

@@ -7,7 +7,7 @@ import type { RecordedPod, RecordingLine } from "./recording.ts";
 
 export type Tally = { packets: number; connections: number; bytes: number; lostBytes: number; lostConnections: number };
 
-export type CaptureWriter = {
+export type PcapWriter = {
   readonly tally: Readonly<Tally>;
   /** The beginning of the file. */
   start(): Buffer;
@@ -22,7 +22,7 @@ type Open = { readonly talk: Conversation; readonly face: number; readonly tuple
 
 const NOTHING = Buffer.alloc(0);
 
-export function captureWriter(application: string, comment: string): CaptureWriter {
+export function pcapWriter(application: string, comment: string): PcapWriter {
   const tally: Tally = { packets: 0, connections: 0, bytes: 0, lostBytes: 0, lostConnections: 0 };
   const faces = new Map<string, Face>();
   const open = new Map<string, Open>();
@@ -52,7 +52,7 @@ export function captureWriter(application: string, comment: string): CaptureWrit
 
   function write(face: number, packets: readonly Packet[]): Buffer {
     tally.packets += packets.length;
-    return Buffer.concat(packets.map(({ time, bytes, length, comment: remark }) => enhancedPacket(face, time, bytes, length, remark)));
+    return Buffer.concat(packets.map(({ time, bytes, length, comments }) => enhancedPacket(face, time, bytes, length, comments)));
   }
 
   function opened(stream: number, line: Extract<RecordingLine, { type: "opened" }>): Buffer {

@@ -26,7 +26,7 @@ pub mod from_engine {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ToEngine {
-    #[prost(oneof = "to_engine::Message", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "to_engine::Message", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
     pub message: ::core::option::Option<to_engine::Message>,
 }
 /// Nested message and enum types in `ToEngine`.
@@ -51,6 +51,8 @@ pub mod to_engine {
         SetLogLevel(super::SetLogLevel),
         #[prost(message, tag = "9")]
         Record(super::Record),
+        #[prost(message, tag = "10")]
+        StopRecord(super::StopRecord),
     }
 }
 /// First message of the engine, once per stream.
@@ -75,7 +77,7 @@ pub struct Hello {
     pub resources: ::prost::alloc::vec::Vec<HeldResource>,
     #[prost(message, repeated, tag = "7")]
     pub pods: ::prost::alloc::vec::Vec<PodState>,
-    /// It knows Record, which would end the stream of an older one.
+    /// It knows Record and StopRecord, which would end the stream of an older one.
     #[prost(bool, tag = "8")]
     pub records: bool,
 }
@@ -367,6 +369,12 @@ pub struct RecordPeer {
     /// Pod name.
     #[prost(string, tag = "4")]
     pub pod: ::prost::alloc::string::String,
+}
+/// Copy nothing more for a recording, and send what was copied.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StopRecord {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
 }
 /// The first one comes as soon as every connection that begins from then on is recorded.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -822,6 +830,7 @@ pub enum RecordingEnd {
     Time = 3,
     /// It could not begin: see reason.
     Refused = 4,
+    Stopped = 5,
 }
 impl RecordingEnd {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -835,6 +844,7 @@ impl RecordingEnd {
             Self::Bytes => "RECORDING_END_BYTES",
             Self::Time => "RECORDING_END_TIME",
             Self::Refused => "RECORDING_END_REFUSED",
+            Self::Stopped => "RECORDING_END_STOPPED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -845,6 +855,7 @@ impl RecordingEnd {
             "RECORDING_END_BYTES" => Some(Self::Bytes),
             "RECORDING_END_TIME" => Some(Self::Time),
             "RECORDING_END_REFUSED" => Some(Self::Refused),
+            "RECORDING_END_STOPPED" => Some(Self::Stopped),
             _ => None,
         }
     }
@@ -1166,7 +1177,7 @@ pub mod director_client {
             self.inner.client_streaming(req, path, codec).await
         }
         /// What one recording copies (Record). The call is the recording: it is over when either side ends the call, so nothing goes on copying for
-        /// a director that is gone, and a recording that nobody reads holds up nothing but itself. The director answers early to stop it.
+        /// a director that is gone, and a recording that nobody reads holds up nothing but itself.
         pub async fn recorded(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::RecordedBatch>,
@@ -1224,7 +1235,7 @@ pub mod director_server {
             request: tonic::Request<tonic::Streaming<super::ReportBatch>>,
         ) -> std::result::Result<tonic::Response<super::ReportSummary>, tonic::Status>;
         /// What one recording copies (Record). The call is the recording: it is over when either side ends the call, so nothing goes on copying for
-        /// a director that is gone, and a recording that nobody reads holds up nothing but itself. The director answers early to stop it.
+        /// a director that is gone, and a recording that nobody reads holds up nothing but itself.
         async fn recorded(
             &self,
             request: tonic::Request<tonic::Streaming<super::RecordedBatch>>,

@@ -195,8 +195,8 @@ impl Control {
             to_engine::Message::InSync(_) => self.in_sync().await,
             to_engine::Message::CertificateReply(reply) => self.certified(&reply).await,
             to_engine::Message::Prove(prove) => self.prove(prove.request_id, prove.uid).await,
-            // The stream's own task begins it (director/recorder.rs): it lives no longer than the stream.
-            to_engine::Message::Record(_) => {}
+            // The stream's own task does it (director/recorder.rs): a recording lives no longer than the stream.
+            to_engine::Message::Record(_) | to_engine::Message::StopRecord(_) => {}
             to_engine::Message::SetLogLevel(level) => match self.log.set(&level.filter) {
                 Ok(()) => tracing::info!(filter = level.filter, "log filter changed"),
                 Err(error) => tracing::error!(error, "the log filter stays as it was"),

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use prost::Message as _;
 use trackbed_contract::engine::{
-    Direction, Flow, Record, RecordPeer, Recorded, RecordedBatch, RecordedEnd, RecordingEnd, Verdict, recorded::What,
+    Direction, Flow, Record, RecordPeer, Recorded, RecordedBatch, RecordedEnd, RecordingEnd, StopRecord, Verdict, recorded::What, to_engine,
 };
 use trackbed_contract::istio::workload::TunnelProtocol;
 
@@ -202,8 +202,16 @@ fn a_recording_ends_at_its_limits_by_its_director_and_with_it_and_many_are_refus
     mesh.one.director.record(Record { limit_milliseconds: 50, ..order(2, web) });
     mesh.one.director.record(order(3, web));
     mesh.one.director.enough_of(3);
+    mesh.one.director.record(order(4, web));
     mesh.web.connect(&mesh.api.v4, PORT).unwrap().echo_after_greeting("hello");
     assert_eq!((end_of(1), end_of(2)), (RecordingEnd::Bytes, RecordingEnd::Time));
+    mesh.one.director.send(to_engine::Message::StopRecord(StopRecord { id: 4 }));
+    assert_eq!(end_of(4), RecordingEnd::Stopped);
+    mesh.one.director.recorded("all of it", |batches| {
+        let (connection, ..) = openings(batches, 4)[0];
+        assert_eq!(said(batches, 4, connection, RecordedEnd::Client, 0), b"hello");
+        Some(())
+    });
     until_active(0);
     for id in 10..18 {
         mesh.one.director.record(order(id, web));
