@@ -1,5 +1,6 @@
 // Turns changes of desired state into changes of xDS resources, at the cost of what changed and not of the cluster.
 
+import { asTried } from "#mesh/dry-run.ts";
 import type { Adoption } from "#mesh/enrolment.ts";
 import { keyOf, type MeshObject, type ObjectKey, type Pod, type ServiceEntry } from "#mesh/objects.ts";
 import { withOpaquePorts } from "#mesh/opaque.ts";
@@ -230,10 +231,14 @@ export function createCompiler(settings: CompilerSettings): Compiler {
     if (object?.kind !== "AuthorizationPolicy") return absent(authorizations, resourceName);
     // With targets it is for waypoints.
     if (object.targets.length > 0) return absent(authorizations, resourceName);
-    const { authorization, faults } = compileAuthorization(object, rootNamespace);
-    const resource = encodeAuthorization(authorization);
-    if (!isTooLarge(resource)) return { output: authorizations, name: resourceName, resource, faults };
-    const closed = encodeAuthorization(compileAuthorization(closedPolicy(object), rootNamespace).authorization);
+    const tried = asTried(object, cluster.namespace(namespace));
+    const compiled = compileAuthorization(tried.policy, rootNamespace);
+    const misread = tried.faults.map(({ annotation, reason }): ObjectFault => {
+      return { key, code: "E_SOURCE_INVALID", field: `metadata.annotations.${annotation}`, reason };
+    });
+    const resource = encodeAuthorization(compiled.authorization);
+    if (!isTooLarge(resource)) return { output: authorizations, name: resourceName, resource, faults: [...compiled.faults, ...misread] };
+    const closed = encodeAuthorization(compileAuthorization(closedPolicy(tried.policy), rootNamespace).authorization);
     const fault = tooLarge(key, "E_POLICY_INVALID", resource, "the policy denies all that it selects");
     return { output: authorizations, name: resourceName, resource: closed, faults: [fault] };
   }

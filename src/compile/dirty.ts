@@ -41,6 +41,7 @@ export function affected(object: MeshObject, cluster: Cluster, rootNamespace: st
       markPods(cluster.pods.find(name, {}));
       for (const service of [...cluster.services.unselective(name), ...cluster.services.selective(name)])
         dirty.services.add(keyOf(service));
+      for (const policy of [...cluster.policies.unselective(name), ...cluster.policies.selective(name)]) dirty.policies.add(keyOf(policy));
       break;
     case "Node":
       markPods(cluster.podsOn(name));

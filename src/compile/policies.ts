@@ -6,6 +6,7 @@ import { BackendSettingsSchema, RequestSettingsSchema } from "#contract/gen/traf
 import { kubernetes } from "#contract/tables.ts";
 import { compareAge } from "#mesh/age.ts";
 import type { AuthorizationPolicy, RequestAuthentication, TargetRef } from "#mesh/authorization.ts";
+import { asTried } from "#mesh/dry-run.ts";
 import type { ExtensionProvider } from "#mesh/mesh-config.ts";
 import { keyOf, type MeshObject, type ObjectKey } from "#mesh/objects.ts";
 import type { BackendPolicy, RequestPolicy } from "#mesh/traffic.ts";
@@ -110,6 +111,13 @@ export function createPolicies(cluster: Cluster, settings: CompilerSettings, des
     }
     if (object.kind === "RequestAuthentication" || object.kind === "BackendPolicy" || object.kind === "RequestPolicy")
       dirtyPolicies.add(keyOf(object));
+    // Whether policies of a namespace are only tried, it says itself.
+    if (object.kind === "Namespace")
+      for (const gateway of bindings.gateways())
+        if (gateway.metadata.namespace === name || name === rootNamespace) {
+          touched.add(`Gateway/${waypointKey(gateway.metadata)}`);
+          touched.add(`GatewayClass//${gateway.className}`);
+        }
     if (object.kind === "Gateway") podAccess.delete(waypointKey(object.metadata));
     if ("parents" in object) for (const key of referencesOf(object)) if (!key.startsWith("Hostname/")) noteTarget(key as TargetKey);
     noteTarget(keyOf(object));
@@ -160,7 +168,9 @@ export function createPolicies(cluster: Cluster, settings: CompilerSettings, des
 
   /** Policies add up, those of both of two waypoints too. */
   const applicable = (attached: readonly Attached[]): Applicable => ({
-    policies: attached.filter((one): one is AuthorizationPolicy => one.kind === "AuthorizationPolicy"),
+    policies: attached
+      .filter((one): one is AuthorizationPolicy => one.kind === "AuthorizationPolicy")
+      .map((one) => asTried(one, cluster.namespace(one.metadata.namespace)).policy),
     authentications: attached.filter((one): one is RequestAuthentication => one.kind === "RequestAuthentication"),
   });
 

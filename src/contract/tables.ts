@@ -170,6 +170,8 @@ export const annotations = {
   bypassUntil: "trackbed.dev/bypass-until",
   /** since when each root is handed out and until when it signed; written by control, read when it starts (ConfigMap trackbed-root) */
   rotation: "trackbed.dev/rotation",
+  /** true: its AuthorizationPolicies are only tried, except those that say istio.io/dry-run: "false" themselves (Namespace) */
+  dryRun: "trackbed.dev/dry-run",
   /** comma list of ports and ranges of a service that a waypoint carries as TCP, whatever they are called; the service beats its namespace (Namespace, Service) */
   opaquePorts: "trackbed.dev/opaque-ports",
   /** true: once its waypoint is ready, what did not come through it is refused at the service's pods, as where an L7 policy targets it (Service) */

@@ -2,8 +2,8 @@
 import { readFileSync, renameSync, writeFileSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import type { FlowRecord } from "#inspect/flow.ts";
-import { DRY_RUN } from "#inspect/generate/yaml.ts";
 import type { Observations } from "#inspect/observed.ts";
+import { DRY_RUN } from "#mesh/dry-run.ts";
 import { findDaemons, flows } from "../daemons.ts";
 import { type Exit, exit, type Format, usage } from "../outcome.ts";
 import { documentsOf } from "./documents.ts";

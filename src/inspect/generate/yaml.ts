@@ -1,4 +1,5 @@
 // Least-privilege policies as YAML that people read before they apply it: what was seen, how often, and what to look at, as comments.
+import { DRY_RUN } from "#mesh/dry-run.ts";
 import type { Observations, Observed } from "../observed.ts";
 import type { Least, LeastRule, LeastWorkload } from "./least.ts";
 
@@ -6,7 +7,6 @@ import type { Least, LeastRule, LeastWorkload } from "./least.ts";
 const LISTED = 20;
 /** Names are DNS subdomains. */
 const NAME_CHARACTERS = 253;
-export const DRY_RUN = "istio.io/dry-run";
 export const NOTHING_ELSE = "least-nothing-else";
 
 export type Coverage = Pick<Observations, "requests" | "unnamed"> & {

@@ -1,6 +1,7 @@
 // AuthorizationPolicy documents: every field is enforced, named as unenforceable, or refused. Nothing is skipped.
 import { z } from "zod";
 import type { AuthorizationPolicy, Condition, Operation, PolicyRule, Source, TargetRef } from "#mesh/authorization.ts";
+import { DRY_RUN } from "#mesh/dry-run.ts";
 import { labelMap, metadata } from "./fields.ts";
 import { formatPath, invalid, type Path, type Problem, unsupported } from "./problem.ts";
 import type { Projector } from "./projector.ts";
@@ -34,8 +35,6 @@ export const OPERATION_L7 = [
   "notPaths",
 ] as const satisfies readonly (keyof Operation)[];
 export const CONDITION_L4 = ["source.ip", "source.namespace", "source.principal", "destination.ip", "destination.port"] as const;
-
-const DRY_RUN = "istio.io/dry-run";
 
 /** An empty list would be an empty set of values, which API servers and the reference read as "any": refused instead of guessed. */
 const values = z.array(z.string().min(1)).min(1, "must not be empty: leave the field out instead");
