@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { cpSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { ports } from "#contract/tables.ts";
 import type { FlowRecord } from "#inspect/flow.ts";
 import { until } from "../src/lab/until.ts";
 import { address, SERVER_PORT, serve, startTestMesh, type TestMesh } from "./mesh.ts";
@@ -384,6 +385,37 @@ test("a pod that the authority refuses to certify is not ready, says why, and re
   await lab.stopControl();
   await lab.startControl();
   await nodesConnected();
+});
+
+test("a policy that is only tried refuses nobody, and whom it would refuse is in the flow and counted on the node", async () => {
+  const { lab } = mesh;
+  const counted = async (): Promise<number> => {
+    const text = await lab.node("node-b").run(["curl", "-sS", "--max-time", "5", `http://127.0.0.1:${ports.engineMetrics}/metrics`]);
+    return Number(/^trackbed_policy_dry_run_denied_total\{policy="app\/tried"\} (\d+)$/m.exec(text)?.[1] ?? 0);
+  };
+  const rules = [{ from: [{ source: { principals: [principal("neighbour")] } }] }];
+  const document = JSON.parse(authorization("tried", "ALLOW", rules)) as { metadata: object };
+  const tried = { ...document, metadata: { ...document.metadata, annotations: { "istio.io/dry-run": "true" } } };
+  const held = await holdEach(MESHED);
+  await withDocument(JSON.stringify(tried), async () => {
+    const flow = await until("a flow that says what would be", async () => {
+      const since = Date.now();
+      assert.equal(await attempt("tunnel"), "open");
+      const found = await closedFlow("tunnel", since, () => true);
+      return found.audit === null ? null : found;
+    });
+    assert.deepEqual(
+      [flow.verdict, flow.audit],
+      ["allowed", { verdict: "denied", policy: "app/tried", rule: 0, code: "E_POLICY_NO_ALLOW" }],
+    );
+    assert.ok((await counted()) > 0);
+    // Whom it admits it would not refuse.
+    const since = Date.now();
+    assert.equal(await attempt("tunnel of another"), "open");
+    assert.equal((await closedFlow("tunnel of another", since)).audit, null);
+    await isRefused([]);
+    for (const [name, connection] of held) assert.ok(await connection.echo(), `${name} was cut by a policy that is only tried`);
+  });
 });
 
 test("a control that encrypts on the node too sends same-node connections by tunnel, with the same verdicts", async () => {
