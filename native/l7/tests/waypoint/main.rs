@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)] // in tests a failed unwrap is the message
 mod access;
 mod balancing;
+mod differential;
 mod external;
 mod limits;
 mod mirrors;

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use trackbed_l7::normal;
 
-struct Nginx {
-    address: SocketAddr,
+pub(crate) struct Nginx {
+    pub(crate) address: SocketAddr,
     directory: PathBuf,
     _running: Running,
 }
@@ -27,9 +27,13 @@ impl Nginx {
     }
 }
 
-/// Answers with the path as it understands it: decoded, without dots, slashes merged. An address of its own in 127.0.0.0/8, so that nobody else
-/// listens there.
+/// Answers with the path as it understands it: decoded, without dots, slashes merged.
 async fn nginx(test: u8) -> Nginx {
+    nginx_that(test, "return 200 $uri", true).await
+}
+
+/// An address of its own in 127.0.0.0/8, so that nobody else listens there.
+pub(crate) async fn nginx_that(test: u8, does: &str, log: bool) -> Nginx {
     let [_, a, b, c] = std::process::id().to_be_bytes();
     let address = SocketAddr::from((Ipv4Addr::new(127, 64 | (a & 63), b, c), 18_000 + u16::from(test)));
     let directory = std::env::temp_dir().join(format!("trackbed-nginx-{}-{test}", std::process::id()));
@@ -37,10 +41,11 @@ async fn nginx(test: u8) -> Nginx {
     let at = directory.display();
     let temporary: String =
         ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(|kind| format!("{kind}_temp_path {at}/{kind};")).concat();
+    let log = if log { format!("{at}/log asked") } else { "off".to_owned() };
     let config = format!(
         "daemon off; master_process off; pid {at}/pid; error_log stderr error; events {{}}
-        http {{ log_format asked '$request_method $request_uri'; access_log {at}/log asked; {temporary} keepalive_requests 1000000;
-        server {{ listen {address}; location / {{ return 200 $uri; }} }} }}"
+        http {{ log_format asked '$request_method $request_uri'; access_log {log}; {temporary} keepalive_requests 1000000;
+        server {{ listen {address}; location / {{ {does}; }} }} }}"
     );
     fs::write(directory.join("conf"), config).unwrap();
     let child = Command::new("nginx")
@@ -57,7 +62,7 @@ async fn nginx(test: u8) -> Nginx {
 }
 
 /// What nginx makes of a path, from the one that is matched.
-fn understood(path: &str) -> String {
+pub(crate) fn understood(path: &str) -> String {
     let mut decoded = Vec::new();
     let mut bytes = path.bytes();
     while let Some(byte) = bytes.next() {

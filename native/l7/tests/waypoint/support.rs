@@ -29,8 +29,12 @@ use trackbed_l7::{
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) fn run(test: impl Future<Output = ()>) {
+    run_for(PATIENCE, test);
+}
+
+pub(crate) fn run_for(patience: Duration, test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    LocalSet::new().block_on(&runtime, async { tokio::time::timeout(PATIENCE, test).await.expect("the test ends") });
+    LocalSet::new().block_on(&runtime, async { tokio::time::timeout(patience, test).await.expect("the test ends") });
 }
 
 /// Waits until it holds.
