@@ -2,6 +2,7 @@
 //! (tunnels, certificates, decisions) is not here; the difference to a waypoint is what that costs.
 #![forbid(unsafe_code)]
 
+mod cost;
 mod sockets;
 mod upstream;
 
@@ -24,11 +25,24 @@ const MOST_THREADS: usize = 4;
 const SERVICE: &str = "bench/bench.bench.svc.cluster.local";
 const PORT: u16 = 80;
 
+type Failure = Box<dyn std::error::Error>;
+
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
+    if words == ["cost"] {
+        return cost::run().map_or_else(
+            |error| {
+                eprintln!("trackbed-l7: {error}");
+                ExitCode::FAILURE
+            },
+            |()| ExitCode::SUCCESS,
+        );
+    }
     let addresses: Option<Vec<SocketAddr>> = words.iter().map(|word| word.parse().ok()).collect();
     let Some([listen, next]) = addresses.as_deref() else {
-        eprintln!("usage: trackbed-l7 LISTEN NEXT\n\nboth are IP:PORT; every request goes to NEXT");
+        eprintln!(
+            "usage: trackbed-l7 LISTEN NEXT | cost\n\nboth are IP:PORT; every request goes to NEXT\ncost: what policies take of each request"
+        );
         return ExitCode::from(64);
     };
     let table = match table() {
@@ -70,8 +84,14 @@ fn serve(listen: SocketAddr, next: SocketAddr, table: Arc<Table>) -> std::io::Re
     })
 }
 
-/// One route that everything matches, to one backend.
 fn table() -> Result<Table, String> {
+    let body = routes(false).encode_to_vec();
+    let (table, rejected) = Table::default().apply([(trackbed_l7::Kind::Routes, SERVICE, &body[..])], []);
+    rejected.first().map_or(Ok(table), |one| Err(one.reason.clone()))
+}
+
+/// One route that everything matches, to one backend.
+fn routes(guarded: bool) -> Routes {
     let rule = HttpRule {
         id: Some(RuleId { kind: "HTTPRoute".into(), namespace: "bench".into(), name: "all".into(), ..RuleId::default() }),
         backends: vec![Backend { service: SERVICE.into(), port: PORT.into(), weight: 1, ..Backend::default() }],
@@ -84,9 +104,7 @@ fn table() -> Result<Table, String> {
         producer: Some(RuleSet { kind: Some(Kind::Http(rules)) }),
         ..Port::default()
     };
-    let body = Routes { service: SERVICE.into(), ports: vec![port], guarded: false }.encode_to_vec();
-    let (table, rejected) = Table::default().apply([(trackbed_l7::Kind::Routes, SERVICE, &body[..])], []);
-    rejected.first().map_or(Ok(table), |one| Err(one.reason.clone()))
+    Routes { service: SERVICE.into(), ports: vec![port], guarded }
 }
 
 /// nginx and HAProxy write no log here either.

@@ -1,0 +1,199 @@
+//! `trackbed-l7 cost`: what policies take of each request at saturation, each on against off, on one thread of one process: client, HTTP half and backend
+//! talk through memory, so that only what the policies add differs.
+use std::hint::black_box;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use prost::Message;
+use rustix::time::{ClockId, clock_gettime};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::task::spawn_local;
+use trackbed_contract::Identity;
+use trackbed_contract::authorization::text::Kind::Exact;
+use trackbed_contract::authorization::{Access, Action, Clause, Match, Policy, Rule, Text, Texts, TokenHeader, TokenRule};
+use trackbed_l7::{BackendKey, Client, ConnectError, Context, Endpoint, Kind, Member, NoEndpoint, Served, Table, Upstream};
+
+use crate::{Failure, Nobody, PORT, SERVICE, routes};
+
+const ROUNDS: usize = 9;
+const REQUESTS: u32 = 20_000;
+const RULES: usize = 100;
+const ISSUER: &str = "https://issuer.example";
+const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+/// Rounds of all variants are interleaved; the median of each is compared with that of the first.
+pub(crate) fn run() -> Result<(), Failure> {
+    let token = Token::new()?;
+    let rules = |count: usize| Access { service: SERVICE.into(), policies: (0..count).map(allow).collect(), ..Access::default() };
+    let tokens = vec![token.rule.clone()];
+    let variants = [
+        ("nothing", None, false),
+        ("no policies, guarded", Some(rules(0)), false),
+        ("authorization, 1 rule", Some(rules(1)), false),
+        ("authorization, 100 rules", Some(rules(RULES)), false),
+        ("the token goes along, nobody looks", None, true),
+        ("token, remembered", Some(Access { tokens, ..rules(0) }), true),
+    ];
+    let mut spent: Vec<Vec<f64>> = vec![Vec::new(); variants.len()];
+    for _ in 0..ROUNDS {
+        for (index, (_, access, with)) in variants.iter().enumerate() {
+            let header = if *with { token.header.as_str() } else { "" };
+            spent[index].push(round(access.as_ref(), header)?.as_secs_f64() * 1e6 / f64::from(REQUESTS));
+        }
+    }
+    let medians: Vec<f64> = spent.iter_mut().map(|times| median(times)).collect();
+    println!("{ROUNDS} rounds of {REQUESTS} requests each, CPU of client, HTTP half and backend together; medians");
+    for (index, (name, ..)) in variants.iter().enumerate() {
+        let base = if index > 4 { 4 } else { 0 };
+        println!("{name:36} {:7.2} us a request, {:+6.2} us", medians[index], medians[index] - medians[base]);
+    }
+    Ok(())
+}
+
+fn median(times: &mut [f64]) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}
+
+/// One connection; every request is asked when the one before is answered.
+fn round(access: Option<&Access>, header: &str) -> Result<Duration, Failure> {
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+    let table = table(access)?;
+    runtime.block_on(async {
+        let context = Context::new(Memory("next".into()), Box::new(Nobody));
+        context.replace(table);
+        let (mut io, other) = duplex(64 * 1024);
+        let identity = Some(Identity::parse("spiffe://cluster.local/ns/shop/sa/web")?);
+        let client = Client { identity, address: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)), addressed: None };
+        let served = Served { service: SERVICE.into(), port: PORT };
+        spawn_local(trackbed_l7::serve(other, client, served, Rc::clone(&context)));
+        let request = format!(
+            "GET /items/{} HTTP/1.1\r\nHost: shop.example\r\nUser-Agent: bench\r\nAccept: */*\r\nAccept-Encoding: gzip\r\nX-Tenant: a\r\n{header}\r\n",
+            RULES - 1
+        );
+        for _ in 0..REQUESTS / 10 {
+            ask(&mut io, request.as_bytes()).await?;
+        }
+        let begun = cpu();
+        for _ in 0..REQUESTS {
+            ask(&mut io, request.as_bytes()).await?;
+        }
+        Ok(cpu().saturating_sub(begun))
+    })
+}
+
+async fn ask(io: &mut DuplexStream, request: &[u8]) -> Result<(), Failure> {
+    io.write_all(request).await?;
+    let mut answer = [0; 1024];
+    let mut read = 0;
+    while !answer[..read].ends_with(b"ok") {
+        let count = io.read(&mut answer[read..]).await?;
+        if count == 0 {
+            return Err("the connection ended".into());
+        }
+        read += count;
+    }
+    if black_box(&answer).starts_with(b"HTTP/1.1 200") { Ok(()) } else { Err("a request was not admitted".into()) }
+}
+
+fn cpu() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.try_into().unwrap_or_default(), time.tv_nsec.try_into().unwrap_or_default())
+}
+
+/// Each admits a service account to a path; the last one the bench's own.
+fn allow(number: usize) -> Policy {
+    let any = |text: String| Some(Texts { any: vec![Text { kind: Some(Exact(text)) }], none: Vec::new() });
+    let from = Match { principals: any("cluster.local/ns/shop/sa/web".into()), ..Match::default() };
+    let to = Match { methods: any("GET".into()), paths: any(format!("/items/{}", RULES - 1 - number)), ..Match::default() };
+    let clauses = vec![Clause { matches: vec![from] }, Clause { matches: vec![to] }];
+    let name = format!("shop/items-{number}");
+    Policy { name, action: Action::Allow.into(), rules: vec![Rule { clauses }], ..Policy::default() }
+}
+
+fn table(access: Option<&Access>) -> Result<Arc<Table>, Failure> {
+    let routes = routes(access.is_some()).encode_to_vec();
+    let access = access.map(Message::encode_to_vec);
+    let access = access.as_deref().map(|access| (Kind::Access, SERVICE, access));
+    let (table, rejected) = Table::default().apply([Some((Kind::Routes, SERVICE, &routes[..])), access].into_iter().flatten(), []);
+    rejected.first().map_or(Ok(Arc::new(table)), |one| Err(one.reason.clone().into()))
+}
+
+struct Token {
+    rule: TokenRule,
+    header: String,
+}
+
+impl Token {
+    fn new() -> Result<Self, Failure> {
+        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING)?;
+        let (x, y) = pair.public_key().as_ref()[1..].split_at(32);
+        let (x, y) = (URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode(y));
+        let expires = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() + 3600;
+        // As long as tokens of real issuers are.
+        let more = "x".repeat(300);
+        let claims = format!("{{\"iss\":\"{ISSUER}\",\"sub\":\"ann\",\"aud\":\"shop\",\"exp\":{expires},\"more\":\"{more}\"}}");
+        let input = format!("{}.{}", URL_SAFE_NO_PAD.encode("{\"alg\":\"ES256\"}"), URL_SAFE_NO_PAD.encode(claims));
+        let signature = URL_SAFE_NO_PAD.encode(pair.sign(&SystemRandom::new(), input.as_bytes())?);
+        let rule = TokenRule {
+            policy: "shop/jwt".into(),
+            issuer: ISSUER.into(),
+            jwks: format!("{{\"keys\":[{{\"kty\":\"EC\",\"crv\":\"P-256\",\"x\":\"{x}\",\"y\":\"{y}\"}}]}}"),
+            headers: vec![TokenHeader { name: "authorization".into(), prefix: "Bearer ".into() }],
+            forward: true,
+            ..TokenRule::default()
+        };
+        Ok(Self { rule, header: format!("Authorization: Bearer {input}.{signature}\r\n") })
+    }
+}
+
+/// A backend that answers at once, through memory.
+#[derive(Debug)]
+struct Memory(Arc<str>);
+
+impl Upstream for Memory {
+    type Io = DuplexStream;
+    type Detail = ();
+    type Candidates = [Member; 1];
+
+    fn candidates(&self, _: &BackendKey) -> Result<[Member; 1], NoEndpoint> {
+        Ok([Member { uid: Arc::clone(&self.0), weight: 1, rank: 0 }])
+    }
+
+    fn are_current(&self, _: &BackendKey, _: &[Member; 1]) -> bool {
+        true
+    }
+
+    fn members<'a>(&self, candidates: &'a [Member; 1]) -> &'a [Member] {
+        candidates
+    }
+
+    fn endpoint(&self, _: &[Member; 1], _: usize) -> Option<Endpoint<()>> {
+        Some(Endpoint { uid: Arc::clone(&self.0), address: SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)), detail: () })
+    }
+
+    async fn connect(&self, _: &Endpoint<()>) -> Result<DuplexStream, ConnectError> {
+        let (near, mut far) = duplex(64 * 1024);
+        spawn_local(async move {
+            let mut request = [0; 4096];
+            let mut read = 0;
+            while let Ok(count @ 1..) = far.read(&mut request[read..]).await {
+                read += count;
+                if request[..read].ends_with(b"\r\n\r\n") {
+                    read = 0;
+                    if far.write_all(ANSWER).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        Ok(near)
+    }
+}
