@@ -168,5 +168,6 @@ function tokensOf(text: string): Token[] {
 
 function wrong(text: string, { at }: Token, what: string) {
   const rest = text.slice(at).trimStart();
-  return meshError("E_QUESTION", `filter, character ${at + 1}, at ${rest === "" ? "its end" : JSON.stringify(rest.slice(0, 24))}: ${what}`);
+  const place = rest === "" ? at + 1 : text.length - rest.length + 1;
+  return meshError("E_QUESTION", `filter, character ${place}, at ${rest === "" ? "its end" : JSON.stringify(rest.slice(0, 24))}: ${what}`);
 }
