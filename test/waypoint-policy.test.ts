@@ -168,6 +168,43 @@ test("what cannot be compiled denies what it targets, and nothing else than its 
   await settled("free again", {}, 200);
 });
 
+test("who may come in is asked of a service of the mesh that the ConfigMap names; without its answer nobody may", async () => {
+  const provider = { service: "check.app.svc.cluster.local", port: 80, timeout: "2s", includeRequestHeadersInCheck: ["x-word"] };
+  const config = {
+    apiVersion: "v1",
+    kind: "ConfigMap",
+    metadata: { name: "trackbed-mesh", namespace: "trackbed-system" },
+    data: { mesh: JSON.stringify({ extensionProviders: [{ name: "door", envoyExtAuthzHttp: provider }] }) },
+  };
+  const asking = { ...ON_WEB, action: "CUSTOM", provider: { name: "door" }, rules: [{ to: [{ operation: { paths: ["/vault*"] } }] }] };
+  const vault = `http://${WEB}/vault`;
+  mesh.document("check.yaml", podDocument({ name: "check", node: "node-b", ips: ["10.99.2.32", "fd99:2::32"], namespace: "app" }));
+  await mesh.lab.reconcile();
+  const pod = mesh.lab.pod("app/check");
+  await untilReady(mesh.lab, pod);
+  mesh.document(
+    "door.yaml",
+    json(
+      config,
+      service("check", ["10.96.99.26"], { app: "check" }, { name: "http", port: 80, targetPort: PORT }),
+      named("AuthorizationPolicy", "door", asking),
+    ),
+  );
+  await settled("nobody answers, so nobody gets in", { url: vault }, 403);
+  const door = pod.spawn([process.execPath, program("check"), String(PORT)]);
+  let listening = false;
+  door.stdout?.once("data", () => {
+    listening = true;
+  });
+  await until("the door listens", () => listening);
+  await settled("the word opens", { url: vault, headers: ["x-word:sesame"] }, 200);
+  const [denied] = await ask({ url: vault });
+  assert.deepEqual([denied?.status, denied?.body], [418, "say the word"]);
+  assert.deepEqual(await statuses({}), [200], "what the policy does not speak of is not asked about");
+  mesh.document("door.yaml", null);
+  await settled("free again", { url: vault }, 200);
+});
+
 test("a rate limit admits so many, and a policy for a whole waypoint gives way to one for the service", async () => {
   const limit = (requests: number) => ({ rateLimit: { local: { rules: [{ limit: { requests, unit: "Hour" } }] } } });
   const gateway = { targetRefs: [{ group: "gateway.networking.k8s.io", kind: "Gateway", name: "waypoint" }] };
