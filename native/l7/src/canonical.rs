@@ -1,5 +1,6 @@
 //! One form for every request, whichever version of HTTP it came in: what is ambiguous is refused, what belongs to a connection is taken off.
 use crate::Served;
+use crate::extended;
 use crate::refusal::Refusal;
 use http::header::Entry;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
@@ -16,7 +17,7 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 /// What of a request is not in its headers. Host is there, whatever the version; the path is that of [`path::normal`].
 #[derive(Debug)]
 pub(crate) struct Canonical {
-    /// With what the client wishes to go on: "websocket". HTTP/1.1 only.
+    /// With what the client wishes to go on: "websocket". To a backend of HTTP/1.1 only.
     pub(crate) upgrade: Option<HeaderValue>,
     /// Where trailers are understood. gRPC servers insist on it.
     pub(crate) trailers: bool,
@@ -42,6 +43,7 @@ impl Canonical {
 
 /// Leaves in `request` what goes on. `client`: its address.
 pub(crate) fn canonical(request: &mut Parts, client: &HeaderValue, served: &Served) -> Result<Canonical, Refusal> {
+    let tunnelled = extended::meant(request)?;
     if request.method == Method::CONNECT {
         let refusal = Refusal::malformed("CONNECT is not for waypoints");
         return Err(Refusal { status: StatusCode::METHOD_NOT_ALLOWED, ..refusal });
@@ -50,7 +52,7 @@ pub(crate) fn canonical(request: &mut Parts, client: &HeaderValue, served: &Serv
     if let Some(host) = host(request, served)? {
         request.headers.insert(HOST, host);
     }
-    let upgrade = upgrade(request);
+    let upgrade = tunnelled.or_else(|| upgrade(request));
     let trailers = request.headers.get_all(TE).iter().any(|value| tokens(value).any(|token| token == "trailers"));
     let trailers_named =
         trailers && (request.version == Version::HTTP_2 || names(&request.headers).any(|name| name.eq_ignore_ascii_case("te")));

@@ -5,6 +5,7 @@ use crate::answer::{Answer, Stream};
 use crate::authorize::{Admitted, authorize, denied};
 use crate::backend::Backend;
 use crate::canonical::{self, canonical, for_backend, is_grpc};
+use crate::extended::{self, Tunnel};
 use crate::limits::REPLAY_BYTES;
 use crate::mirror::mirror;
 use crate::record::Record;
@@ -39,11 +40,12 @@ enum Passed<U: Upstream> {
 }
 
 pub(crate) async fn exchange<U: Upstream>(session: Rc<Session<U>>, request: Request<Incoming>) -> Response<Answer<U>> {
-    let (request, incoming) = request.into_parts();
+    let (mut request, incoming) = request.into_parts();
+    let tunnel = Tunnel::of(&mut request);
     let version = request.version;
     let asks = version != Version::HTTP_2 && request.headers.contains_key(UPGRADE);
     let mut record = Record::begin(Rc::clone(&session.parties), &request);
-    let passed = pass(&session, request, incoming, &mut record).await;
+    let passed = pass(&session, request, incoming, tunnel, &mut record).await;
     if asks {
         session.upgrading.answered(session.upgraded.borrow().is_some());
     }
@@ -84,6 +86,7 @@ async fn pass<U: Upstream>(
     session: &Rc<Session<U>>,
     mut request: Parts,
     incoming: Incoming,
+    tunnel: Option<Tunnel>,
     record: &mut Record,
 ) -> Result<Passed<U>, Refusal> {
     let served = &session.parties.served;
@@ -135,10 +138,8 @@ async fn pass<U: Upstream>(
         return Ok(Passed::Here(answered));
     }
 
-    let http2 = speaks_http2(backend.protocol, request.version, grpc);
-    if http2 {
-        canonical.upgrade = None;
-    }
+    let http2 = speaks_http2(backend.protocol, if tunnel.is_some() { Version::HTTP_11 } else { request.version }, grpc);
+    canonical.upgrade = wished(canonical.upgrade, http2, tunnel.is_some())?;
     let upload = (!incoming.is_end_stream()).then(|| {
         let keep = if rule.retry.is_some() { REPLAY_BYTES } else { 0 };
         Upload::new(incoming, keep, scope.as_ref().and_then(|scope| scope.most_body_bytes), Rc::clone(&record.request_bytes))
@@ -173,7 +174,8 @@ async fn pass<U: Upstream>(
         pass.answered(Instant::now().into_std());
     }
     let session_is = arrived.endpoint.session();
-    let mut response = received(session, arrived, (rule, backend), canonical.upgrade.is_some(), record.admission.as_ref())?;
+    let wish = Wish::of(canonical.upgrade.is_some(), tunnel);
+    let mut response = received(session, arrived, (rule, backend), wish, record.admission.as_ref())?;
     shaped.response(response.headers_mut());
     if let Some(cookie) = cookie {
         response.headers_mut().append(SET_COOKIE, cookie);
@@ -187,6 +189,15 @@ async fn pass<U: Upstream>(
     Ok(Passed::Backend(response))
 }
 
+/// What is left of a wish to upgrade. In HTTP/1.1 it may go unheard, as the standard says; an extended CONNECT is nothing else.
+fn wished(upgrade: Option<HeaderValue>, http2: bool, tunnelled: bool) -> Result<Option<HeaderValue>, Refusal> {
+    match (http2, tunnelled) {
+        (false, _) => Ok(upgrade),
+        (true, false) => Ok(None),
+        (true, true) => Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, Flag::NoBackend, "WebSockets go to backends of HTTP/1.1 alone")),
+    }
+}
+
 /// A gRPC request has no meaning in HTTP/1.1, whatever the backend's port is called.
 pub(crate) fn speaks_http2(backend: Protocol, client: Version, grpc: bool) -> bool {
     match backend {
@@ -196,12 +207,30 @@ pub(crate) fn speaks_http2(backend: Protocol, client: Version, grpc: bool) -> bo
     }
 }
 
-/// Checks what the backend answered, and takes off what speaks of its connection. `upgrade`: the client wishes it.
+/// What the client wishes to go on without HTTP.
+enum Wish {
+    None,
+    /// All of it, in HTTP/1.1.
+    Connection,
+    Stream(Tunnel),
+}
+
+impl Wish {
+    fn of(upgrade: bool, tunnel: Option<Tunnel>) -> Self {
+        match (upgrade, tunnel) {
+            (false, _) => Self::None,
+            (true, None) => Self::Connection,
+            (true, Some(tunnel)) => Self::Stream(tunnel),
+        }
+    }
+}
+
+/// Checks what the backend answered, and takes off what speaks of its connection.
 fn received<U: Upstream>(
     session: &Session<U>,
     arrived: Arrived<U>,
     (rule, backend): (&Arc<HttpRule>, &Arc<Backend>),
-    upgrade: bool,
+    wish: Wish,
     admission: Option<&Rc<Admission>>,
 ) -> Result<Response<Option<Box<Stream<U>>>>, Refusal> {
     let Arrived { answered, endpoint, upload, deadline } = arrived;
@@ -214,17 +243,29 @@ fn received<U: Upstream>(
     canonical::take_off(&mut head.headers).map_err(|_| broken("the backend's answer is malformed"))?;
     head.version = Version::default();
     if !switched {
+        if matches!(wish, Wish::Stream(_)) && head.status.is_success() {
+            return Err(broken("the backend did not switch to WebSocket"));
+        }
         let stream = Stream::new(incoming, answered.lease, endpoint, upload, deadline);
         return Ok(Response::from_parts(head, Some(Box::new(stream))));
     }
-    let (Some(left), true) = (answered.left, upgrade) else {
-        return Err(broken("the backend switched to a protocol that nobody asked for"));
-    };
-    head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    head.headers.extend(protocol.map(|protocol| (UPGRADE, protocol)));
+    let unasked = || broken("the backend switched to a protocol that nobody asked for");
     let beyond = Held { rule: Arc::clone(rule), backend: Arc::clone(backend), endpoint, admission: admission.cloned() };
-    *session.upgraded.borrow_mut() = Some(Upgraded { backend: left, held: beyond });
-    Ok(Response::from_parts(head, None))
+    let upgraded = Upgraded { backend: answered.left.ok_or_else(unasked)?, held: beyond };
+    let mut response = Response::from_parts(head, None);
+    match wish {
+        Wish::None => return Err(unasked()),
+        Wish::Connection => {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            response.headers_mut().extend(protocol.map(|protocol| (UPGRADE, protocol)));
+            *session.upgraded.borrow_mut() = Some(upgraded);
+        }
+        Wish::Stream(tunnel) => {
+            extended::answer(&mut response);
+            tunnel.carry(&session.parties, upgraded);
+        }
+    }
+    Ok(response)
 }
 
 fn broken(reason: &'static str) -> Refusal {

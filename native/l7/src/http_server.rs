@@ -68,10 +68,7 @@ where
         return if io.shutdown().await.is_ok() { End::Closed } else { End::Client };
     };
     let held = upgraded.held;
-    let mut carried = Carried::begin(&session.parties, held.rule.name.as_ref());
-    carried.admission = held.admission.clone();
-    carried.backend = Some(&held.backend);
-    carried.endpoint = Some((held.endpoint.uid.clone(), held.endpoint.address));
+    let carried = held.carried(&session.parties);
     match upgraded.backend.await {
         Ok(backend) => carried.carry(Rewound::new(parts.read_buf, io), backend).await,
         Err(_) => End::Upstream,
@@ -93,6 +90,7 @@ where
     let mut connection = pin!(
         http2::Builder::new(Local)
             .timer(TokioTimer::new())
+            .enable_connect_protocol()
             .max_concurrent_streams(STREAMS)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)

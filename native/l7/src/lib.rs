@@ -22,6 +22,7 @@ mod context;
 mod cors;
 mod exchange;
 mod explain;
+mod extended;
 mod filter;
 mod framing;
 mod guard;

@@ -2,6 +2,7 @@
 use crate::admission::Admission;
 use crate::backend::Backend;
 use crate::balancing::Chosen;
+use crate::carry::Carried;
 use crate::guard::Upgrading;
 use crate::record::Parties;
 use crate::rewound::Rewound;
@@ -50,6 +51,16 @@ pub(crate) struct Held<U: Upstream> {
     pub(crate) endpoint: Chosen<U::Detail>,
     /// Of a service that is guarded.
     pub(crate) admission: Option<Rc<Admission>>,
+}
+
+impl<U: Upstream> Held<U> {
+    pub(crate) fn carried(&self, parties: &Rc<Parties>) -> Carried<'_> {
+        let mut carried = Carried::begin(parties, self.rule.name.as_ref());
+        carried.admission.clone_from(&self.admission);
+        carried.backend = Some(&self.backend);
+        carried.endpoint = Some((Arc::clone(&self.endpoint.uid), self.endpoint.address));
+        carried
+    }
 }
 
 impl<U: Upstream> Session<U> {

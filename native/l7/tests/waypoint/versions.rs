@@ -5,6 +5,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Versio
 use http_body_util::channel::Channel;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
+use hyper_util::rt::TokioIo;
 use std::rc::Rc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -313,6 +314,88 @@ fn a_backend_that_switches_unasked_is_refused() {
         });
         assert_eq!(waypoint.http1().await.get("/").await.status, StatusCode::BAD_GATEWAY);
         assert_eq!(waypoint.told().await.flags, [Flag::UpstreamProtocolError]);
+    });
+}
+
+/// A backend that answers a GET that wishes to upgrade with `answer`, then says what it heard until the end.
+async fn socket(waypoint: &Waypoint, answer: &'static [u8]) -> tokio::task::JoinHandle<(String, Vec<u8>)> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    waypoint.endpoint("shop/v1", PORT, "socket", listener.local_addr().unwrap());
+    spawn_local(async move {
+        let (mut io, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(io.read_u8().await.unwrap());
+        }
+        io.write_all(answer).await.unwrap();
+        let mut rest = Vec::new();
+        io.read_to_end(&mut rest).await.unwrap();
+        let _ = io.write_all(b"bye").await;
+        (String::from_utf8(head).unwrap().to_lowercase(), rest)
+    })
+}
+
+fn extended(protocol: &'static str) -> Request<Body> {
+    let request = Request::connect("http://cart/chat?x=1").extension(hyper::ext::Protocol::from_static(protocol));
+    request.header("sec-websocket-version", "13").body(body("")).unwrap()
+}
+
+#[test]
+fn a_websocket_of_http2_goes_on_beside_other_requests_to_a_backend_of_http1() {
+    run(async {
+        let waypoint = waypoint(one_rule(to("shop/v1"))).await;
+        let v1 = backend("v1").await;
+        let switched = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\nSec-WebSocket-Protocol: chat\r\n\r\nwelcome";
+        let backend = socket(&waypoint, switched).await;
+        let mut client = waypoint.http2().await;
+        let answer = client.0.send_request(extended("websocket")).await.unwrap();
+        assert_eq!((answer.status(), answer.headers().get("sec-websocket-protocol").unwrap().to_str().unwrap()), (StatusCode::OK, "chat"));
+        assert!(["sec-websocket-accept", "upgrade", "connection"].iter().all(|name| !answer.headers().contains_key(*name)));
+        let mut io = TokioIo::new(hyper::upgrade::on(answer).await.unwrap());
+        let mut got = [0; 7];
+        io.read_exact(&mut got).await.unwrap();
+        assert_eq!(&got, b"welcome");
+        // The connection has other streams.
+        waypoint.backend("shop/v1", &v1);
+        io.write_all(b"a frame").await.unwrap();
+        assert_eq!(client.0.send_request(Request::get("http://cart/").body(body("")).unwrap()).await.unwrap().status(), StatusCode::OK);
+        io.shutdown().await.unwrap();
+        let mut rest = String::new();
+        io.read_to_string(&mut rest).await.unwrap();
+        assert_eq!(rest, "bye");
+        let (head, received) = backend.await.unwrap();
+        for part in ["get /chat?x=1 http/1.1\r\n", "connection: upgrade", "upgrade: websocket", "sec-websocket-version: 13", "host: cart"] {
+            assert!(head.contains(part), "{part}: {head}");
+        }
+        let key = head.lines().find_map(|line| line.strip_prefix("sec-websocket-key: ")).unwrap();
+        assert_eq!((key.len(), received), (24, b"a frame".to_vec()));
+        let told = waypoint.told_connection().await;
+        assert_eq!((told.endpoint.as_deref(), told.request_bytes, told.response_bytes), (Some("socket"), 7, 10));
+    });
+}
+
+#[test]
+fn a_websocket_of_http2_that_nobody_takes_is_answered() {
+    for (answer, expected) in [
+        (&b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno"[..], StatusCode::FORBIDDEN),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno", StatusCode::BAD_GATEWAY),
+    ] {
+        run(async {
+            let waypoint = waypoint(one_rule(to("shop/v1"))).await;
+            let mut client = waypoint.http2().await;
+            let _backend = socket(&waypoint, answer).await;
+            assert_eq!(client.0.send_request(extended("websocket")).await.unwrap().status(), expected);
+        });
+    }
+    run(async {
+        let waypoint = waypoint(to_protocol(Protocol::Http2)).await;
+        let mut client = waypoint.http2().await;
+        waypoint.backend("shop/v1", &backend("v1").await);
+        for protocol in ["websocket", "connect-udp"] {
+            assert_eq!(client.0.send_request(extended(protocol)).await.unwrap().status(), StatusCode::NOT_IMPLEMENTED);
+        }
+        let plain = Request::connect("cart:80").body(body("")).unwrap();
+        assert_eq!(client.0.send_request(plain).await.unwrap().status(), StatusCode::METHOD_NOT_ALLOWED);
     });
 }
 
