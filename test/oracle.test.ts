@@ -117,6 +117,7 @@ async function foretold(evaluator: Evaluator, open: AskedMesh, closed: AskedMesh
     unnamed: 0,
     unread: 0,
     unreadExample: null,
+    missing: [],
   });
   assert.deepEqual([undecided, gone], [[], []]);
   const denied = new Set(newlyDenied.map(({ edge }) => edge));

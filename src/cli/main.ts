@@ -32,12 +32,10 @@ const withWritten = (command: Command): Command =>
 
 /** What was seen. */
 const withObserved = (command: Command): Command =>
-  command.option(
-    "--flows <file>",
-    "lines of trackbed flows -o json instead of what daemons keep (repeatable; - is standard input)",
-    collect,
-    [],
-  );
+  command
+    .option("--since <time>", "what was seen from then on: 10m ago, or 2026-01-31T12:00:00Z (default: all that nodes keep)")
+    .option("--flows <file>", "lines of trackbed flows -o json instead of what nodes keep (repeatable; - is standard input)", collect, [])
+    .option("--account <namespace/name>", "in a cluster: the ServiceAccount that asks for what was seen");
 
 const outputOption = (): Option => new Option("-o, --output <format>", "how to answer").choices(["text", "json"]).default("text");
 

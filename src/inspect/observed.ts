@@ -39,6 +39,8 @@ export type Observations = {
   /** Lines that were not understood, and the first of them. */
   readonly unread: number;
   readonly unreadExample: string | null;
+  /** Whose part is not in it, and why. */
+  readonly missing: readonly string[];
 };
 
 export type Gatherer = { line(text: string): void; done(): Observations };
@@ -88,10 +90,18 @@ const edgeAbout = z.object({
 const answerLine = z.discriminatedUnion("type", [
   z.object({ type: z.literal("flow"), flow: flowRecord }),
   z.object({ type: z.literal("edge"), edge: edgeAbout, count, time: z.string(), seconds: z.number() }),
-  ...(["event", "dropped", "malformed", "missing", "cut", "answered", "group"] as const).map((type) => z.object({ type: z.literal(type) })),
+  z.object({ type: z.literal("missing"), node: z.string(), reason: z.string() }),
+  z.object({ type: z.literal("cut"), limit: count }),
+  z.object({ type: z.literal("dropped"), count }),
+  ...(["event", "malformed", "answered", "group"] as const).map((type) => z.object({ type: z.literal(type) })),
 ]);
 
-type Gathering = { -readonly [K in keyof Observed]: Observed[K] } & { readonly from: Set<string>; readonly to: Set<string> };
+type Gathering = { -readonly [K in keyof Observed]: Observed[K] } & {
+  readonly from: Set<string>;
+  readonly to: Set<string>;
+  /** The ledger has counted it: records of single connections only add what it does not keep. */
+  readonly counted: boolean;
+};
 
 /** Both ends of a connection tell of it: only what the destination's engine said counts, which is whose policy decided. */
 export function gatherObserved(): Gatherer {
@@ -99,10 +109,15 @@ export function gatherObserved(): Gatherer {
   /** Of connections that are open: their closing record is the same connection. */
   const opened = new Set<string>();
   const routes = new Set<string>();
+  const missing = new Set<string>();
   let [requests, unnamed, unread] = [0, 0, 0];
   let unreadExample: string | null = null;
 
-  function add(one: Omit<Observed, "connections" | "first" | "last">, connections: number, first: string, last: string): void {
+  function add(
+    one: Omit<Observed, "connections" | "first" | "last">,
+    connections: number,
+    { first, last, counted }: { readonly first: string; readonly last: string; readonly counted: boolean },
+  ): void {
     const { source, destination, port, verdict, policy } = one;
     const who =
       source.identity ?? `plaintext ${source.namespace}/${source.workload} ${source.workload === null ? source.addresses.join() : ""}`;
@@ -110,10 +125,11 @@ export function gatherObserved(): Gatherer {
     const known = edges.get(key);
     if (known === undefined) {
       if (edges.size >= MOST_EDGES) unnamed += connections;
-      else edges.set(key, { ...one, connections, first, last, from: new Set(source.addresses), to: new Set(destination.addresses) });
+      else
+        edges.set(key, { ...one, connections, first, last, counted, from: new Set(source.addresses), to: new Set(destination.addresses) });
       return;
     }
-    known.connections += connections;
+    if (counted || !known.counted) known.connections += connections;
     if (first < known.first) known.first = first;
     if (last > known.last) known.last = last;
     for (const [kept, more] of [
@@ -144,8 +160,7 @@ export function gatherObserved(): Gatherer {
         policy: rest.policy,
       },
       1,
-      start,
-      start,
+      { first: start, last: start, counted: false },
     );
   }
 
@@ -169,7 +184,7 @@ export function gatherObserved(): Gatherer {
       const from = { identity: source.identity, namespace: source.namespace, workload: source.workload, addresses: [] };
       const to = { namespace: destination.namespace, workload: destination.workload, addresses: [] };
       const end = new Date(Date.parse(time) + seconds * 1000).toISOString();
-      add({ source: from, destination: to, port, service, verdict, policy }, count, time, end);
+      add({ source: from, destination: to, port, service, verdict, policy }, count, { first: time, last: end, counted: true });
     }
   }
 
@@ -182,9 +197,11 @@ export function gatherObserved(): Gatherer {
         unreadExample ??= `${written.slice(0, 120)}: ${z.prettifyError(parsed.error).split("\n")[0] ?? ""}`;
       } else if (parsed.data.type === "flow") takeFlow(parsed.data.flow);
       else if (parsed.data.type === "edge") takeEdge(parsed.data);
+      else if (parsed.data.type === "missing") missing.add(`${parsed.data.node}: ${parsed.data.reason}`);
+      else if (parsed.data.type === "cut") missing.add(`there were more lines than ${parsed.data.limit}`);
     },
     done: () => ({
-      edges: [...edges.values()].map(({ from, to, source, destination, ...rest }) => ({
+      edges: [...edges.values()].map(({ from, to, counted: _, source, destination, ...rest }) => ({
         ...rest,
         source: { ...source, addresses: [...from].sort() },
         destination: { ...destination, addresses: [...to].sort() },
@@ -194,6 +211,7 @@ export function gatherObserved(): Gatherer {
       unnamed,
       unread,
       unreadExample,
+      missing: [...missing].sort(),
     }),
   };
 }

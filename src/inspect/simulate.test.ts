@@ -44,6 +44,7 @@ const observations = (...edges: Observed[]): Observations => ({
   unnamed: 0,
   unread: 0,
   unreadExample: null,
+  missing: [],
 });
 
 async function replay(before: readonly MeshObject[], after: readonly MeshObject[], ...edges: Observed[]): Promise<Simulation> {
@@ -165,4 +166,33 @@ test("edges of a ledger are counted where they were decided, and those that stan
     [edges.map(({ connections, last }) => [connections, last]), requests, unnamed],
     [[[5, "2026-01-01T00:01:00.000Z"]], 5, 5],
   );
+});
+
+test("records of single connections add to a ledger's edge what it does not keep, and are not counted twice", () => {
+  const gatherer = gatherObserved();
+  const end = { workload: "web", namespace: "shop", identity: `spiffe://${principal("web")}` };
+  const edge = {
+    reporter: "destination",
+    path: "tunnel",
+    verdict: "allowed",
+    source: end,
+    destination: { ...end, workload: "api" },
+    port: 8080,
+  };
+  gatherer.line(JSON.stringify({ type: "edge", time: "2026-01-01T00:00:00.000Z", seconds: 60, count: 5, edge }));
+  for (const line of [
+    flow(1),
+    flow(2, { destination: { address: "10.0.0.3", port: 9090, workload: "api", namespace: "shop", identity: null } }),
+  ])
+    gatherer.line(line);
+  gatherer.line('{"type":"missing","node":"node-b","reason":"it does not answer"}');
+  const { edges, missing } = gatherer.done();
+  assert.deepEqual(
+    edges.map(({ port, connections, source }) => [port, connections, source.addresses]),
+    [
+      [8080, 5, ["10.0.0.1"]],
+      [9090, 1, ["10.0.0.1"]],
+    ],
+  );
+  assert.deepEqual(missing, ["node-b: it does not answer"]);
 });

@@ -25,6 +25,8 @@ export type Simulation = {
   /** Requests that waypoints decide, and connections beyond the edges that are told apart: not replayed. */
   readonly requests: number;
   readonly unnamed: number;
+  /** Nodes whose part is not in it. */
+  readonly missing: readonly string[];
   /** Resources of the change that no engine could use. */
   readonly rejected: readonly RejectedResource[];
 };
@@ -61,6 +63,7 @@ export async function simulate(evaluator: Evaluator, before: AskedMesh, after: A
     gone: asked.filter(({ questions }) => questions.length === 0).map(({ edge }) => edge),
     requests: observations.requests,
     unnamed: observations.unnamed,
+    missing: observations.missing,
     rejected,
   };
 }

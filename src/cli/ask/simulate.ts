@@ -37,7 +37,7 @@ export async function runSimulate(files: readonly string[], options: SimulateOpt
   const safe =
     simulation.newlyDenied.length === 0 &&
     faults.documents.length + faults.objects.length === 0 &&
-    (!options.strict || simulation.undecided.length + simulation.requests + simulation.unnamed === 0);
+    (!options.strict || simulation.undecided.length + simulation.requests + simulation.unnamed + simulation.missing.length === 0);
   if (format === "json") console.log(JSON.stringify({ safe, from: current.from, faults, ...simulation }, null, 2));
   else console.log(page(simulation, faults, current.from));
   return safe ? exit.ok : exit.failed;
@@ -71,6 +71,7 @@ function page(simulation: Simulation, faults: Faults, from: string): string {
       ? ""
       : `${requests} requests of waypoints were not replayed: their records do not hold what policies of requests look at`,
     unnamed === 0 ? "" : `${unnamed} connections were not told apart when they were counted, and not replayed`,
+    ...simulation.missing.map((one) => paint(`not in it: ${one}`, "yellow")),
     none ? paint("nothing changes for what was seen", "green") : "",
   ]
     .filter(Boolean)

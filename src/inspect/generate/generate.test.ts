@@ -41,7 +41,15 @@ const seen = (from: string | null, to: string, port: number, connections = 100, 
   last: "2026-01-03T12:00:00.000Z",
   ...more,
 });
-const observed = (...edges: Observed[]): Observations => ({ edges, requests: 0, routes: [], unnamed: 0, unread: 0, unreadExample: null });
+const observed = (...edges: Observed[]): Observations => ({
+  edges,
+  requests: 0,
+  routes: [],
+  unnamed: 0,
+  unread: 0,
+  unreadExample: null,
+  missing: [],
+});
 
 function generate(observations: Observations, all: readonly MeshObject[] = objects, dryRun = false) {
   const least = leastPrivilege("shop", all, workloadsOf(compileMesh(all, settings)), observations);

@@ -9,14 +9,14 @@ const LISTED = 20;
 const NAME_CHARACTERS = 253;
 export const NOTHING_ELSE = "least-nothing-else";
 
-export type Coverage = Pick<Observations, "requests" | "unnamed"> & {
+export type Coverage = Pick<Observations, "requests" | "unnamed" | "missing"> & {
   readonly edges: number;
   readonly connections: number;
   readonly first: string | null;
   readonly last: string | null;
 };
 
-export const coverageOf = ({ edges, requests, unnamed }: Observations, namespace: string): Coverage => {
+export const coverageOf = ({ edges, requests, unnamed, missing }: Observations, namespace: string): Coverage => {
   const here = edges.filter(({ destination }) => destination.namespace === namespace);
   const [first] = here.map(({ first }) => first).sort();
   return {
@@ -30,6 +30,7 @@ export const coverageOf = ({ edges, requests, unnamed }: Observations, namespace
         .at(-1) ?? null,
     requests,
     unnamed,
+    missing,
   };
 };
 
@@ -43,12 +44,13 @@ export function leastYaml(least: Least, coverage: Coverage, dryRun: boolean): st
 }
 
 function headOf({ namespace, unselectable, neverSeen }: Least, coverage: Coverage, dryRun: boolean): string {
-  const { edges, connections, first, last, unnamed, requests } = coverage;
+  const { edges, connections, first, last, unnamed, requests, missing } = coverage;
   const lines = [
     `Least privilege for namespace ${namespace}, from what was seen.`,
     edges === 0
       ? "Nothing was seen: these policies admit nobody."
       : `Seen: ${connections} connections of ${edges} edges, ${first} to ${last}${lasting(first, last)}.`,
+    ...missing.map((one) => `Not in it: ${one}.`),
     ...(unnamed > 0 ? [`${unnamed} connections were not told apart when they were counted: who made them is not in here.`] : []),
     ...(requests > 0
       ? [`${requests} requests passed a waypoint. At its pods the waypoint is the client: who may ask what of it is not in here.`]
