@@ -13,7 +13,7 @@ import { listenOn, privateDirectory } from "#engine/socket.ts";
 import { answering } from "#inspect/answer.ts";
 import { resourceOf, type StateLine } from "#inspect/eval/state.ts";
 import { createFlows } from "#inspect/flows.ts";
-import { ledgerFile } from "#inspect/ledger/file.ts";
+import { ledgerFile, removeLedger } from "#inspect/ledger/file.ts";
 import { createLedger } from "#inspect/ledger/ledger.ts";
 import type { NodeStatus, Problem } from "#inspect/status.ts";
 import { requireDirectory } from "#mesh/directory.ts";
@@ -88,8 +88,10 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
   });
   const flows = createFlows();
   const noLedger = (what: string, error: unknown): void => log.error(error === null ? {} : { error: explainError(error) }, what);
+  const leaving = options.kubernetes?.leave === true;
+  if (leaving && options.ledger !== null) removeLedger(options.ledger);
   const ledger =
-    options.ledger === null
+    options.ledger === null || leaving
       ? null
       : createLedger({ open: ledgerFile(options.ledger, noLedger), failed: (error) => noLedger("the ledger is in trouble", error) });
   const keeping = setInterval(() => void ledger?.keep(), KEEP_MS);

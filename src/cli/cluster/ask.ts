@@ -1,10 +1,10 @@
 // Puts a question to a cluster: a token of an account from the API server, shown to control through the API server. Our own credentials stay there.
 import { createInterface } from "node:readline";
-import { errors, kubernetes, ports, product } from "#contract/tables.ts";
+import { kubernetes, ports, product } from "#contract/tables.ts";
 import type { AnswerLine, Question } from "#inspect/question.ts";
 import { meshError } from "#mesh/error.ts";
-import { connectApi } from "#source/kubernetes/api.ts";
-import { isStatus } from "#source/kubernetes/failure.ts";
+import { type Api, connectApi } from "#source/kubernetes/api.ts";
+import { isApiFailure, isStatus } from "#source/kubernetes/failure.ts";
 import { usage } from "../outcome.ts";
 import { defaultKubeconfig, type Target } from "./client.ts";
 
@@ -20,9 +20,12 @@ const TOKEN_MARGIN_MS = 60_000;
 
 /** `account`: NAMESPACE/NAME of the ServiceAccount that is shown; null: the one that may read everything. */
 export async function clusterAsker({ kubeconfig, context }: Target, account: string | null): Promise<ClusterAsker> {
+  return askerThrough(await connectApi(kubeconfig ?? defaultKubeconfig(), context === undefined ? {} : { context }), account);
+}
+
+export function askerThrough(api: Api, account: string | null): ClusterAsker {
   const [namespace = "", name = "", ...rest] = (account ?? `${product.controlPlaneNamespace}/${kubernetes.viewer}`).split("/");
   if (namespace === "" || name === "" || rest.length > 0) throw usage(`--account ${account} is not NAMESPACE/NAME of a ServiceAccount`);
-  const api = await connectApi(kubeconfig ?? defaultKubeconfig(), context === undefined ? {} : { context });
   let token = { text: "", until: 0 };
 
   async function currentToken(): Promise<string> {
@@ -71,12 +74,10 @@ export async function clusterAsker({ kubeconfig, context }: Target, account: str
 
 const refused = (message: string, cause: unknown): Error => meshError("E_INSPECTION_REFUSED", message, cause);
 
-/** Control's own words lie in the message of the failure, as JSON; those of the API server are told as they are. */
+/** The API server gives a reason with each refusal of its own; control's refusals have none, and come through as they are. */
 function explained(error: unknown): unknown {
-  if (!(error instanceof Error)) return error;
-  const [, code, message] = /"code":"(E_[A-Z_]+)","message":("(?:[^"\\]|\\.)*")/.exec(error.message) ?? [];
-  if (code !== undefined && message !== undefined && code in errors)
-    return meshError(code as keyof typeof errors, JSON.parse(message) as string);
-  if (isStatus(error, 401) || isStatus(error, 403)) return refused("the API server does not let us reach control (services/proxy)", error);
-  return error;
+  if (!isApiFailure(error) || ![400, 401, 403].includes(error.status)) return error;
+  if (error.reason !== "") return refused("the API server does not let us reach control: that takes the Role trackbed-viewer", error);
+  const words = error.message.replace(/^.*?: HTTP \d+ /, "");
+  return meshError(error.status === 400 ? "E_QUESTION" : "E_INSPECTION_REFUSED", words);
 }

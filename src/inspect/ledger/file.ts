@@ -32,6 +32,11 @@ export function ledgerFile(path: string | null, failed: (what: string, error: un
   };
 }
 
+/** Nothing of it stays. */
+export function removeLedger(path: string): void {
+  for (const beside of ["", "-wal", "-shm", ".broken"]) rmSync(`${path}${beside}`, { force: true });
+}
+
 function openPrivately(path: string): Book {
   // Not `recursive`: with that Node turns for ever where nothing can be made, as below /proc.
   if (!existsSync(dirname(path))) mkdirSync(dirname(path), { mode: 0o700 });
