@@ -128,6 +128,8 @@ function bracketed(key: string, prefix: string): string[] | null {
 
 const HEADERS = "request.headers";
 const CLAIMS = "request.auth.claims";
+/** RFC 9110, section 5.6.2: no other can be sent, and an engine rejects it. */
+const HEADER_NAME = /^[!#$%&'*+.^_`|~\w-]+$/;
 
 export function conditionMatch({ key, values, notValues }: Condition, at: string, namespace: string, wrong: Inexpressible): Match {
   const both = <F extends keyof Match, T>(name: F, read: Reader<T>): Field<F, T> =>
@@ -160,7 +162,7 @@ export function conditionMatch({ key, values, notValues }: Condition, at: string
         return both("serverNames", readHost);
     }
     const header = bracketed(key, HEADERS);
-    if (header?.length === 1) return { headers: [named(header[0] ?? "", texts())] };
+    if (header?.length === 1 && HEADER_NAME.test(header[0] ?? "")) return { headers: [named(header[0] ?? "", texts())] };
     const claim = bracketed(key, CLAIMS);
     if (claim !== null) return { claims: [{ path: claim, values: texts() }] };
     return null;
