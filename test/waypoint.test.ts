@@ -16,6 +16,7 @@ import { until } from "../src/lab/until.ts";
 import { startTestMesh, type TestMesh } from "./mesh.ts";
 import { podDocument, untilReady } from "./pods.ts";
 import type { Answer } from "./programs/ask.ts";
+import type { Opened } from "./programs/socket.ts";
 
 const program = (name: string): string => fileURLToPath(new URL(`programs/${name}.ts`, import.meta.url));
 const PORT = 8080;
@@ -182,6 +183,16 @@ test("a request goes where the rule that matches it says, request by request on 
 test("a request that no rule matches is refused and reaches no server", async () => {
   const [answer] = await ask("/elsewhere");
   assert.deepEqual([answer?.status, answer?.by], [404, ""]);
+});
+
+test("Node's own client of HTTP/2 opens a WebSocket to its server of HTTP/1.1, and its trailers come through", async () => {
+  const word = randomUUID();
+  const argv = [process.execPath, program("socket"), WEB, "/v1/chat", word];
+  const opened = JSON.parse(await mesh.lab.pod("app/client").run(argv, { timeoutMs: 20_000 })) as Opened;
+  assert.deepEqual(opened, { status: 200, by: "web-v1", key: "some", heard: word });
+  const [answer] = await ask("/v1/x", ["te:trailers"]);
+  assert.equal(answer?.sum, String(answer?.body.length));
+  assert.equal((await ask("/v1/x"))[0]?.sum, undefined);
 });
 
 test("each request is told of, with its route and who answered, beside the connections of the nodes", async () => {

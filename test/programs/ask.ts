@@ -1,7 +1,7 @@
 // Requests of a web server, over one kept-alive connection: URL COUNT [HEADER:VALUE …]; prints each answer as a line of JSON.
 import { Agent, request } from "node:http";
 
-export type Answer = { readonly status: number; readonly by: string; readonly body: string; readonly error: string };
+export type Answer = { readonly status: number; readonly by: string; readonly body: string; readonly error: string; readonly sum?: string };
 
 const DEADLINE_MS = 8_000;
 
@@ -22,7 +22,13 @@ function ask(url: string, headers: Record<string, string>, agent: Agent): Promis
         body += text;
       });
       response.on("end", () =>
-        resolve({ status: response.statusCode ?? 0, by: String(response.headers["x-served-by"] ?? ""), body, error: "" }),
+        resolve({
+          status: response.statusCode ?? 0,
+          by: String(response.headers["x-served-by"] ?? ""),
+          body,
+          error: "",
+          ...(response.trailers["x-sum"] === undefined ? {} : { sum: response.trailers["x-sum"] }),
+        }),
       );
       response.on("error", failed);
     });
