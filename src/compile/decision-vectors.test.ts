@@ -1,4 +1,4 @@
-// proto/vectors/requests.json: documents become the Access that native/policy decides requests by.
+// proto/vectors/decisions.json: documents become the Access that native/policy decides requests by.
 import assert from "node:assert/strict";
 import { readFileSync, writeFileSync } from "node:fs";
 import { test } from "node:test";
@@ -10,7 +10,7 @@ import { compileAccess } from "./access.ts";
 
 type Case = { readonly name: string; readonly policies: readonly object[]; readonly access: string };
 
-const FILE = new URL("../../proto/vectors/requests.json", import.meta.url);
+const FILE = new URL("../../proto/vectors/decisions.json", import.meta.url);
 const vectors = JSON.parse(readFileSync(FILE, "utf8")) as { readonly comment: string; readonly cases: readonly Case[] };
 
 function read(document: object): AuthorizationPolicy {

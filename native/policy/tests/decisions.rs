@@ -13,8 +13,8 @@ use trackbed_contract::authorization::{Access, Action, Clause, Match, Policy, Ru
 use trackbed_policy::path::normal;
 use trackbed_policy::{Decision, Effect, Evaluation, Host, Http, Paths, Policies, PolicyRef, Subject, Token};
 
-/// Shared with the compiler, src/compile/access.vectors.test.ts.
-const VECTORS: &str = include_str!("../../../proto/vectors/requests.json");
+/// Shared with the compiler, src/compile/decision-vectors.test.ts.
+const VECTORS: &str = include_str!("../../../proto/vectors/decisions.json");
 
 #[derive(Deserialize)]
 struct Vectors {
