@@ -18,6 +18,12 @@ use tokio::task::spawn_local;
 use trackbed_contract::Identity;
 use trackbed_contract::authorization::text::Kind::Exact;
 use trackbed_contract::authorization::{Access, Action, Clause, Match, Policy, Rule, Text, Texts, TokenHeader, TokenRule};
+use trackbed_contract::traffic::load_shedding::Limit;
+use trackbed_contract::traffic::rate_limit_key::Kind as Key;
+use trackbed_contract::traffic::{
+    AdaptiveConcurrency, Algorithm, BackendPort, BackendSettings, HashKey, LoadBalancer, LoadShedding, RateLimit, RateLimitKey,
+    RequestScope, RequestSettings, Unit, hash_key,
+};
 use trackbed_l7::{BackendKey, Client, ConnectError, Context, Endpoint, Kind, Member, NoEndpoint, Served, Table, Upstream};
 
 use crate::{Failure, Nobody, PORT, SERVICE, routes};
@@ -34,24 +40,29 @@ pub(crate) fn run() -> Result<(), Failure> {
     let rules = |count: usize| Access { service: SERVICE.into(), policies: (0..count).map(allow).collect(), ..Access::default() };
     let tokens = vec![token.rule.clone()];
     let variants = [
-        ("nothing", None, false),
-        ("no policies, guarded", Some(rules(0)), false),
-        ("authorization, 1 rule", Some(rules(1)), false),
-        ("authorization, 100 rules", Some(rules(RULES)), false),
-        ("the token goes along, nobody looks", None, true),
-        ("token, remembered", Some(Access { tokens, ..rules(0) }), true),
+        ("nothing", None, false, Settings::None),
+        ("no policies, guarded", Some(rules(0)), false, Settings::None),
+        ("authorization, 1 rule", Some(rules(1)), false, Settings::None),
+        ("authorization, 100 rules", Some(rules(RULES)), false, Settings::None),
+        ("the token goes along, nobody looks", None, true, Settings::None),
+        ("token, remembered", Some(Access { tokens, ..rules(0) }), true, Settings::None),
+        ("rate limit", None, false, limited(&[], false)),
+        ("rate limit by identity and header", None, false, limited(&[Key::Identity(Unit {}), Key::Header("x-tenant".into())], false)),
+        ("rate limit, fair", None, false, limited(&[], true)),
+        ("load shedding, adaptive", None, false, shedding()),
+        ("Maglev by a header", None, false, maglev()),
     ];
     let mut spent: Vec<Vec<f64>> = vec![Vec::new(); variants.len()];
     for _ in 0..ROUNDS {
-        for (index, (_, access, with)) in variants.iter().enumerate() {
+        for (index, (_, access, with, settings)) in variants.iter().enumerate() {
             let header = if *with { token.header.as_str() } else { "" };
-            spent[index].push(round(access.as_ref(), header)?.as_secs_f64() * 1e6 / f64::from(REQUESTS));
+            spent[index].push(round(access.as_ref(), settings, header)?.as_secs_f64() * 1e6 / f64::from(REQUESTS));
         }
     }
     let medians: Vec<f64> = spent.iter_mut().map(|times| median(times)).collect();
     println!("{ROUNDS} rounds of {REQUESTS} requests each, CPU of client, HTTP half and backend together; medians");
     for (index, (name, ..)) in variants.iter().enumerate() {
-        let base = if index > 4 { 4 } else { 0 };
+        let base = if index == 5 { 4 } else { 0 };
         println!("{name:36} {:7.2} us a request, {:+6.2} us", medians[index], medians[index] - medians[base]);
     }
     Ok(())
@@ -63,9 +74,9 @@ fn median(times: &mut [f64]) -> f64 {
 }
 
 /// One connection; every request is asked when the one before is answered.
-fn round(access: Option<&Access>, header: &str) -> Result<Duration, Failure> {
+fn round(access: Option<&Access>, settings: &Settings, header: &str) -> Result<Duration, Failure> {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
-    let table = table(access)?;
+    let table = table(access, settings)?;
     runtime.block_on(async {
         let context = Context::new(Memory("next".into()), Box::new(Nobody));
         context.replace(table);
@@ -118,11 +129,45 @@ fn allow(number: usize) -> Policy {
     Policy { name, action: Action::Allow.into(), rules: vec![Rule { clauses }], ..Policy::default() }
 }
 
-fn table(access: Option<&Access>) -> Result<Arc<Table>, Failure> {
+/// What is in force when it gets too much. Nothing of it refuses anything here.
+enum Settings {
+    None,
+    Of(Kind, Vec<u8>),
+}
+
+fn scope(scope: RequestScope) -> Settings {
+    Settings::Of(Kind::RequestSettings, RequestSettings { service: SERVICE.into(), scopes: vec![scope] }.encode_to_vec())
+}
+
+fn limited(keys: &[Key], fair: bool) -> Settings {
+    let keys = keys.iter().map(|kind| RateLimitKey { kind: Some(kind.clone()) }).collect();
+    let (requests, interval_milliseconds) = (1_000_000_000, 1000);
+    let limit = RateLimit { name: "shop/limit/0".into(), requests, interval_milliseconds, keys, fair, ..RateLimit::default() };
+    scope(RequestScope { rate_limits: vec![limit], ..RequestScope::default() })
+}
+
+fn shedding() -> Settings {
+    let limit = Some(Limit::Adaptive(AdaptiveConcurrency::default()));
+    scope(RequestScope {
+        load_shedding: Some(LoadShedding { name: "shop/shed".into(), limit, priorities: Vec::new() }),
+        ..RequestScope::default()
+    })
+}
+
+fn maglev() -> Settings {
+    let hash = vec![HashKey { kind: Some(hash_key::Kind::Header("x-tenant".into())) }];
+    let load_balancer = Some(LoadBalancer { algorithm: Algorithm::Maglev.into(), hash, ..LoadBalancer::default() });
+    let ports = vec![BackendPort { load_balancer, ..BackendPort::default() }];
+    Settings::Of(Kind::BackendSettings, BackendSettings { service: SERVICE.into(), ports }.encode_to_vec())
+}
+
+fn table(access: Option<&Access>, settings: &Settings) -> Result<Arc<Table>, Failure> {
     let routes = routes(access.is_some()).encode_to_vec();
     let access = access.map(Message::encode_to_vec);
     let access = access.as_deref().map(|access| (Kind::Access, SERVICE, access));
-    let (table, rejected) = Table::default().apply([Some((Kind::Routes, SERVICE, &routes[..])), access].into_iter().flatten(), []);
+    let settings = if let Settings::Of(kind, body) = settings { Some((*kind, SERVICE, &body[..])) } else { None };
+    let all = [Some((Kind::Routes, SERVICE, &routes[..])), access, settings];
+    let (table, rejected) = Table::default().apply(all.into_iter().flatten(), []);
     rejected.first().map_or(Ok(Arc::new(table)), |one| Err(one.reason.clone().into()))
 }
 

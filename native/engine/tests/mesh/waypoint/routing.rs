@@ -3,13 +3,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use trackbed_contract::engine::Resource;
+use prost::Message;
+use trackbed_contract::engine::{Resource, ResourceType};
 use trackbed_contract::istio::workload::TunnelProtocol;
 use trackbed_contract::route::{Backend, HttpEntry, HttpMatch, HttpRule, HttpRules, Protocol, RuleId, RuleSet, Text, rule_set, text};
+use trackbed_contract::traffic::{BackendPort, BackendSettings, CircuitBreaker, RateLimit, RequestScope, RequestSettings};
 
 use super::http::{self, Client};
 use super::lab::{self, Waypoint, behind, of_stopping_waypoint, of_waypoint, plain_service, routes, through_gate};
-use crate::lab::{Fabric, Node, Pod, of_service, of_workload};
+use crate::lab::{Fabric, Node, Pod, of_service, of_workload, resource};
 
 pub(super) const CART: &str = "10.96.0.1";
 pub(super) const PORT: u16 = 8080;
@@ -247,4 +249,45 @@ fn the_requests_of_one_connection_spread_over_the_endpoints() {
         *seen.entry(client.get("/").by().to_owned()).or_insert(0) += 1;
     }
     assert!(seen.len() == 2 && seen.values().all(|count| *count > 25), "{seen:?}");
+}
+
+#[test]
+fn what_control_says_of_limits_and_of_endpoints_holds_for_requests_and_is_told() {
+    let Some(shop) = Shop::new(&["gate"]) else { return };
+    let limited = |requests| {
+        let limit = RateLimit { name: "shop/limit/0".into(), requests, interval_milliseconds: 3_600_000, ..RateLimit::default() };
+        let scope = RequestScope { rate_limits: vec![limit], ..RequestScope::default() };
+        let name = "shop/cart.shop.svc.cluster.local";
+        let settings = RequestSettings { service: name.into(), scopes: vec![scope] };
+        resource(ResourceType::RequestSettings, name, settings.encode_to_vec())
+    };
+    let backend = |service: &str, circuit_breaker| {
+        let name = format!("shop/{service}.shop.svc.cluster.local");
+        let ports = vec![BackendPort { circuit_breaker, ..BackendPort::default() }];
+        resource(ResourceType::BackendSettings, &name, BackendSettings { service: name.clone(), ports }.encode_to_vec())
+    };
+    let one = Some(CircuitBreaker { max_parallel_requests: 1, ..CircuitBreaker::default() });
+    let table = routes("cart", PORT, Protocol::Http, None);
+    let waypoint = shop.waypoint(0, &[table.clone(), limited(3), backend("cart", one)]);
+    let mut client = Client::new(&shop.web, CART, PORT).unwrap();
+    let statuses: Vec<_> = (0..5).map(|_| client.get("/").status).collect();
+    assert_eq!(statuses, [200, 200, 200, 429, 429]);
+    lab::eventually("the refusals are counted", || {
+        waypoint.metrics().contains("trackbed_requests_limited_total{limit=\"shop/limit/0\",response_flags=\"RL\"} 2\n")
+    });
+    let mut broken = limited(3);
+    broken.body = b"\xff".to_vec();
+    broken.version = "broken".into();
+    let rejected = waypoint.director.state(shop.resources(&[table.clone(), broken, backend("cart", one)]));
+    let [told] = &rejected[..] else { panic!("{rejected:?}") };
+    assert_eq!((told.r#type, &*told.code), (ResourceType::RequestSettings.into(), "E_SOURCE_INVALID"));
+    assert_eq!(client.get("/").status, 429, "the ones before are in force");
+    // Gone, the limit is too; what is under way at the backend is still held to its own.
+    assert_eq!(waypoint.director.state(shop.resources(&[table, backend("cart", one)])), []);
+    let mut others: Vec<_> = (0..4).map(|_| Client::new(&shop.web, CART, PORT).unwrap()).collect();
+    let together: Vec<_> = std::thread::scope(|scope| {
+        let asked: Vec<_> = others.iter_mut().map(|client| scope.spawn(|| client.get("/slow").status)).collect();
+        asked.into_iter().map(|asked| asked.join().unwrap()).collect()
+    });
+    assert!(together.contains(&200) && together.contains(&503), "{together:?}");
 }
