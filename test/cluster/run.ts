@@ -15,6 +15,7 @@ const PARTS: Readonly<Record<string, readonly Part[]>> = {
   "1-manifests": [helm],
   "2-install": [gatewayApi],
   "3-conformance": [gatewayApi, suite],
+  "4-policy": [gatewayApi],
   "4-waypoint": [gatewayApi],
   release: [helm],
 };
