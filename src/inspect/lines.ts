@@ -7,15 +7,18 @@ export const LINES = { "content-type": "application/x-ndjson", "cache-control": 
 /** Ends the response; returns early when the reader has gone. */
 export async function writeLines(response: ServerResponse | Http2ServerResponse, lines: AsyncIterable<string>): Promise<void> {
   let gone = false;
+  let wake: () => void = () => undefined;
+  // One listener of each for the whole answer: waits come by the thousand.
+  response.on("drain", () => wake());
   response.on("close", () => {
     gone = true;
+    wake();
   });
   for await (const line of lines) {
     if (gone) return;
     if (write(response, `${line}\n`) || gone) continue;
     await new Promise<void>((resolve) => {
-      response.once("drain", resolve);
-      response.once("close", resolve);
+      wake = resolve;
     });
   }
   response.end();
