@@ -2,9 +2,11 @@
 // ORACLE_CASES says how many (default 200), ORACLE_SEED which.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import type { CompilerSettings } from "#compile/compiler.ts";
+import { paths } from "#contract/tables.ts";
 import { type Evaluator, startEvaluator } from "#inspect/eval/evaluator.ts";
 import { type AskedMesh, compileMesh, type Known, load, workloadsOf } from "#inspect/eval/mesh.ts";
 import type { Observed } from "#inspect/observed.ts";
@@ -146,6 +148,16 @@ const happened = (): Promise<boolean[]> =>
       return result === "open";
     }),
   );
+
+test("a node tells what it decides from to root alone", async () => {
+  const node = mesh.lab.node("node-a");
+  const ask = ["curl", "-sS", "--max-time", "5", "-o", "/dev/null", "--unix-socket", join(node.runDirectory, paths.adminSocket)];
+  const url = "http://admin/v1/state";
+  assert.equal((await node.exec([...ask, url])).code, 0);
+  const { code, stderr } = await node.exec(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", ...ask, url]);
+  assert.notEqual(code, 0, "an ordinary user was answered");
+  assert.match(stderr, /curl: \(7\)/);
+});
 
 test(`what simulate and explain say is what happens, in ${CASES} cases`, async (t) => {
   t.diagnostic(`ORACLE_SEED=${SEED}`);

@@ -54,7 +54,15 @@ function page(simulation: Simulation, faults: Faults, from: string): string {
   const { edges, connections, first, last, newlyDenied, newlyAllowed, wouldDeny, undecided, gone, requests, unnamed, rejected } =
     simulation;
   const seen = edges === 0 ? "nothing was seen" : `${connections} connections of ${edges} edges, ${first} to ${last}`;
-  const none = newlyDenied.length + newlyAllowed.length + wouldDeny.length + undecided.length === 0;
+  const none =
+    faults.documents.length +
+      faults.objects.length +
+      rejected.length +
+      newlyDenied.length +
+      newlyAllowed.length +
+      wouldDeny.length +
+      undecided.length ===
+    0;
   return [
     `${paint(seen, "bold")}\n${paint(`replayed against ${from}`, "dim")}`,
     ...faults.documents.map(({ file, line, field, reason }) =>
