@@ -78,6 +78,7 @@ async function daemon(status: NodeStatus, flows: FlowLine[] = []): Promise<strin
       },
     },
     ledger: null,
+    record: null,
   });
   const server = createServer((req, res) => {
     const found = status.pods.find(({ namespace, name }) => req.url === `/v1/pods/${namespace}/${name}`);

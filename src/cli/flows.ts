@@ -55,7 +55,7 @@ async function page(question: Question, lines: AsyncGenerator<AnswerLine>): Prom
     else tell(line, (one) => flows.push(one));
   }
   if (question.about === "flows") console.log(table(HEADER, flows.map(cells)));
-  else console.log(groupTable(question.by ?? [], groups));
+  else if (question.about === "edges") console.log(groupTable(question.by ?? [], groups));
 }
 
 /** What is not a record is told beside the answer, where a pipe does not see it. */

@@ -17,7 +17,7 @@ import { runRescue } from "./rescue.ts";
 import { runTop, SORTS, type TopOptions } from "./top.ts";
 import { runVerify } from "./verify.ts";
 import { runVersion, version } from "./version.ts";
-import { runStatusSomewhere } from "./where.ts";
+import { runStatusSomewhere, type Where } from "./where.ts";
 
 type Common = { readonly run: string[]; readonly output: Format };
 
@@ -131,19 +131,21 @@ Exit codes: 0 fine · 1 not healthy, or it did not work · 64 wrong command line
     .action((namespace: string, { output, ...options }: Common & GenerateOptions) =>
       act(options.enforce === undefined ? runGenerate(namespace, options, output) : runEnforce(namespace, options, output)),
     );
-  program
-    .command("pcap")
-    .description("what goes over connections of pods, decrypted, as a pcapng file for Wireshark and tshark")
-    .argument("<pods...>", "pod/NAME or pod/NAMESPACE/NAME")
-    .option("-n, --namespace <name>", "the pods' namespace, where a name alone is not clear")
-    .option("--peer <who>", "only with this other end: an address, a block of them, pod/NAME or namespace/NAME (repeatable)", collect, [])
-    .option("--port <number>", "only to this port (repeatable)", collect, [])
-    .option("--for <duration>", "end after this time", "1m")
-    .option("--bytes <amount>", "end after so much, such as 512KB", "100MB")
-    .option("--snap <amount>", "of what moves at once only so much")
-    .option("-w, --write <file>", "where to write the capture; - is standard output")
-    .option("--run <dir>", "run directory of a daemon (repeatable)", collect, [])
-    .action((pods: string[], { run, ...options }: PcapOptions & { run: string[] }) => act(runPcap(pods, options, run)));
+  withTarget(
+    program
+      .command("pcap")
+      .description("what goes over connections of pods, decrypted, as a pcapng file for Wireshark and tshark")
+      .argument("<pods...>", "pod/NAME or pod/NAMESPACE/NAME")
+      .option("-n, --namespace <name>", "the pods' namespace, where a name alone is not clear")
+      .option("--peer <who>", "only with this other end: an address, a block of them, pod/NAME or namespace/NAME (repeatable)", collect, [])
+      .option("--port <number>", "only to this port (repeatable)", collect, [])
+      .option("--for <duration>", "end after this time", "1m")
+      .option("--bytes <amount>", "end after so much, such as 512KB", "100MB")
+      .option("--snap <amount>", "of what moves at once only so much")
+      .option("-w, --write <file>", "where to write it; - is standard output")
+      .option("--account <namespace/name>", "on a cluster: the ServiceAccount that is shown to control")
+      .option("--run <dir>", "run directory of a daemon (repeatable)", collect, []),
+  ).action((pods: string[], options: PcapOptions & Where) => act(runPcap(pods, options, options)));
   program
     .command("exec")
     .description("run a command in a pod of a running lab")

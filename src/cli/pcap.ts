@@ -7,10 +7,11 @@ import { type PcapWriter, pcapWriter } from "#inspect/pcap/writer.ts";
 import { parseCidr } from "#mesh/address.ts";
 import { isLabel } from "#mesh/identity.ts";
 import { parseDuration, sayOnStderr } from "./cluster/wait.ts";
-import { askAll, type Daemon, findDaemons, record, status } from "./daemons.ts";
 import { type Exit, exit, usage } from "./outcome.ts";
-import { parsePod, pickPod } from "./pod.ts";
+import { parsePod } from "./pod.ts";
+import { ofCluster, ofDaemons, type Told } from "./recorder.ts";
 import { version } from "./version.ts";
+import { daemonsOf, type Where } from "./where.ts";
 
 export type PcapOptions = {
   readonly namespace?: string;
@@ -20,22 +21,21 @@ export type PcapOptions = {
   readonly bytes: string;
   readonly snap?: string;
   readonly write?: string;
+  readonly account?: string;
 };
 
 /** For people who watch; more often would only flicker. */
 const PROGRESS_MS = 500;
 const UNITS: Readonly<Record<string, number>> = { "": 1, kb: 1e3, mb: 1e6, gb: 1e9, kib: 2 ** 10, mib: 2 ** 20, gib: 2 ** 30 };
 
-export async function runPcap(texts: readonly string[], options: PcapOptions, runs: readonly string[]): Promise<Exit> {
+export async function runPcap(texts: readonly string[], options: PcapOptions, where: Where): Promise<Exit> {
   const limits = limitsOf(options);
   const wanted = texts.map((text) => parsePod(text, options.namespace));
   const output = options.write ?? "-";
   if (output === "-" && process.stdout.isTTY) throw usage("a pcapng file is no text: name a file with -w FILE, or pipe it into a program");
-  const { answers } = await askAll(findDaemons(runs), async (daemon) => ({ daemon, ...(await status(daemon)) }));
-  const known = answers.flatMap(({ daemon, pods }) => pods.map((pod) => ({ ...pod, daemon })));
-  const pods = wanted.map((one) => pickPod(one, known));
-  const names = pods.map(({ namespace, name }) => `${namespace}/${name}`).join(", ");
-  const asked = Map.groupBy(pods, ({ daemon }) => daemon);
+  const daemons = daemonsOf(where);
+  const recorder = daemons === null ? await ofCluster(wanted, limits, where, options.account) : await ofDaemons(wanted, limits, daemons);
+  const names = recorder.pods.join(", ");
 
   const stop = new AbortController();
   process.once("SIGINT", () => stop.abort()).once("SIGTERM", () => stop.abort());
@@ -45,28 +45,25 @@ export async function runPcap(texts: readonly string[], options: PcapOptions, ru
   );
   const failures: unknown[] = [];
   const blocks = merged(
-    [...asked].map(([daemon, some], stream) =>
-      blocksOf(daemon, { ...limits, pods: some.map(({ namespace, name }) => ({ namespace, name })) }, stream),
-    ),
+    recorder.answers(stop.signal).map((lines, stream) => blocksOf(lines, stream)),
     (failure) => failures.push(failure),
   );
 
-  async function* blocksOf(daemon: Daemon, request: RecordingRequest, stream: number): AsyncGenerator<Buffer> {
-    for await (const line of record(daemon, request, stop.signal)) {
+  async function* blocksOf(lines: AsyncGenerator<Told>, stream: number): AsyncGenerator<Buffer> {
+    for await (const { node, line } of lines) {
       if (line.type === "began") begun(line.pods);
       if (line.type === "malformed") sayOnStderr(`trackbed: something cannot be read: ${line.fault}`);
-      const block = writer.take(stream, line);
+      const block = writer.take(`${stream} ${node}`, line);
       if (block.length > 0) yield block;
-      if (line.type === "ended") return;
     }
-    if (!stop.signal.aborted) throw new Error(`the recording at ${daemon.run} broke off`);
   }
 
-  let waiting = asked.size;
+  let waiting = recorder.pods.length;
   let progress: NodeJS.Timeout | undefined;
   function begun(some: readonly RecordedPod[]): void {
     for (const { namespace, name, node } of some) sayOnStderr(`recording ${namespace}/${name} on ${node}`);
-    if (--waiting > 0) return;
+    waiting -= some.length;
+    if (waiting > 0) return;
     sayOnStderr(`until ${options.for}, ${options.bytes} or Ctrl-C`);
     if (process.stderr.isTTY) progress = setInterval(() => process.stderr.write(`\r\x1b[K${told(writer)}`), PROGRESS_MS);
   }
@@ -87,6 +84,7 @@ export async function runPcap(texts: readonly string[], options: PcapOptions, ru
   } finally {
     clearInterval(progress);
   }
+  await recorder.close();
   sayOnStderr(`${process.stderr.isTTY ? "\r\x1b[K" : ""}${told(writer)}`);
   const [first] = failures;
   if (first !== undefined) throw first;

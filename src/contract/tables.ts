@@ -116,6 +116,8 @@ export const kubernetes = {
   viewerTokenHeader: "x-trackbed-token",
   /** resource of group trackbed.dev: the right to get it in a namespace is that to read its flows and edges */
   flowsResource: "flows",
+  /** resource of group trackbed.dev: the right to create it in a namespace is that to record what its pods send and hear */
+  recordingsResource: "recordings",
   /** field manager of everything that we write */
   fieldManager: "trackbed",
   /** GatewayClass whose Gateways are waypoints */

@@ -107,7 +107,7 @@ async function start(
     quiet((suppressed) => log.error({ reason: explainError(error), suppressed }, "the ledger of waypoints"));
   const ledger = createLedger({ open: ledgerFile(null, (_what, error) => troubled(error)), failed: troubled });
   started.defer(async () => ledger.close());
-  const answerOfWaypoints = answering("waypoints", { flows, ledger });
+  const answerOfWaypoints = answering("waypoints", { flows, ledger, record: null });
 
   let unready = "starting";
   let observe = (): void => undefined;
@@ -306,7 +306,12 @@ async function start(
       serverName: platform.serverNames.at(-1) ?? "",
     }),
     nodes: view.nodes,
-    onAsked: (viewer, question) => log.info({ viewer, ...question }, "flows were asked for"),
+    onAsked: (viewer, question) => {
+      if (question.about === "recording")
+        log.warn({ audit: "recording", by: viewer, ...question }, "traffic of pods is asked to be recorded");
+      else log.info({ viewer, ...question }, "flows were asked for");
+    },
+    announce: platform.announce,
     onRefused: (address, reason) => quiet((suppressed) => log.warn({ address, reason, suppressed }, "a question was refused")),
   });
   const daemons = access.guard(adapter);

@@ -18,6 +18,7 @@ export function directoryPlatform({ mesh, state, tokens }: DirectoryOptions, log
     authority,
     callers: openTokens(tokens, tokenFaults(log)),
     viewers: nobody,
+    announce: async () => undefined, // only root asks here, and on the nodes
     peers: () => [],
     serverNames: ["localhost"],
     herald: null,

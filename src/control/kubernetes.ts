@@ -7,6 +7,7 @@ import { explainError, isMeshError } from "#mesh/error.ts";
 import { connectApi } from "#source/kubernetes/api.ts";
 import { controlResources } from "#source/kubernetes/resources.ts";
 import { kubernetesSource } from "#source/kubernetes.ts";
+import { announceRecording } from "./kubernetes/announce.ts";
 import { createElsewhere } from "./kubernetes/elsewhere.ts";
 import { createGatewayStatus } from "./kubernetes/gateway-status.ts";
 import { isPending } from "./kubernetes/issued.ts";
@@ -167,6 +168,7 @@ export async function kubernetesPlatform(parts: KubernetesParts, stop: AbortSign
     authority,
     callers: createReviews({ api, view, namespace }),
     viewers: createViewers(api),
+    announce: announceRecording({ api, instance }, () => [...view.objects()].filter((object) => object.kind === "Pod")),
     peers: () =>
       [...view.objects()]
         .filter((object) => object.kind === "Pod")

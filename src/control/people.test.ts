@@ -11,6 +11,7 @@ import { Inspection } from "#contract/gen/control_pb.ts";
 import { kubernetes } from "#contract/tables.ts";
 import type { Answer, TimedLine } from "#inspect/answer.ts";
 import type { AnswerLine, Question } from "#inspect/question.ts";
+import { meshError } from "#mesh/error.ts";
 import { controlChannel } from "#xds/channel.ts";
 import { inspection } from "../daemon/inspection.ts";
 import { createAccess } from "./access.ts";
@@ -32,9 +33,10 @@ async function until(what: string, condition: () => boolean): Promise<void> {
 const viewers: Viewers = {
   viewerOf: async (token) => {
     if (token === "unlucky") throw new Error("nobody can say");
-    return ["alice", "bob", "pod"].includes(token) ? { username: token, uid: "", groups: [], extra: {} } : null;
+    return ["alice", "bob", "carol", "pod"].includes(token) ? { username: token, uid: "", groups: [], extra: {} } : null;
   },
   mayRead: async ({ username }, namespace) => username === "alice" || (username === "bob" && namespace === "shop"),
+  mayRecord: async ({ username }, namespace) => username === "carol" && namespace === "shop",
 };
 
 const place = (t: TestContext): string => {
@@ -50,6 +52,7 @@ async function mesh(t: TestContext, nodes: readonly string[]) {
   writeFileSync(root, authority.roots());
   const refused: string[] = [];
   const asked: string[] = [];
+  const announced: string[] = [];
   const broken: unknown[] = [];
 
   async function replica(name: string, peers: () => readonly Peer[], waypoints: Answer = nothing, port = 0) {
@@ -66,6 +69,10 @@ async function mesh(t: TestContext, nodes: readonly string[]) {
       waypoints,
       peers: createPeers({ list: peers, port: PORT, roots: authority.roots, serverName: "localhost" }),
       nodes: () => nodes,
+      announce: async ({ pods, by }) => {
+        if (pods.some(({ name }) => name === "nobody")) throw meshError("E_RECORDING_REFUSED", "there is no such pod");
+        announced.push(`${by} ${pods.map(({ namespace, name }) => `${namespace}/${name}`).join()}`);
+      },
       onAsked: (viewer, { about }) => asked.push(`${viewer} ${about}`),
       onRefused: (_address, reason) => refused.push(reason),
     });
@@ -102,7 +109,7 @@ async function mesh(t: TestContext, nodes: readonly string[]) {
     };
   }
 
-  return { replica, daemon, root: authority.roots(), refused, asked, broken };
+  return { replica, daemon, root: authority.roots(), refused, asked, announced, broken };
 }
 
 /** Of the second replica, which the first finds by its address alone. */
@@ -119,7 +126,8 @@ const flow = (time: number, namespace: string): TimedLine => ({
 
 /** Of records of two namespaces, at these times. */
 const records = (...times: number[]): Answer =>
-  async function* ({ namespaces }: Question) {
+  async function* (question: Question) {
+    const namespaces = question.about === "recording" ? [] : question.namespaces;
     for (const time of times) {
       const namespace = time % 2 === 0 ? "shop" : "bank";
       if (namespaces === null || namespaces.includes(namespace)) yield flow(time, namespace);
@@ -234,6 +242,46 @@ test("strangers, pods and whoever asks for another namespace are refused, and da
   assert.deepEqual(all.asked, [], "nothing was asked of any node");
   assert.deepEqual(sequences(await ask(one.address, all.root, "bob", { about: "flows", namespaces: ["shop"] }).done), [2, 4]);
   assert.match(all.refused.join("\n"), /bob may not get flows.trackbed.dev of namespace bank/);
+});
+
+test("a recording needs its own right in the namespace of every pod, is announced first, and goes to the node that has the pod", async (t) => {
+  const all = await mesh(t, ["node-a", "node-b"]);
+  const seen: Question[] = [];
+  const recorder = (node: string, pod: string): Answer =>
+    async function* (question) {
+      seen.push(question);
+      if (question.about === "recording" && question.pods.some(({ name }) => name === pod))
+        yield { time: 0, line: { type: "recorded", node, line: { type: "ended", why: "time" } } };
+    };
+  const one = await all.replica("one", () => []);
+  await all.daemon("node-a", one, recorder("node-a", "web"));
+  await all.daemon("node-b", one, recorder("node-b", "api"));
+  const recording = (...pods: string[]): object => ({
+    about: "recording",
+    pods: pods.map((pod) => ({ namespace: pod.split("/")[0], name: pod.split("/")[1] })),
+    limitBytes: 1,
+    limitMilliseconds: 1,
+  });
+  const status = async (token: string, question: object): Promise<number> =>
+    (await ask(one.address, all.root, token, question).done).status;
+  assert.equal(await status("", recording("shop/web")), 401);
+  assert.equal(await status("node-a", recording("shop/web")), 401, "nor may a daemon");
+  assert.equal(await status("pod", recording("shop/web")), 403);
+  assert.equal(await status("alice", recording("shop/web")), 403, "who may read everything may not record");
+  assert.equal(await status("bob", recording("shop/web")), 403);
+  assert.equal(await status("carol", recording("bank/web")), 403, "of another namespace");
+  assert.equal(await status("carol", recording("shop/web", "bank/web")), 403);
+  assert.equal(await status("carol", recording("shop/nobody")), 503, "what cannot be announced does not begin");
+  assert.equal(await status("carol", { ...recording("shop/web"), limitBytes: 0 }), 400);
+  assert.deepEqual([seen, all.announced], [[], []], "no node was asked, and nobody told");
+  const { lines } = await ask(one.address, all.root, "carol", { ...recording("shop/web"), by: "alice" }).done;
+  assert.deepEqual(lines, [
+    { type: "recorded", node: "node-a", line: { type: "ended", why: "time" } },
+    { type: "answered", nodes: ["node-a", "node-b"] },
+  ]);
+  assert.deepEqual(all.announced, ["carol shop/web"]);
+  assert.deepEqual(new Set(seen.map((question) => (question.about === "recording" ? question.by : ""))), new Set(["carol"]));
+  assert.match(all.refused.join("\n"), /carol may not create recordings.trackbed.dev in namespace bank/);
 });
 
 test("who leaves ends the search on every node, on both replicas", async (t) => {

@@ -5,7 +5,7 @@ import type { Answer } from "#inspect/answer.ts";
 import { createTally } from "#inspect/ledger/tally.ts";
 import { LINES, writeLines } from "#inspect/lines.ts";
 import { merge } from "#inspect/merge.ts";
-import { type AnswerLine, type Question, readQuestion } from "#inspect/question.ts";
+import { type AboutRecording, type AnswerLine, type Question, readQuestion } from "#inspect/question.ts";
 import type { AdminError } from "#inspect/status.ts";
 import { explainError, isMeshError, meshError } from "#mesh/error.ts";
 import type { InspectionServer, Item, Missing } from "./inspection.ts";
@@ -24,6 +24,8 @@ export type Viewers = {
   viewerOf(token: string, address: string): Promise<Viewer | null>;
   /** Null: of every namespace. */
   mayRead(viewer: Viewer, namespace: string | null): Promise<boolean>;
+  /** Whether he may record what pods of the namespace send and hear. */
+  mayRecord(viewer: Viewer, namespace: string): Promise<boolean>;
 };
 
 export type PeopleOptions = {
@@ -34,6 +36,8 @@ export type PeopleOptions = {
   readonly peers: Peers;
   /** Every node that there is. */
   readonly nodes: () => readonly string[];
+  /** Before a recording begins; what it throws refuses it. */
+  readonly announce: (recording: AboutRecording) => Promise<void>;
   readonly onAsked: (viewer: string, question: Question) => void;
   readonly onRefused: (address: string, reason: string) => void;
 };
@@ -62,12 +66,15 @@ export function servePeople(options: PeopleOptions): (request: Http2ServerReques
       refuse(response, admitted);
       return;
     }
-    const { question, viewer } = admitted;
+    const { viewer } = admitted;
+    // Whoever asks cannot say that he is somebody else.
+    const question = admitted.question.about === "recording" ? { ...admitted.question, by: viewer.username } : admitted.question;
     const stop = new AbortController();
     response.on("close", () => stop.abort());
     if (!url.searchParams.has(HERE)) options.onAsked(viewer.username, question);
     let lines: AsyncIterable<string>;
     try {
+      if (question.about === "recording" && !url.searchParams.has(HERE)) await options.announce(question);
       lines = gather(options, question, url.searchParams.has(HERE) ? null : token, stop.signal);
     } catch (error) {
       if (!isMeshError(error)) throw error;
@@ -101,6 +108,12 @@ export function servePeople(options: PeopleOptions): (request: Http2ServerReques
     } catch (error) {
       return { status: 400, code: "E_QUESTION", message: error instanceof Error ? error.message : String(error) };
     }
+    if (question.about === "recording") {
+      for (const namespace of new Set(question.pods.map((pod) => pod.namespace)))
+        if (!(await viewers.mayRecord(viewer, namespace)))
+          return refused(403, `${viewer.username} may not create recordings.${kubernetesGroup} in namespace ${namespace}`);
+      return { question, viewer };
+    }
     const { namespaces } = question;
     if (namespaces !== null && namespaces.length > NAMESPACES)
       return { status: 400, code: "E_QUESTION", message: `more than ${NAMESPACES} namespaces` };
@@ -129,7 +142,7 @@ function gather(options: PeopleOptions, question: Question, token: string | null
   const nodes = new Set(inspection.nodes());
   const others = token === null ? [] : peers.ask(question, token, { missing, nodes }, stop);
   const sources = [...inspection.ask(question, missing, stop), texts(waypoints(question, stop)), ...others];
-  const ordered = question.about !== "flows" || !question.follow;
+  const ordered = question.about === "edges" || (question.about === "flows" && !question.follow);
   return tell(merge(sources, ordered));
 
   async function* tell(items: AsyncGenerator<Item>): AsyncGenerator<string> {
@@ -140,7 +153,8 @@ function gather(options: PeopleOptions, question: Question, token: string | null
         else break;
       }
       if (told > question.limit) yield JSON.stringify({ type: "cut", limit: question.limit } satisfies AnswerLine);
-    } else {
+    } else if (question.about === "recording") for await (const { json } of items) yield json;
+    else {
       const tally = createTally(question);
       for await (const { json } of items) tally.merge(JSON.parse(json) as AnswerLine);
       for (const line of tally.lines()) yield JSON.stringify(line);
@@ -171,5 +185,8 @@ export const nobody: Viewers = {
   viewerOf: async () => null,
   mayRead: async () => {
     throw meshError("E_INSPECTION_REFUSED", "nobody may read here");
+  },
+  mayRecord: async () => {
+    throw meshError("E_INSPECTION_REFUSED", "nobody may record here");
   },
 };

@@ -2,6 +2,7 @@
 // A directory with files and a Kubernetes API server are the two there are.
 import type { ServingAuthority } from "#ca/signing.ts";
 import type { NodeUpdate } from "#compile/compiler.ts";
+import type { AboutRecording } from "#inspect/question.ts";
 import type { Pod } from "#mesh/objects.ts";
 import type { Change, Fault, Source } from "#source/source.ts";
 import type { GatewayStatus, PolicyStatus, RouteStatus } from "#waypoint/status.ts";
@@ -48,6 +49,8 @@ export type Platform = {
   /** Names besides its addresses by which daemons call control. */
   readonly serverNames: readonly string[];
   readonly herald: Herald | null;
+  /** Tells the namespaces of pods that their traffic is going to be recorded. Rejects when they cannot be told. */
+  announce(recording: AboutRecording): Promise<void>;
   /** For the log: what this control stands on. */
   readonly described: string;
   /** Called every few seconds, one call at a time: renew what ends, notice what changed under us. */

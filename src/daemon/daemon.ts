@@ -33,7 +33,7 @@ import { reporter } from "./nodes.ts";
 import type { DaemonOptions } from "./options.ts";
 import { loadPromises } from "./promises.ts";
 import { type Reconciler, reconciler, usualFarewell } from "./reconciler.ts";
-import { recordPods } from "./recordings.ts";
+import { type RecordingParts, recordPods, recordSome } from "./recordings.ts";
 import { createRefusals } from "./refusals.ts";
 import { createRelay, type Relay } from "./relay.ts";
 import { explainPod, podStatus } from "./status.ts";
@@ -95,7 +95,13 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
       ? null
       : createLedger({ open: ledgerFile(options.ledger, noLedger), failed: (error) => noLedger("the ledger is in trouble", error) });
   const keeping = setInterval(() => void ledger?.keep(), KEEP_MS);
-  const answer = answering(node, { flows, ledger });
+  const recordingParts: RecordingParts = {
+    node,
+    log,
+    director: { record: (order, ended) => director.record(order, ended) },
+    pods: () => pods.records.values(),
+  };
+  const answer = answering(node, { flows, ledger, record: (question, ended) => recordSome(question, recordingParts, ended) });
   const engine = { since: started, inSync: false, counters: new Map<string, number>() };
   let sourceRead = false;
   let meeting: NodeJS.Timeout | undefined;
@@ -328,8 +334,7 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
       },
       state: () => stateLines(node, settings(), director, relay),
       flows: (since, follow, ended) => flows.read({ since, follow, stop: AbortSignal.any([ended, stop.signal]) }),
-      record: (question, ended) =>
-        recordPods(question, { node, log, director, pods: () => pods.records.values() }, AbortSignal.any([ended, stop.signal])),
+      record: (question, ended) => recordPods(question, recordingParts, AbortSignal.any([ended, stop.signal])),
       answer,
       setLogLevel: (request) => {
         if (request.daemon !== undefined) log.level = request.daemon;

@@ -12,6 +12,13 @@ export type RecordingParts = {
   readonly pods: () => Iterable<PodRecord>;
 };
 
+/** Of the pods of a question to the whole mesh those that are here; nothing when none is. */
+export async function* recordSome(question: RecordingQuestion, parts: RecordingParts, stop: AbortSignal): AsyncGenerator<RecordingLine> {
+  const here = new Set([...parts.pods()].map(({ spec }) => `${spec.namespace}/${spec.name}`));
+  const pods = question.pods.filter(({ namespace, name }) => here.has(`${namespace}/${name}`));
+  if (pods.length > 0) yield* recordPods({ ...question, pods }, parts, stop);
+}
+
 /** Ends with a line `ended`, whatever ended it, unless the engine or the reader went away. */
 export async function* recordPods(question: RecordingQuestion, parts: RecordingParts, stop: AbortSignal): AsyncGenerator<RecordingLine> {
   const { node, log, director } = parts;

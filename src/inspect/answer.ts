@@ -4,7 +4,8 @@ import { type FlowLine, type FlowRecord, momentOf } from "./flow.ts";
 import type { Flows } from "./flows.ts";
 import { flowFields } from "./ledger/fields.ts";
 import type { Ledger } from "./ledger/ledger.ts";
-import type { AnswerLine, FlowsQuestion, Question } from "./question.ts";
+import type { RecordingLine, RecordingQuestion } from "./pcap/recording.ts";
+import type { AboutRecording, AnswerLine, FlowsQuestion, Question } from "./question.ts";
 
 /** A line with the moment that it is about (Unix milliseconds), by which answers are merged. */
 export type TimedLine = { readonly time: number; readonly line: AnswerLine };
@@ -12,14 +13,31 @@ export type TimedLine = { readonly time: number; readonly line: AnswerLine };
 /** Ends when everything is told, or `stop` is aborted. */
 export type Answer = (question: Question, stop: AbortSignal) => AsyncGenerator<TimedLine>;
 
-export type Knowledge = { readonly flows: Pick<Flows, "read"> /** Null: none is kept. */; readonly ledger: Pick<Ledger, "answer"> | null };
+/** Copies what connections of pods carry, of those that are here. */
+export type Record = (question: RecordingQuestion, stop: AbortSignal) => AsyncGenerator<RecordingLine>;
+
+export type Knowledge = {
+  /** Null: nothing can be recorded here. */ readonly record: Record | null;
+  readonly flows: Pick<Flows, "read"> /** Null: none is kept. */;
+  readonly ledger: Pick<Ledger, "answer"> | null;
+};
 
 /** `node`: who answers, as people name it. */
-export function answering(node: string, { flows, ledger }: Knowledge): Answer {
+export function answering(node: string, { flows, ledger, record }: Knowledge): Answer {
   return (question, stop) => {
     if (question.about === "flows") return tellFlows(node, flows, question, stop);
+    if (question.about === "recording") return record === null ? tellEdges([]) : tellRecording(node, record, question, stop);
     return tellEdges(ledger === null ? [] : ledger.answer(question));
   };
+}
+
+async function* tellRecording(
+  node: string,
+  record: Record,
+  { about: _, ...question }: AboutRecording,
+  stop: AbortSignal,
+): AsyncGenerator<TimedLine> {
+  for await (const line of record(question, stop)) yield { time: 0, line: { type: "recorded", node, line } };
 }
 
 async function* tellEdges(lines: readonly AnswerLine[] | Promise<readonly AnswerLine[]>): AsyncGenerator<TimedLine> {

@@ -5,6 +5,7 @@ import { parseFilter } from "./filter.ts";
 import type { FlowLine } from "./flow.ts";
 import type { Counts, EdgeRow } from "./ledger/edge.ts";
 import { edgeFields, flowFields } from "./ledger/fields.ts";
+import { type RecordingLine, recordingFields } from "./pcap/recording.ts";
 
 /** More lines than this are no answer for people, and a script asks for less at a time. */
 const LIMIT = 100_000;
@@ -39,11 +40,15 @@ const edges = z.strictObject({
   once: z.boolean().default(true),
 });
 
-const question = z.discriminatedUnion("about", [flows, edges]);
+/** What goes over connections of pods, from now on, until a limit or until nobody reads any more. */
+const recording = z.strictObject({ ...recordingFields, about: z.literal("recording") });
+
+const question = z.discriminatedUnion("about", [flows, edges, recording]);
 
 export type Question = z.output<typeof question>;
 export type FlowsQuestion = z.output<typeof flows>;
 export type EdgesQuestion = z.output<typeof edges>;
+export type AboutRecording = z.output<typeof recording>;
 
 /** What was counted of all edges that have these values. `failed`: those of `ended` that were refused, failed or were cut. */
 export type GroupRow = Counts & {
@@ -61,6 +66,7 @@ export type AnswerLine =
   | (FlowLine & { readonly node?: string })
   | ({ readonly type: "edge" } & EdgeRow)
   | ({ readonly type: "group" } & GroupRow)
+  | { readonly type: "recorded"; readonly node: string; readonly line: RecordingLine }
   | { readonly type: "missing"; readonly node: string; readonly reason: string }
   | { readonly type: "cut"; readonly limit: number }
   | { readonly type: "answered"; readonly nodes: readonly string[] };
@@ -71,10 +77,11 @@ export function readQuestion(value: unknown): Question {
   if (!parsed.success) throw meshError("E_QUESTION", z.prettifyError(parsed.error));
   const asked = parsed.data;
   if (asked.about === "flows") parseFilter(asked.filter, flowFields);
-  else parseFilter(asked.filter, edgeFields);
-  if (asked.about === "edges")
+  if (asked.about === "edges") {
+    parseFilter(asked.filter, edgeFields);
     for (const name of asked.by ?? [])
       if (!Object.hasOwn(edgeFields, name))
         throw meshError("E_QUESTION", `nothing can be grouped by ${name}; there are ${Object.keys(edgeFields).join(", ")}`);
+  }
   return asked;
 }

@@ -116,6 +116,8 @@ pub mod kubernetes {
     pub const VIEWER_TOKEN_HEADER: &str = "x-trackbed-token";
     /// resource of group trackbed.dev: the right to get it in a namespace is that to read its flows and edges
     pub const FLOWS_RESOURCE: &str = "flows";
+    /// resource of group trackbed.dev: the right to create it in a namespace is that to record what its pods send and hear
+    pub const RECORDINGS_RESOURCE: &str = "recordings";
     /// field manager of everything that we write
     pub const FIELD_MANAGER: &str = "trackbed";
     /// GatewayClass whose Gateways are waypoints

@@ -15,19 +15,18 @@ export type Involved = {
 /** The server's own limit. */
 const EVENT_CHARACTERS = 1024;
 
-/** `instance`: of this start of this replica. False when it was told within this hour, or the object's namespace is gone. */
+/** `instance`: of this start of this replica. False when it was told within this hour (on this occasion), or the object's namespace is gone. */
 export async function writeEvent(
   { api, instance }: { readonly api: Api; readonly instance: string },
   involved: Involved,
   reason: string,
   message: string,
+  /** Told once for each. */
+  occasion = new Date().toISOString().slice(0, 13),
 ): Promise<boolean> {
   const now = new Date().toISOString();
   // One name for the same trouble of the same object: told again it is a conflict, and that is as it should be.
-  const id = createHash("sha256")
-    .update(`${involved.uid} ${reason} ${now.slice(0, 13)}`)
-    .digest("hex")
-    .slice(0, 16);
+  const id = createHash("sha256").update(`${involved.uid} ${reason} ${occasion}`).digest("hex").slice(0, 16);
   try {
     await api.call({
       method: "POST",

@@ -65,11 +65,16 @@ export function createViewers(api: Api, now: () => number = () => performance.no
     return status.user;
   }
 
-  async function mayRead({ username: user, uid, groups, extra }: Viewer, namespace: string | null): Promise<boolean> {
+  async function may(
+    { username: user, uid, groups, extra }: Viewer,
+    verb: string,
+    resource: string,
+    namespace: string | null,
+  ): Promise<boolean> {
     const resourceAttributes = {
-      verb: "get",
+      verb,
       group: product.labelPrefix,
-      resource: kubernetes.flowsResource,
+      resource,
       ...(namespace === null ? {} : { namespace }),
     };
     const body = {
@@ -83,5 +88,9 @@ export function createViewers(api: Api, now: () => number = () => performance.no
     });
   }
 
-  return { viewerOf, mayRead };
+  return {
+    viewerOf,
+    mayRead: (viewer, namespace) => may(viewer, "get", kubernetes.flowsResource, namespace),
+    mayRecord: (viewer, namespace) => may(viewer, "create", kubernetes.recordingsResource, namespace),
+  };
 }

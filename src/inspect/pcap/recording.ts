@@ -11,6 +11,8 @@ const NAMED = 256;
 /** A recording is made while somebody watches: longer is a mistake, and leaves a pod slower than it should be. */
 const LONGEST_MS = 3_600_000;
 const MOST_BYTES = 10 * 2 ** 30;
+/** Payload of one line: 64 of them are one message from a node to control, whose limit is 4 MiB, and 512 wait there for a reader. */
+const LINE_BYTES = 16_384;
 
 const port = z.number().int().min(1).max(65535);
 const peer = z.strictObject({
@@ -23,7 +25,8 @@ const peer = z.strictObject({
   pod: z.string().min(1).optional(),
 });
 
-const request = z.strictObject({
+/** Of a request, and of a question to the whole mesh. */
+export const recordingFields = {
   pods: z
     .array(z.strictObject({ namespace: z.string().min(1), name: z.string().min(1) }))
     .min(1)
@@ -41,7 +44,9 @@ const request = z.strictObject({
   limitMilliseconds: z.number().int().min(1).max(LONGEST_MS),
   /** Who asks, for the log: told by whoever has made sure of it. */
   by: z.string().min(1).max(256).optional(),
-});
+};
+
+const request = z.strictObject(recordingFields);
 
 export type RecordingRequest = z.input<typeof request>;
 export type RecordingQuestion = z.output<typeof request>;
@@ -108,34 +113,42 @@ const ends = {
 /** Throws E_RECORDING_REFUSED for one that could not begin. */
 export function* linesOf(batch: RecordedBatch): Generator<RecordingLine> {
   if (batch.end === RecordingEnd.REFUSED) throw meshError("E_RECORDING_REFUSED", `the engine does not record: ${batch.reason}`);
-  for (const recorded of batch.recorded) yield lineOf(recorded);
+  for (const recorded of batch.recorded) yield* linesOfOne(recorded);
   if (batch.lostBytes > 0n || batch.lostConnections > 0n)
     yield { type: "lost", bytes: Number(batch.lostBytes), connections: Number(batch.lostConnections) };
   const why = ends[batch.end as keyof typeof ends];
   if (why != null) yield { type: "ended", why };
 }
 
-function lineOf({ connection, time, what }: Recorded): RecordingLine {
+function* linesOfOne({ connection, time, what }: Recorded): Generator<RecordingLine> {
   const of = { connection: connection.toString(), time: time.toString() };
   switch (what.case) {
     case "opening": {
       const flow = readFlow(what.value.flow);
-      if ("fault" in flow) return { type: "malformed", fault: flow.fault };
-      return { type: "opened", ...of, flow, sent: Number(what.value.sent), received: Number(what.value.received) };
+      if ("fault" in flow) yield { type: "malformed", fault: flow.fault };
+      else yield { type: "opened", ...of, flow, sent: Number(what.value.sent), received: Number(what.value.received) };
+      return;
     }
     case "chunk": {
       const { from, offset, length, payload } = what.value;
-      const base64 = Buffer.from(payload.buffer, payload.byteOffset, payload.length).toString("base64");
-      return { type: "chunk", ...of, from: sideOf(from), offset: Number(offset), length, payload: base64 };
+      for (let at = 0; at < length; at += LINE_BYTES) {
+        const piece = payload.subarray(at, at + LINE_BYTES);
+        const base64 = Buffer.from(piece.buffer, piece.byteOffset, piece.length).toString("base64");
+        const size = Math.min(LINE_BYTES, length - at);
+        yield { type: "chunk", ...of, from: sideOf(from), offset: Number(offset) + at, length: size, payload: base64 };
+      }
+      return;
     }
     case "fin":
-      return { type: "fin", ...of, from: sideOf(what.value.from), offset: Number(what.value.offset) };
+      yield { type: "fin", ...of, from: sideOf(what.value.from), offset: Number(what.value.offset) };
+      return;
     case "closing": {
       const flow = readFlow(what.value);
-      return "fault" in flow ? { type: "malformed", fault: flow.fault } : { type: "closed", ...of, flow };
+      yield "fault" in flow ? { type: "malformed", fault: flow.fault } : { type: "closed", ...of, flow };
+      return;
     }
     case undefined:
-      return { type: "malformed", fault: "something of a newer contract" };
+      yield { type: "malformed", fault: "something of a newer contract" };
   }
 }
 

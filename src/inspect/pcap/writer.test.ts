@@ -85,7 +85,7 @@ const closed = (connection: string, flow: FlowRecord): RecordingLine => ({ type:
 
 function write(lines: readonly RecordingLine[]): Buffer {
   const writer = pcapWriter("test", "a test");
-  return Buffer.concat([writer.start(), ...lines.map((line) => writer.take(0, line)), writer.finish(clock)]);
+  return Buffer.concat([writer.start(), ...lines.map((line) => writer.take("a", line)), writer.finish(clock)]);
 }
 
 const blocks = (file: Buffer): { readonly type: number; readonly body: Buffer }[] => {

@@ -12,12 +12,12 @@ export type PcapWriter = {
   /** The beginning of the file. */
   start(): Buffer;
   /** What a line adds to it; `stream` tells the answers of several nodes apart. */
-  take(stream: number, line: RecordingLine): Buffer;
+  take(stream: string, line: RecordingLine): Buffer;
   /** The end of the file. */
   finish(time: bigint): Buffer;
 };
 
-type Face = { readonly index: number; readonly stream: number; lost: number };
+type Face = { readonly index: number; readonly stream: string; lost: number };
 type Open = { readonly talk: Conversation; readonly face: number; readonly tuple: string };
 
 const NOTHING = Buffer.alloc(0);
@@ -30,7 +30,7 @@ export function pcapWriter(application: string, comment: string): PcapWriter {
   const numbers = new Map<string, { readonly numbers: Conversation["numbers"]; users: number }>();
   const named = new Map<string, string>();
 
-  function begin(stream: number, pods: readonly RecordedPod[]): Buffer {
+  function begin(stream: string, pods: readonly RecordedPod[]): Buffer {
     const blocks = pods.map(({ uid, namespace, name, node }) => {
       faces.set(uid, { index: faces.size, stream, lost: 0 });
       return interfaceDescription(`${namespace}/${name}`, `pod ${namespace}/${name} on node ${node}, decrypted by Trackbed`);
@@ -55,7 +55,7 @@ export function pcapWriter(application: string, comment: string): PcapWriter {
     return Buffer.concat(packets.map(({ time, bytes, length, comments }) => enhancedPacket(face, time, bytes, length, comments)));
   }
 
-  function opened(stream: number, line: Extract<RecordingLine, { type: "opened" }>): Buffer {
+  function opened(stream: string, line: Extract<RecordingLine, { type: "opened" }>): Buffer {
     const face = faces.get(line.flow.podUid);
     const tuple = tupleOf(line.flow);
     const talk = conversation(line, numbers.get(tuple)?.numbers ?? null);
@@ -68,7 +68,7 @@ export function pcapWriter(application: string, comment: string): PcapWriter {
     return Buffer.concat([tell(namesOf(line.flow)), write(face.index, talk.begin(BigInt(line.time)))]);
   }
 
-  function closed(stream: number, line: Extract<RecordingLine, { type: "closed" }>): Buffer {
+  function closed(stream: string, line: Extract<RecordingLine, { type: "closed" }>): Buffer {
     const key = `${stream} ${line.connection}`;
     const one = open.get(key);
     if (one === undefined) {
@@ -84,7 +84,7 @@ export function pcapWriter(application: string, comment: string): PcapWriter {
     return write(one.face, one.talk.closed(line));
   }
 
-  function take(stream: number, line: RecordingLine): Buffer {
+  function take(stream: string, line: RecordingLine): Buffer {
     switch (line.type) {
       case "began":
         return begin(stream, line.pods);
