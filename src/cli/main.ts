@@ -142,6 +142,12 @@ Exit codes: 0 fine · 1 not healthy, or it did not work · 64 wrong command line
       .option("--for <duration>", "end after this time", "1m")
       .option("--bytes <amount>", "end after so much, such as 512KB", "100MB")
       .option("--snap <amount>", "of what moves at once only so much")
+      .option(
+        "--redact <what>",
+        "blank authorization (always, but for nothing), headers, bodies of HTTP/1; or nothing (repeatable)",
+        collect,
+        [],
+      )
       .option("-w, --write <file>", "where to write it; - is standard output")
       .option("--account <namespace/name>", "on a cluster: the ServiceAccount that is shown to control")
       .option("--run <dir>", "run directory of a daemon (repeatable)", collect, []),

@@ -3,6 +3,7 @@ import { createWriteStream } from "node:fs";
 import { pipeline } from "node:stream/promises";
 import { product } from "#contract/tables.ts";
 import type { RecordedPod, RecordingRequest } from "#inspect/pcap/recording.ts";
+import { redactions } from "#inspect/pcap/redact.ts";
 import { type PcapWriter, pcapWriter } from "#inspect/pcap/writer.ts";
 import { parseCidr } from "#mesh/address.ts";
 import { isLabel } from "#mesh/identity.ts";
@@ -22,6 +23,7 @@ export type PcapOptions = {
   readonly snap?: string;
   readonly write?: string;
   readonly account?: string;
+  readonly redact: readonly string[];
 };
 
 /** For people who watch; more often would only flicker. */
@@ -104,7 +106,20 @@ function limitsOf(options: PcapOptions): Omit<RecordingRequest, "pods"> {
     if (!/^[0-9]{1,5}$/.test(text)) throw usage(`--port ${text} is not a number`);
     return Number(text);
   });
-  return { limitMilliseconds, limitBytes: parseBytes("--bytes", options.bytes), snapBytes, ports, peers: options.peer.map(parsePeer) };
+  const unknown = options.redact.find((one) => one !== "nothing" && !redactions.some((known) => known === one));
+  if (unknown !== undefined) throw usage(`--redact ${unknown} is none of ${redactions.join(", ")}, nothing`);
+  // What lets somebody in is blanked unless it is asked for: files travel further than their makers think.
+  const redact = options.redact.includes("nothing")
+    ? []
+    : redactions.filter((one) => one === "authorization" || options.redact.includes(one));
+  return {
+    redact,
+    limitMilliseconds,
+    limitBytes: parseBytes("--bytes", options.bytes),
+    snapBytes,
+    ports,
+    peers: options.peer.map(parsePeer),
+  };
 }
 
 export function parseBytes(flag: string, text: string): number {

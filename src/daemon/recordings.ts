@@ -2,6 +2,7 @@
 import type { Logger } from "pino";
 import type { Director } from "#engine/director.ts";
 import { linesOf, orderOf, type RecordedPod, type RecordingLine, type RecordingQuestion } from "#inspect/pcap/recording.ts";
+import { redactor } from "#inspect/pcap/redact.ts";
 import { explainError, meshError } from "#mesh/error.ts";
 import type { PodRecord } from "./pod.ts";
 
@@ -23,13 +24,14 @@ export async function* recordSome(question: RecordingQuestion, parts: RecordingP
 export async function* recordPods(question: RecordingQuestion, parts: RecordingParts, stop: AbortSignal): AsyncGenerator<RecordingLine> {
   const { node, log, director } = parts;
   const pods = podsOf(question, parts);
-  const { peers, ports, limitBytes, limitMilliseconds } = question;
+  const { peers, ports, limitBytes, limitMilliseconds, redact } = question;
   const facts = {
     audit: "recording",
     by: question.by ?? "root of this node",
     pods: pods.map(({ namespace, name }) => `${namespace}/${name}`),
-    ...{ peers, ports, limitBytes, limitMilliseconds },
+    ...{ peers, ports, limitBytes, limitMilliseconds, redact },
   };
+  const blank = redactor(redact);
   let bytes = 0;
   let ended = "the reader went away";
   log.warn(facts, "traffic of pods is recorded from now on");
@@ -46,7 +48,7 @@ export async function* recordPods(question: RecordingQuestion, parts: RecordingP
       for (const line of lines) {
         if (line.type === "chunk") bytes += line.length;
         if (line.type === "ended") ended = `its limit of ${line.why}`;
-        yield line;
+        yield blank(line);
       }
     }
   } catch (error) {

@@ -5,6 +5,7 @@ import type { RecordOrder } from "#engine/director.ts";
 import { parseCidr } from "#mesh/address.ts";
 import { meshError } from "#mesh/error.ts";
 import { type FlowRecord, readFlow } from "../flow.ts";
+import { redactions } from "./redact.ts";
 
 /** The engine's own: native/engine/src/report/recording/filter.rs. */
 const NAMED = 256;
@@ -42,6 +43,8 @@ export const recordingFields = {
     .default(0),
   limitBytes: z.number().int().min(1).max(MOST_BYTES),
   limitMilliseconds: z.number().int().min(1).max(LONGEST_MS),
+  /** What is blanked before it leaves the node. */
+  redact: z.array(z.enum(redactions)).max(redactions.length).default(["authorization"]),
   /** Who asks, for the log: told by whoever has made sure of it. */
   by: z.string().min(1).max(256).optional(),
 };
