@@ -188,6 +188,8 @@ long: fuzz-build ## what takes hours: all drills, churn and skew, Helm's release
 	ORACLE_CASES=10000 node --test test/oracle.test.ts
 	$(call say,a million requests between random policies and nginx)
 	TRACKBED_REQUESTS=1000000 $(CARGO) test $(WORKSPACE) --release -p trackbed-l7 --test waypoint differential -- --nocapture
+	$(call say,rate limits by the clock)
+	TRACKBED_RATE_SECONDS=10 $(CARGO) test $(WORKSPACE) --release -p trackbed-l7 --lib by_the_clock -- --nocapture
 	$(call say,carrying ten gigabytes, each byte checked)
 	TRACKBED_TRANSFER_MB=10000 $(CARGO) test $(WORKSPACE) --release -p trackbed-hbone --test transfer -- --nocapture --test-threads 1
 	$(call say,fuzzing for half an hour of CPU each)
