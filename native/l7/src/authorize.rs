@@ -140,7 +140,12 @@ fn refuse(decided: Decided, record: &mut Record) -> Refusal {
 /// A connection that is not carried as HTTP. False: it is refused.
 pub(crate) fn authorize_connection<U: Upstream>(session: &Session<U>, server_name: Option<&str>, carried: &mut Carried<'_>) -> bool {
     let (admitted, decided) = match session.guard() {
-        Guard::Nobody => return true,
+        Guard::Nobody => {
+            // It may last until somebody does.
+            carried.admission =
+                Some(session.context.live.begin(&session.parties, Facts::Connection { server_name: server_name.map(Into::into) }));
+            return true;
+        }
         Guard::Unknown => (false, Some(not_known())),
         Guard::By(access) => {
             let facts = Facts::Connection { server_name: server_name.map(Into::into) };

@@ -224,13 +224,22 @@ fn bytes_without_http_are_held_to_what_can_be_known_of_them() {
             until("the connection has ended", || waypoint.ledger.connections.borrow().len() > told).await;
             !all.is_empty()
         };
+        // One that began before anybody guarded the service.
+        waypoint.replace(tcp());
+        let mut early = tokio::net::TcpStream::connect(waypoint.address).await.unwrap();
+        early.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        assert!(early.read(&mut [0; 64]).await.unwrap() > 0);
+        waypoint.guard(tcp(), Some(&access(vec![policy("bank", Action::Allow, std::slice::from_ref(&from_bank))])));
+        let mut rest = Vec::new();
+        let _ = early.read_to_end(&mut rest).await;
+        until("it is cut", || waypoint.ledger.connections.borrow().len() == 1).await;
         assert!(echo(vec![]).await);
         assert!(echo(vec![policy("bank", Action::Deny, std::slice::from_ref(&from_bank))]).await);
         assert!(!echo(vec![policy("bank", Action::Allow, &[from_bank])]).await, "the client is of namespace shop");
         assert!(!echo(vec![policy("paths", Action::Deny, &[paths(&[exact("/other")])])]).await, "a path is not known: it is denied");
         assert!(!echo(vec![policy("paths", Action::Allow, &[paths(&[exact("/")])])]).await, "nor is it allowed");
-        assert_eq!(v1.seen.borrow().len(), 2);
+        assert_eq!(v1.seen.borrow().len(), 3);
         let told = waypoint.ledger.connections.borrow();
-        assert_eq!(told.iter().filter(|told| told.flags == [Flag::Denied]).count(), 3);
+        assert_eq!(told.iter().filter(|told| told.flags == [Flag::Denied]).count(), 4);
     });
 }
