@@ -33,9 +33,12 @@ async function until(what: string, condition: () => boolean): Promise<void> {
 const viewers: Viewers = {
   viewerOf: async (token) => {
     if (token === "unlucky") throw new Error("nobody can say");
-    return ["alice", "bob", "carol", "pod"].includes(token) ? { username: token, uid: "", groups: [], extra: {} } : null;
+    return ["alice", "bob", "carol", "pod", "rightless"].includes(token) ? { username: token, uid: "", groups: [], extra: {} } : null;
   },
-  mayRead: async ({ username }, namespace) => username === "alice" || (username === "bob" && namespace === "shop"),
+  mayRead: async ({ username }, namespace) => {
+    if (username === "rightless") throw new Error("nobody can say");
+    return username === "alice" || (username === "bob" && namespace === "shop");
+  },
   mayRecord: async ({ username }, namespace) => username === "carol" && namespace === "shop",
 };
 
@@ -238,6 +241,7 @@ test("strangers, pods and whoever asks for another namespace are refused, and da
   assert.equal(await status("bob", { about: "edges", namespaces: ["bank"] }), 403);
   assert.equal(await status("bob", { about: "flows", namespaces: [] }), 400, "no namespace is not every namespace");
   assert.equal(await status("unlucky", { about: "flows" }), 503);
+  assert.equal(await status("rightless", { about: "flows" }), 503);
   assert.equal(await status("alice", { about: "flows", filter: "nope ==" }), 400);
   assert.deepEqual(all.asked, [], "nothing was asked of any node");
   assert.deepEqual(sequences(await ask(one.address, all.root, "bob", { about: "flows", namespaces: ["shop"] }).done), [2, 4]);

@@ -118,7 +118,11 @@ export function servePeople(options: PeopleOptions): (request: Http2ServerReques
     if (namespaces !== null && namespaces.length > NAMESPACES)
       return { status: 400, code: "E_QUESTION", message: `more than ${NAMESPACES} namespaces` };
     for (const namespace of namespaces ?? [null]) {
-      if (await viewers.mayRead(viewer, namespace)) continue;
+      try {
+        if (await viewers.mayRead(viewer, namespace)) continue;
+      } catch (error) {
+        return { status: 503, code: "E_API_UNREACHABLE", message: `rights cannot be looked at now: ${explainError(error)}` };
+      }
       const where = namespace === null ? "every namespace; ask for one of yours with -n" : `namespace ${namespace}`;
       return refused(403, `${viewer.username} may not get flows.${kubernetesGroup} of ${where}`);
     }
