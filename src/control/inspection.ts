@@ -69,7 +69,8 @@ export function createInspection(): InspectionServer {
     let inbox: Inbox | undefined;
     try {
       for (;;) {
-        const part = await Promise.race([incoming.next(), inbox?.unwanted ?? never]);
+        const next = incoming.next();
+        const part = await (inbox === undefined ? next : Promise.race([next, inbox.unwanted]));
         if (part === null) throw new ConnectError("nobody wants the rest of it", Code.Canceled);
         if (part.done === true) {
           inbox?.end("its answer broke off");
@@ -120,8 +121,6 @@ export function createInspection(): InspectionServer {
     },
   };
 }
-
-const never = new Promise<null>(() => undefined);
 
 const keyOf = (node: string, id: bigint): string => `${node} ${id}`;
 

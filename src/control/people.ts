@@ -108,23 +108,20 @@ export function servePeople(options: PeopleOptions): (request: Http2ServerReques
     } catch (error) {
       return { status: 400, code: "E_QUESTION", message: error instanceof Error ? error.message : String(error) };
     }
-    if (question.about === "recording") {
-      for (const namespace of new Set(question.pods.map((pod) => pod.namespace)))
-        if (!(await viewers.mayRecord(viewer, namespace)))
-          return refused(403, `${viewer.username} may not create recordings.${kubernetesGroup} in namespace ${namespace}`);
-      return { question, viewer };
-    }
-    const { namespaces } = question;
-    if (namespaces !== null && namespaces.length > NAMESPACES)
-      return { status: 400, code: "E_QUESTION", message: `more than ${NAMESPACES} namespaces` };
-    for (const namespace of namespaces ?? [null]) {
+    const records = question.about === "recording";
+    const namespaces = question.about === "recording" ? namespacesOf(question) : (question.namespaces ?? [null]);
+    const mayAsk = (namespace: string | null): Promise<boolean> =>
+      records ? viewers.mayRecord(viewer, namespace ?? "") : viewers.mayRead(viewer, namespace);
+    if (namespaces.length > NAMESPACES) return { status: 400, code: "E_QUESTION", message: `more than ${NAMESPACES} namespaces` };
+    for (const namespace of namespaces) {
       try {
-        if (await viewers.mayRead(viewer, namespace)) continue;
+        if (await mayAsk(namespace)) continue;
       } catch (error) {
         return { status: 503, code: "E_API_UNREACHABLE", message: `rights cannot be looked at now: ${explainError(error)}` };
       }
       const where = namespace === null ? "every namespace; ask for one of yours with -n" : `namespace ${namespace}`;
-      return refused(403, `${viewer.username} may not get flows.${kubernetesGroup} of ${where}`);
+      const right = records ? `create recordings.${kubernetesGroup} in` : `get flows.${kubernetesGroup} of`;
+      return refused(403, `${viewer.username} may not ${right} ${where}`);
     }
     return { question, viewer };
   }
@@ -138,6 +135,8 @@ export function servePeople(options: PeopleOptions): (request: Http2ServerReques
 }
 
 const kubernetesGroup = "trackbed.dev";
+
+const namespacesOf = ({ pods }: AboutRecording): string[] => [...new Set(pods.map(({ namespace }) => namespace))];
 
 /** `token` null: only what is attached here. Throws before the first line when nothing can be asked. */
 function gather(options: PeopleOptions, question: Question, token: string | null, stop: AbortSignal): AsyncGenerator<string> {
