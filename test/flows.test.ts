@@ -97,9 +97,12 @@ test("every connection is counted once, by who made it and what became of it, al
 
 test("what the source saw is not counted a second time, and what never arrived is counted at the source", async () => {
   const toTold = { by: ["destination.workload"], filter: "source.workload == client" };
+  // An engine tells of its edges every 2 s.
+  await until("the source has told of them", async () => {
+    const [atSource] = await groups("node-a", { ...toTold, once: false });
+    return (atSource?.count ?? 0) >= TIMES.tunnel;
+  });
   assert.deepEqual(await groups("node-a", toTold), [], "node-b has counted it");
-  const [atSource] = await groups("node-a", { ...toTold, once: false });
-  assert.ok((atSource?.count ?? 0) >= TIMES.tunnel);
   const nowhere = `${address(mesh.lab.pod("app/server"))}:${SERVER_PORT + 7}`;
   assert.ok(!(await tryConnect(mesh.lab.pod("app/client"), nowhere)).ok);
   await until("the failure is counted", async () => {
@@ -126,9 +129,10 @@ test("records answer to the same filters, and are proof of mutual TLS for the on
   const good = verified(seen, []);
   assert.equal(good.proven, true, JSON.stringify(good.against));
   assert.deepEqual(new Set(good.ways.map(({ path }) => path)), new Set(["tunnel"]));
-  for (const { tls, serials, source, destination } of good.ways) {
+  for (const { tls, serials, seenAt, source, destination } of good.ways) {
     assert.match(tls, /^TLSv1\.3 TLS13_\S+ X25519MLKEM768$/);
-    assert.equal(serials.length, 1);
+    // The server's engine was started again, with another certificate; what node-a tells may be of both.
+    assert.ok(serials.length === 1 || (seenAt === "source" && serials.length === 2), serials.join());
     assert.deepEqual(
       [source, destination].map((identity) => identity.split("/sa/")[1]),
       ["client", "server"],

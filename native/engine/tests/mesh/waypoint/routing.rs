@@ -7,7 +7,9 @@ use prost::Message;
 use trackbed_contract::engine::{Resource, ResourceType};
 use trackbed_contract::istio::workload::TunnelProtocol;
 use trackbed_contract::route::{Backend, HttpEntry, HttpMatch, HttpRule, HttpRules, Protocol, RuleId, RuleSet, Text, rule_set, text};
-use trackbed_contract::traffic::{BackendPort, BackendSettings, CircuitBreaker, RateLimit, RequestScope, RequestSettings};
+use trackbed_contract::traffic::{
+    Algorithm, BackendPort, BackendSettings, CircuitBreaker, LoadBalancer, RateLimit, RequestScope, RequestSettings,
+};
 
 use super::http::{self, Client};
 use super::lab::{self, Waypoint, behind, of_stopping_waypoint, of_waypoint, plain_service, routes, through_gate};
@@ -234,7 +236,13 @@ fn a_waypoint_that_stops_loses_no_request() {
     assert_eq!(second.readiness(), 200);
 }
 
-/// Each request is balanced for itself, also those of one connection.
+/// How requests go to the endpoints of a service of the shop, on every port.
+fn settings(service: &str, port: BackendPort) -> Resource {
+    let name = format!("shop/{service}.shop.svc.cluster.local");
+    resource(ResourceType::BackendSettings, &name, BackendSettings { service: name.clone(), ports: vec![port] }.encode_to_vec())
+}
+
+/// Each request is balanced for itself, also those of one connection. In turn, for the usual algorithm leaves alone who was slow once.
 #[test]
 fn the_requests_of_one_connection_spread_over_the_endpoints() {
     let Some(shop) = Shop::new(&["gate"]) else { return };
@@ -242,6 +250,8 @@ fn the_requests_of_one_connection_spread_over_the_endpoints() {
     http::serve(&twin, PORT);
     let mut all = shop.resources(&[routes("cart", PORT, Protocol::Http, None)]);
     all.push(of_workload(&behind(twin.workload("two", TunnelProtocol::None), "cart", PORT)));
+    let load_balancer = Some(LoadBalancer { algorithm: Algorithm::RoundRobin.into(), ..LoadBalancer::default() });
+    all.push(settings("cart", BackendPort { load_balancer, ..BackendPort::default() }));
     let _waypoint = Waypoint::start(&shop.fabric, &shop.gates[0], &all);
     let mut client = Client::new(&shop.web, CART, PORT).unwrap();
     let mut seen = BTreeMap::new();
@@ -261,11 +271,7 @@ fn what_control_says_of_limits_and_of_endpoints_holds_for_requests_and_is_told()
         let settings = RequestSettings { service: name.into(), scopes: vec![scope] };
         resource(ResourceType::RequestSettings, name, settings.encode_to_vec())
     };
-    let backend = |service: &str, circuit_breaker| {
-        let name = format!("shop/{service}.shop.svc.cluster.local");
-        let ports = vec![BackendPort { circuit_breaker, ..BackendPort::default() }];
-        resource(ResourceType::BackendSettings, &name, BackendSettings { service: name.clone(), ports }.encode_to_vec())
-    };
+    let backend = |service: &str, circuit_breaker| settings(service, BackendPort { circuit_breaker, ..BackendPort::default() });
     let one = Some(CircuitBreaker { max_parallel_requests: 1, ..CircuitBreaker::default() });
     let table = routes("cart", PORT, Protocol::Http, None);
     let waypoint = shop.waypoint(0, &[table.clone(), limited(3), backend("cart", one)]);
