@@ -1,10 +1,13 @@
 // What went over the mesh, asked for as its users do: from any machine with a kubeconfig, through control, by whoever may read the namespace.
 import assert from "node:assert/strict";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import type { FlowLine, FlowRecord } from "#inspect/flow.ts";
 import { type Cluster, cluster, waitFor } from "../cluster.ts";
 import { execute, type Output } from "../command.ts";
-import { openShop, type Shop } from "../shop.ts";
+import { MARKER, openShop, podUrl, type Shop } from "../shop.ts";
 import { trackbed } from "../trackbed.ts";
 
 const NAMESPACE = "flows";
@@ -79,6 +82,37 @@ describe("what went over the mesh", { concurrency: false }, () => {
     assert.notEqual(refused.code, 0);
     assert.match(refused.stderr, /E_INSPECTION_REFUSED/);
     assert.equal(refused.stdout, "");
+  });
+
+  test("is recorded, decrypted, for whoever may, and the namespace is told of it", async () => {
+    const pod = (await shop.podOn("web", "node2")).metadata.name;
+    const record = (file: string) => ask("pcap", `pod/${NAMESPACE}/${pod}`, "--account", `${NAMESPACE}/on-call`, "--for", "4s", "-w", file);
+    await c.kubectl("-n", NAMESPACE, "create", "serviceaccount", "on-call");
+    const directory = mkdtempSync(join(tmpdir(), "trackbed-drill-"));
+    try {
+      const refused = await record(join(directory, "refused.pcapng"));
+      assert.notEqual(refused.code, 0);
+      assert.match(refused.stderr, /E_INSPECTION_REFUSED/);
+      await c.kubectl(
+        "-n",
+        NAMESPACE,
+        "create",
+        "rolebinding",
+        "on-call",
+        "--clusterrole=trackbed-recorder",
+        `--serviceaccount=${NAMESPACE}:on-call`,
+      );
+      const file = join(directory, "web.pcapng");
+      const ended = new AbortController();
+      const recording = record(file).finally(() => ended.abort());
+      while (!ended.signal.aborted) await shop.get("node1", podUrl(await shop.podOn("web", "node2")));
+      const { code, stderr } = await recording;
+      assert.equal(code, 0, stderr);
+      assert.ok(readFileSync(file).includes(MARKER), stderr);
+      assert.match(await c.kubectl("-n", NAMESPACE, "get", "events"), /TrafficRecorded.*on-call/);
+    } finally {
+      rmSync(directory, { recursive: true });
+    }
   });
 
   test("is foretold: explain says what a connection would meet, and follows a policy", async () => {
