@@ -72,6 +72,8 @@ export type RequestRecord = {
   readonly authority: string;
   /** Without the query. */
   readonly path: string;
+  /** Of the service, as it was addressed; null in records of earlier engines. */
+  readonly port: number | null;
   readonly protocol: string;
   /** Null when none was sent. */
   readonly status: number | null;
@@ -205,6 +207,7 @@ const projectRequest = (request: Request): RequestRecord => ({
   method: request.method,
   authority: request.authority,
   path: request.path,
+  port: request.port === 0 ? null : request.port,
   protocol: request.protocol,
   status: request.status === 0 ? null : request.status,
   grpcStatus: request.grpcStatus ?? null,

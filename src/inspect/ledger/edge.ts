@@ -39,6 +39,11 @@ export type EdgeRequestFacts = {
   readonly route: string | null;
   /** Envoy's response flags; empty without any. */
   readonly flags: readonly string[];
+  /** Of the service, as it was addressed; null in edges of earlier engines. */
+  readonly port: number | null;
+  /** As the client sent them, the path without its query; null where more were seen of the service than are told apart. */
+  readonly authority: string | null;
+  readonly path: string | null;
 };
 
 export type Counts = {
@@ -107,11 +112,14 @@ const endOf = (end: EdgeEndMessage | undefined): EdgeEnd => ({
   identity: none(end?.identity ?? ""),
 });
 
-const requestOf = ({ method, status, route, flags }: EdgeRequest): EdgeRequestFacts => ({
+const requestOf = ({ method, status, route, flags, port, authority, path }: EdgeRequest): EdgeRequestFacts => ({
   method,
   status: status === 0 ? null : status,
   route: none(route),
   flags: flagsOf(flags),
+  port: port === 0 ? null : port,
+  authority: path === "" ? null : authority,
+  path: none(path),
 });
 
 const flagsOf = (text: string): string[] => text.split(",").filter((flag) => flag !== "" && flag !== "-");

@@ -23,6 +23,9 @@ export const edgeFields: Fields<Edge> = {
   "request.status": number(({ request }) => request?.status ?? null),
   "request.route": text(({ request }) => request?.route ?? null),
   "request.flags": list(({ request }) => request?.flags ?? []),
+  "request.port": number(({ request }) => request?.port ?? null),
+  "request.authority": text(({ request }) => request?.authority ?? null),
+  "request.path": text(({ request }) => request?.path ?? null),
   other: flag(({ other }) => other),
 };
 
@@ -65,6 +68,7 @@ export const flowFields: Fields<FlowRecord> = {
   "request.method": text(({ request }) => request?.method ?? null),
   "request.authority": text(({ request }) => request?.authority ?? null),
   "request.path": text(({ request }) => request?.path ?? null),
+  "request.port": number(({ request }) => request?.port ?? null),
   "request.protocol": text(({ request }) => request?.protocol ?? null),
   "request.status": number(({ request }) => request?.status ?? null),
   "request.grpcStatus": number(({ request }) => request?.grpcStatus ?? null),

@@ -553,6 +553,13 @@ pub struct EdgeRequest {
     pub route: ::prost::alloc::string::String,
     #[prost(string, tag = "4")]
     pub flags: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "5")]
+    pub port: u32,
+    /// As the client sent them, the path without its query. Both empty: more were seen than are told apart of one service.
+    #[prost(string, tag = "6")]
+    pub authority: ::prost::alloc::string::String,
+    #[prost(string, tag = "7")]
+    pub path: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReportSummary {
@@ -695,6 +702,9 @@ pub struct Request {
     pub request_id: ::prost::alloc::string::String,
     #[prost(string, tag = "12")]
     pub traceparent: ::prost::alloc::string::String,
+    /// Of the service, as it was addressed.
+    #[prost(uint32, tag = "13")]
+    pub port: u32,
 }
 /// Something an operator should know that is not a connection: identity renewal failed, listener lost, worker restarted.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -13,6 +13,7 @@ use trackbed_decide::Workload;
 use trackbed_policy::PolicyRef;
 
 use super::flow::{Closing, End, Known};
+use super::targets::Target;
 use crate::clock;
 
 /// Edges that are told apart between two reports.
@@ -49,6 +50,10 @@ pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) route: String,
     pub(super) flags: Cow<'static, str>,
+    /// Of the service.
+    pub(super) port: u16,
+    /// None: more are seen of the service than are told apart.
+    pub(super) target: Option<Arc<Target>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -205,6 +210,9 @@ impl About {
                 status: request.status.into(),
                 route: request.route.clone(),
                 flags: request.flags.to_string(),
+                port: request.port.into(),
+                authority: request.target.as_ref().map(|target| target.authority.to_string()).unwrap_or_default(),
+                path: request.target.as_ref().map(|target| target.path.to_string()).unwrap_or_default(),
             }),
             other: self.other,
         }

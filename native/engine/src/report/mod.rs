@@ -14,6 +14,7 @@ pub(crate) mod scrape;
 pub(crate) mod series;
 mod shown;
 pub(crate) mod spans;
+mod targets;
 
 use std::sync::atomic::Ordering;
 

@@ -21,6 +21,7 @@ use super::flow::{self, End, Record};
 use super::ledger;
 use super::series::{Escaped, Labels, header, write_labels};
 use super::spans;
+use super::targets::{Target, Targets};
 use crate::clock;
 use crate::worker::shared::Shared;
 
@@ -154,6 +155,7 @@ impl std::fmt::Display for Names {
 pub(crate) struct Requests {
     shared: Arc<Shared>,
     known: RefCell<HashMap<Key, Arc<Numbers>>>,
+    targets: RefCell<Targets>,
     /// Since when, and how many were told.
     told: Cell<(Option<Instant>, u32)>,
 }
@@ -179,7 +181,7 @@ pub(super) struct Ends {
 
 impl Requests {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, known: RefCell::default(), told: Cell::default() }
+        Self { shared, known: RefCell::default(), targets: RefCell::default(), told: Cell::default() }
     }
 
     /// `service` is the one that was asked in the end: the backend, or what was addressed when there was none.
@@ -253,7 +255,8 @@ impl Report for Requests {
         {
             spans.push(span);
         }
-        self.shared.edges.answered(answered(record, &ends));
+        let target = self.targets.borrow_mut().of(&record.served.service, record.authority, path(record), Instant::now());
+        self.shared.edges.answered(answered(record, &ends, target));
         let (grpc, status, grpc_status) = (record.grpc, record.status, record.grpc_status);
         let key = Key { ends, grpc, status, grpc_status, flags: record.flags.to_vec() };
         self.numbers(key, record.client.address, record.endpoint.map(|(_, address)| address)).add(record.duration);
@@ -278,7 +281,7 @@ impl Report for Requests {
 }
 
 /// As an edge counts it, by the service that was addressed.
-fn answered<'a>(record: &'a RequestRecord<'_>, ends: &'a Ends) -> Answered<'a> {
+fn answered<'a>(record: &'a RequestRecord<'_>, ends: &'a Ends, target: Option<Arc<Target>>) -> Answered<'a> {
     Answered {
         source: (ends.source.as_ref(), ends.identity.as_ref()),
         destination: (ends.destination.as_ref(), ends.proven()),
@@ -292,6 +295,8 @@ fn answered<'a>(record: &'a RequestRecord<'_>, ends: &'a Ends) -> Answered<'a> {
             status: record.status,
             route: access::route(record.route).to_owned(),
             flags: flags(record.flags),
+            port: record.served.port,
+            target,
         },
         sent: record.request_bytes,
         received: record.response_bytes,
@@ -333,7 +338,7 @@ fn flow(record: &RequestRecord<'_>, ends: &Ends, shared: &Shared) -> Flow {
         request: Some(wire::Request {
             method: record.method.to_string(),
             authority: record.authority.to_owned(),
-            path: record.path.split('?').next().unwrap_or_default().to_owned(),
+            path: path(record).to_owned(),
             protocol: format!("{:?}", record.version),
             status: record.status.into(),
             grpc_status: record.grpc_status.map(Into::into),
@@ -343,9 +348,15 @@ fn flow(record: &RequestRecord<'_>, ends: &Ends, shared: &Shared) -> Flow {
             retries: record.retries,
             request_id: record.request_id.to_owned(),
             traceparent: record.traceparent.to_owned(),
+            port: record.served.port.into(),
         }),
         ..Flow::default()
     }
+}
+
+/// Without the query.
+fn path<'a>(record: &RequestRecord<'a>) -> &'a str {
+    record.path.split('?').next().unwrap_or_default()
 }
 
 fn verdict(record: &RequestRecord<'_>) -> Verdict {
