@@ -3,6 +3,7 @@ use std::{
     io::{self, BufRead, BufReader, Read, Write},
     os::unix::net::UnixStream,
     path::Path,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -12,6 +13,8 @@ use serde::Deserialize;
 const ANSWER_BYTES: u64 = 64 * 1024;
 /// Status lines and headers of our own daemon are short.
 const HEAD_LINES: usize = 64;
+/// So often is looked whether a daemon that is away has come.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Reply {
@@ -34,6 +37,8 @@ pub(crate) struct Away {
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Patience {
+    /// Until somebody listens.
+    pub(crate) coming: Duration,
     /// Until the daemon says anything at all: 102 means that it works on it.
     pub(crate) first_word: Duration,
     pub(crate) whole: Duration,
@@ -47,7 +52,7 @@ struct Refusal {
 
 pub(crate) fn ask(socket: &Path, verb: &str, body: &[u8], patience: Patience) -> Reply {
     let mut working = false;
-    let exchanged = UnixStream::connect(socket).and_then(|stream| exchange(stream, verb, body, patience, &mut working));
+    let exchanged = connect(socket, patience.coming).and_then(|stream| exchange(stream, verb, body, patience, &mut working));
     let reason = match exchanged {
         Ok((200, _)) => return Reply::Done,
         Ok((status, body)) => match serde_json::from_slice::<Refusal>(&body) {
@@ -60,6 +65,20 @@ pub(crate) fn ask(socket: &Path, verb: &str, body: &[u8], patience: Patience) ->
         },
     };
     Reply::Away(Away { reason: format!("{} {reason}", socket.display()), working })
+}
+
+fn connect(socket: &Path, coming: Duration) -> io::Result<UnixStream> {
+    let started = Instant::now();
+    loop {
+        match UnixStream::connect(socket) {
+            Err(error) if nobody_listens(&error) && started.elapsed() < coming => thread::sleep(LOOK_AGAIN),
+            connected => return connected,
+        }
+    }
+}
+
+fn nobody_listens(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
 
 fn exchange(mut stream: UnixStream, verb: &str, body: &[u8], patience: Patience, working: &mut bool) -> io::Result<(u16, Vec<u8>)> {

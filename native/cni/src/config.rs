@@ -1,5 +1,5 @@
 //! The configuration on stdin: read for the little that concerns us, passed through for the rest.
-use std::{net::IpAddr, path::PathBuf};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -27,6 +27,8 @@ pub(crate) struct Config {
     socket: Option<PathBuf>,
     /// File of the daemon's last decisions, likewise.
     decisions: Option<PathBuf>,
+    /// How long a new pod waits for a daemon that is away, where it is not the usual time.
+    coming_milliseconds: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -66,6 +68,10 @@ impl Config {
 
     pub(crate) fn decisions(&self) -> PathBuf {
         self.decisions.clone().unwrap_or_else(|| [paths::CNI_STATE, paths::CNI_DECISIONS].iter().collect())
+    }
+
+    pub(crate) fn coming(&self) -> Option<Duration> {
+        self.coming_milliseconds.map(Duration::from_millis)
     }
 
     /// What the plugins before us made. We set up no interface, so without them there is nothing to capture.

@@ -16,6 +16,8 @@ use crate::{
 const ADD: Duration = Duration::from_millis(bounds::CNI_ADD_MILLISECONDS as u64 + 5000);
 /// A pod outside of the mesh waits no longer for a daemon that has nothing to say about it.
 const OUTSIDE: Duration = Duration::from_secs(3);
+/// Until a daemon that is replaced, or a node that starts, has one again. Whoever is refused meanwhile is asked for again by the kubelet after 10 to 15 s only.
+const COMING: Duration = Duration::from_secs(10);
 /// Letting a pod go is the daemon's own wish too; it finds out by itself when it missed the call.
 const DEL: Duration = Duration::from_secs(3);
 
@@ -42,7 +44,7 @@ fn add(input: &[u8], environment: impl Fn(&str) -> Option<String>) -> Result<Ans
     if call.netns.is_empty() {
         return Err(Failure::environment("CNI_NETNS is not set".to_owned()));
     }
-    settle("add", &config, &call).map(|()| result)
+    settle("add", &config, &call, config.coming().unwrap_or(COMING)).map(|()| result)
 }
 
 fn check(input: &[u8], environment: impl Fn(&str) -> Option<String>) -> Result<Answer, Failure> {
@@ -50,14 +52,14 @@ fn check(input: &[u8], environment: impl Fn(&str) -> Option<String>) -> Result<A
     let Some(call) = Call::from_environment(environment)?.filter(|call| !always_passes(&call.pod_namespace)) else {
         return Ok(Answer::nothing());
     };
-    settle("check", &config, &call).map(|()| Answer::nothing())
+    settle("check", &config, &call, Duration::ZERO).map(|()| Answer::nothing())
 }
 
 /// The daemon's answer; without one its last word about the namespace.
-fn settle(verb: &str, config: &Config, call: &Call) -> Result<(), Failure> {
+fn settle(verb: &str, config: &Config, call: &Call, coming: Duration) -> Result<(), Failure> {
     let known = decide(&config.decisions(), &call.pod_namespace);
-    let first_word = if known == Decision::NotEnrolled { OUTSIDE } else { ADD };
-    let away = match ask(&config.socket(), verb, &body(call)?, Patience { first_word, whole: ADD }) {
+    let (coming, first_word) = if known == Decision::NotEnrolled { (Duration::ZERO, OUTSIDE) } else { (coming, ADD) };
+    let away = match ask(&config.socket(), verb, &body(call)?, Patience { coming, first_word, whole: ADD }) {
         Reply::Done => return Ok(()),
         Reply::Refused { code, reason } => return Err(Failure::later(&code, format!("pod {}: {reason}", call.pod()))),
         Reply::Away(away) => away,
@@ -84,7 +86,7 @@ fn tell_gone(input: &[u8], environment: impl Fn(&str) -> Option<String>) -> Resu
     let config = Config::parse(input)?;
     if let Some(call) = Call::from_environment(environment)? {
         // Whatever the daemon says, the pod goes; a daemon that is away finds out by itself.
-        let _ = ask(&config.socket(), "del", &body(&call)?, Patience { first_word: DEL, whole: DEL });
+        let _ = ask(&config.socket(), "del", &body(&call)?, Patience { coming: Duration::ZERO, first_word: DEL, whole: DEL });
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     os::unix::net::{UnixListener, UnixStream},
     path::PathBuf,
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
     sync::mpsc::{Receiver, channel},
     thread,
     time::{Duration, Instant},
@@ -32,7 +32,7 @@ impl Place {
         let mut config = json!({
             "cniVersion": "1.0.0", "name": "cluster", "type": "trackbed-cni",
             "socket": self.0.join("cni.sock"), "decisions": self.0.join("namespaces.json"),
-            "prevResult": result(),
+            "prevResult": result(), "comingMilliseconds": 0,
         });
         for (key, value) in more.as_object().unwrap() {
             config[key] = value.clone();
@@ -50,6 +50,10 @@ impl Place {
     }
 
     fn run_with(&self, command: &str, pod: &str, more: &Value) -> Output {
+        self.start(command, pod, more).wait_with_output().unwrap()
+    }
+
+    fn start(&self, command: &str, pod: &str, more: &Value) -> Child {
         let netns = self.0.join("netns");
         if !netns.exists() {
             std::os::unix::fs::symlink("/proc/self/ns", &netns).unwrap();
@@ -66,7 +70,7 @@ impl Place {
             .spawn()
             .unwrap();
         child.stdin.take().unwrap().write_all(self.config(more).to_string().as_bytes()).unwrap();
-        child.wait_with_output().unwrap()
+        child
     }
 
     /// A daemon that gives each caller one answer and hands on what it was asked.
@@ -197,6 +201,39 @@ fn without_a_daemon_only_a_namespace_known_to_be_outside_passes() {
     fs::write(place.0.join("namespaces.json"), "{").unwrap();
     let (_, message, _) = refused(&place.run("ADD", POD));
     assert!(message.contains("is damaged"), "{message}");
+}
+
+#[test]
+fn a_daemon_that_comes_meanwhile_is_asked_for_a_pod_that_may_be_the_mesh_s() {
+    let place = Place::new();
+    drop(UnixListener::bind(place.0.join("cni.sock")).unwrap()); // what one that was killed leaves
+    let plugin = place.start("ADD", POD, &json!({ "comingMilliseconds": 60_000 }));
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !sleeps(&plugin) {
+        assert!(Instant::now() < deadline, "it does not wait");
+        thread::yield_now();
+    }
+    fs::remove_file(place.0.join("cni.sock")).unwrap();
+    let told = place.daemon(|stream| stream.write_all(&http("200 OK", &json!({}))).unwrap());
+    passes_through(&plugin.wait_with_output().unwrap());
+    assert_eq!(told.recv().unwrap().0, "POST /cni/add HTTP/1.1");
+}
+
+/// In the system call of `thread::sleep`: on x86-64, on arm64.
+fn sleeps(plugin: &Child) -> bool {
+    let call = fs::read_to_string(format!("/proc/{}/syscall", plugin.id())).unwrap();
+    matches!(call.split(' ').next(), Some("230" | "115"))
+}
+
+#[test]
+fn nobody_waits_for_a_daemon_that_is_away_to_leave_or_to_be_looked_at() {
+    let place = Place::new();
+    let patient = json!({ "comingMilliseconds": 600_000 });
+    place.run_with("DEL", POD, &patient);
+    let (_, message, _) = refused(&place.run_with("CHECK", POD, &patient));
+    assert!(message.contains("E_CNI_DAEMON_AWAY"), "{message}");
+    place.decisions(&json!({ "shop": false }));
+    passes_through(&place.run_with("ADD", POD, &patient));
 }
 
 #[test]
