@@ -126,8 +126,10 @@ describe("what went over the mesh", { concurrency: false }, () => {
         spec: { action: "DENY", selector: { matchLabels: { app: "web" } }, rules: [{}] },
       }),
     );
-    const { code, stdout } = await ask(...question);
-    assert.equal(code, 1);
+    const stdout = await waitFor("control has the policy", async () => {
+      const answer = await ask(...question);
+      return answer.code === 1 && answer.stdout;
+    });
     assert.match(stdout, /flows\/nobody/);
     await waitFor("and so it is", async () => !(await shop.reaches("node1", "http://web/")));
   });
