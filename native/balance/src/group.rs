@@ -163,14 +163,18 @@ impl Turn {
         &self.0.uid
     }
 
-    /// How its try went; to be told once.
-    pub fn met(&self, met: Met, took: Duration, board: &Board, now: Instant) -> Option<crate::Ejection> {
+    /// How long its answer, or its failure, let wait; to be told once.
+    pub fn took(&self, met: Met, took: Duration, now: Instant) {
         let mut latency = self.0.latency.get();
         match met {
             Met::Status(status) if !(502..=504).contains(&status) => latency.answered(took, now),
             Met::Status(_) | Met::Failure => latency.failed(took, now),
         }
         self.0.latency.set(latency);
+    }
+
+    /// What came of it, which is known later than that where only the end of an answer tells; to be told once.
+    pub fn counts(&self, met: Met, board: &Board, now: Instant) -> Option<crate::Ejection> {
         board.met(&self.0.standing, met, now)
     }
 

@@ -54,7 +54,9 @@ impl Lab {
     }
 
     fn meet(&mut self, group: &Group, index: usize, met: Met) -> bool {
-        group.begin(index).met(met, Duration::from_millis(1), &self.board, self.now).is_some()
+        let turn = group.begin(index);
+        turn.took(met, Duration::from_millis(1), self.now);
+        turn.counts(met, &self.board, self.now).is_some()
     }
 
     fn meets(&mut self, group: &Group, index: usize, met: Met, times: u32) {
@@ -267,7 +269,8 @@ fn p99(algorithm: Algorithm) -> Duration {
         while under_way.peek().is_some_and(|std::cmp::Reverse((end, ..))| *end <= lab.now) {
             let std::cmp::Reverse((end, number, begun)) = under_way.pop().unwrap();
             let turn: trackbed_balance::Turn = turns.remove(&number).unwrap();
-            turn.met(Met::Status(200), end - begun, &lab.board, end);
+            turn.took(Met::Status(200), end - begun, end);
+            turn.counts(Met::Status(200), &lab.board, end);
         }
         let index = lab.choose(&group, &Wish::default());
         let end = free_at[index].max(lab.now) + service[index];

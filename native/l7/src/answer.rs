@@ -1,11 +1,13 @@
 //! A response on its way to the client: it counts, it watches the time, and at its end the backend's connection goes back to the pool.
 use crate::attempt::Lease;
-use crate::balancing::Chosen;
+use crate::balancing::{Chosen, Met};
+use crate::grpc::http_status;
 use crate::record::Record;
 use crate::refusal::grpc_status;
 use crate::upload::Upload;
 use crate::{Flag, Upstream};
 use bytes::Bytes;
+use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::borrow::Cow;
@@ -30,7 +32,6 @@ enum Source<U: Upstream> {
 pub(crate) struct Stream<U: Upstream> {
     pub(crate) incoming: Incoming,
     pub(crate) lease: Lease<U::Io>,
-    #[expect(dead_code, reason = "held for its drop, which may count")]
     pub(crate) endpoint: Chosen<U::Detail>,
     /// None: the request had no body.
     pub(crate) upload: Option<Rc<RefCell<Upload>>>,
@@ -99,6 +100,9 @@ impl<U: Upstream> Answer<U> {
         if !std::mem::replace(&mut self.over, true) {
             self.record.complete();
             if let Source::Backend(stream) = &mut self.source {
+                // Trailers that say nothing of it leave it at what the head said.
+                let status = self.record.grpc_status.map_or(StatusCode::OK, http_status);
+                self.record.met(&stream.endpoint, Met::Status(status.as_u16()));
                 stream.end();
             }
         }
@@ -109,6 +113,13 @@ impl<U: Upstream> Answer<U> {
         let upload = if let Source::Backend(stream) = &self.source { stream.upload.as_ref() } else { None };
         let client = upload.is_some_and(|upload| upload.borrow().failed());
         let too_large = upload.is_some_and(|upload| upload.borrow().too_large());
+        if let Source::Backend(stream) = &self.source
+            && !client
+            && !too_large
+            && !matches!(error, AnswerError::Denied)
+        {
+            self.record.met(&stream.endpoint, Met::Failure);
+        }
         self.record.flag(match error {
             AnswerError::Timeout => Flag::Timeout,
             AnswerError::Backend(_) if too_large => Flag::TooLarge,

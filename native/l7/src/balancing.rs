@@ -1,14 +1,15 @@
 //! The endpoint for one try: who could be asked by the mesh's state, the one of them by the backend's settings, and what follows from how it went.
 use crate::limits::BALANCED;
 use crate::traffic::{BackendSettings, Counted, Open};
-use crate::{BackendKey, Context, Endpoint, NoEndpoint, Outcome, Upstream};
+use crate::{BackendKey, Context, Endpoint, NoEndpoint, Outcome, Report, Upstream};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
-use trackbed_balance::{Group, Met, Turn, Wish};
+pub(crate) use trackbed_balance::Met;
+use trackbed_balance::{Group, Turn, Wish};
 
 /// Of one thread: what it has seen of the endpoints of each backend.
 pub(crate) struct Balancers<U: Upstream>(RefCell<HashMap<BackendKey, Rc<Balancer<U>>>>);
@@ -27,6 +28,8 @@ pub(crate) struct Chosen<D> {
     turn: Turn,
     /// When the request was sent: what a connection takes says little about the next request.
     begun: Cell<Instant>,
+    /// Only the end of its answer says what that was worth.
+    awaited: Cell<bool>,
     settings: Arc<BackendSettings>,
     _counted: Counted,
 }
@@ -55,6 +58,18 @@ impl<D> Chosen<D> {
 
     pub(crate) fn sent(&self, now: Instant) {
         self.begun.set(now);
+    }
+
+    /// At the end of an answer that only began before: what it was worth.
+    pub(crate) fn ended(&self, met: Met, report: &dyn Report, key: &BackendKey) {
+        if self.awaited.take() {
+            self.counts(met, report, key, Instant::now());
+        }
+    }
+
+    fn counts(&self, met: Met, report: &dyn Report, key: &BackendKey, now: Instant) {
+        let board = &self.settings.board;
+        self.turn.counts(met, board, now).into_iter().chain(board.look(now)).for_each(|ejection| report.ejected(key, &ejection));
     }
 
     /// What a session with it is known by.
@@ -115,7 +130,14 @@ impl<U: Upstream> Balancers<U> {
             let Some(chosen) = index else { return Err(NotChosen::NoEndpoint(NoEndpoint::None)) };
             if let Some(endpoint) = context.upstream.endpoint(candidates, chosen) {
                 let settings = Arc::clone(settings);
-                return Ok(Chosen { endpoint, turn: group.begin(chosen), begun: Cell::new(now), settings, _counted: counted });
+                return Ok(Chosen {
+                    endpoint,
+                    turn: group.begin(chosen),
+                    begun: Cell::new(now),
+                    awaited: Cell::new(false),
+                    settings,
+                    _counted: counted,
+                });
             }
             // Seldom: an address that somebody else claims by now, for example.
             let avoid = avoid.get_or_insert_with(|| wish.avoid.to_vec());
@@ -131,12 +153,15 @@ impl<U: Upstream> Balancers<U> {
 /// How its try went; to be told once.
 pub(crate) fn observe<U: Upstream>(context: &Context<U>, key: &BackendKey, chosen: &Chosen<U::Detail>, outcome: Outcome, now: Instant) {
     context.upstream.observe(&chosen.endpoint, outcome);
+    let took = now.saturating_duration_since(chosen.begun.get());
     let met = match outcome {
         Outcome::Unreachable | Outcome::Lost => Met::Failure,
         Outcome::Answered(status) => Met::Status(status),
+        Outcome::Began => {
+            chosen.turn.took(Met::Status(200), took, now);
+            return chosen.awaited.set(true);
+        }
     };
-    let took = now.saturating_duration_since(chosen.begun.get());
-    let board = &chosen.settings.board;
-    let ejections = chosen.turn.met(met, took, board, now).into_iter().chain(board.look(now));
-    ejections.for_each(|ejection| context.report.ejected(key, &ejection));
+    chosen.turn.took(met, took, now);
+    chosen.counts(met, &*context.report, key, now);
 }

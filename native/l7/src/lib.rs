@@ -25,6 +25,7 @@ mod explain;
 mod extended;
 mod filter;
 mod framing;
+mod grpc;
 mod guard;
 mod hello;
 mod http_server;

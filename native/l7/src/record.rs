@@ -1,6 +1,7 @@
 //! The record of one request, from its head to its last byte: told once, however the request ended.
 use crate::admission::Admission;
 use crate::backend::Backend;
+use crate::balancing::{Chosen, Met};
 use crate::rule::HttpRule;
 use crate::trace::Trace;
 use crate::traffic::Pass;
@@ -125,6 +126,13 @@ impl Record {
 
     pub(crate) fn answered(&mut self) {
         self.first_byte = Some(self.begun.elapsed());
+    }
+
+    /// What an answer was worth that only began before.
+    pub(crate) fn met<D>(&self, endpoint: &Chosen<D>, met: Met) {
+        if let Some(backend) = &self.backend {
+            endpoint.ended(met, &*self.parties.report, &backend.key);
+        }
     }
 
     /// The last byte of the response was handed over.

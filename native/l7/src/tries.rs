@@ -2,8 +2,9 @@
 use crate::attempt::{Answered, Failure, NotReady, acquire};
 use crate::backend::Backend;
 use crate::balancing::{Chosen, NotChosen, observe};
+use crate::grpc::http_status;
 use crate::record::Record;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, grpc_status};
 use crate::restrain::too_large;
 use crate::retry::{Met, Verdict, verdict};
 use crate::rule::HttpRule;
@@ -12,8 +13,9 @@ use crate::traffic::Open;
 use crate::upload::{Outgoing, Upload};
 use crate::{ConnectError, Flag, NoEndpoint, Outcome, Upstream};
 use http::request::Parts;
-use http::{Request, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body::Body;
+use hyper::body::Incoming;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -111,7 +113,7 @@ pub(crate) async fn tries<U: Upstream>(session: &Session<U>, errand: Errand<'_>,
             }
             Some(Tried::Answered(answered)) => {
                 let status = answered.response.status();
-                (Met::Status(status), Outcome::Answered(status.as_u16()))
+                (Met::Status(status), if record.grpc { by_grpc(&answered.response) } else { Outcome::Answered(status.as_u16()) })
             }
             Some(Tried::Unreached(error)) => {
                 tracing::debug!(endpoint = %endpoint.uid, %error, "an endpoint was not reached");
@@ -218,6 +220,16 @@ fn is_refused(cause: &hyper::Error) -> bool {
         error.is_remote()
             && (error.reason() == Some(h2::Reason::REFUSED_STREAM) || (error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR)))
     })
+}
+
+/// The server's own status counts, not that of HTTP, which is 200 for all of them.
+fn by_grpc(response: &Response<Incoming>) -> Outcome {
+    let status = response.status();
+    match grpc_status(response.headers()) {
+        Some(code) if status.is_success() => Outcome::Answered(http_status(code).as_u16()),
+        None if status.is_success() && !response.body().is_end_stream() => Outcome::Began,
+        _ => Outcome::Answered(status.as_u16()),
+    }
 }
 
 fn end<U: Upstream>(

@@ -30,8 +30,10 @@ pub enum Outcome {
     Unreachable,
     /// The connection was lost, or the time was over, before the answer began.
     Lost,
-    /// The status of its answer. Of a connection without HTTP: 0, when it was established.
+    /// The status of its answer; of gRPC, what stands in HTTP for its own. Of a connection without HTTP: 0, when it was established.
     Answered(u16),
+    /// An answer of gRPC began, and its trailers will say its status.
+    Began,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -337,7 +337,7 @@ export const SessionPersistenceSchema: GenMessage<SessionPersistence> = /*@__PUR
   messageDesc(file_traffic, 7);
 
 /**
- * Passive: by what requests meet. An ejected endpoint gets nothing while there are others; its time over, it returns by slow start where that is
+ * Passive: by what requests meet; a call of gRPC by its own status, as what stands for it in HTTP. An ejected endpoint gets nothing while there are others; its time over, it returns by slow start where that is
  * set. When more than max_ejection_percent would be, no more are. Unset: an endpoint that failed to connect, or lost the connection before its
  * answer, three times in a row is passed over for 5 s, doubled each time up to 1 min, and no status counts.
  *

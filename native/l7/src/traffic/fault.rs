@@ -1,4 +1,5 @@
 //! Faults on purpose: what a client does when its server is slow or gone is found out before that happens by itself.
+use crate::grpc::http_status;
 use crate::invalid::{At, Invalid, Parsed, set};
 use http::StatusCode;
 use std::time::Duration;
@@ -74,21 +75,5 @@ impl Share {
     /// By chance, and not evenly as weights are: a pattern is what a client's retries would get in step with.
     fn drawn(self) -> bool {
         fastrand::u32(..self.denominator) < self.numerator
-    }
-}
-
-/// As gateways of gRPC to HTTP have it.
-fn http_status(grpc: u16) -> StatusCode {
-    match grpc {
-        3 | 9 | 11 => StatusCode::BAD_REQUEST,
-        4 => StatusCode::GATEWAY_TIMEOUT,
-        5 => StatusCode::NOT_FOUND,
-        6 | 10 => StatusCode::CONFLICT,
-        7 => StatusCode::FORBIDDEN,
-        8 => StatusCode::TOO_MANY_REQUESTS,
-        12 => StatusCode::NOT_IMPLEMENTED,
-        14 => StatusCode::SERVICE_UNAVAILABLE,
-        16 => StatusCode::UNAUTHORIZED,
-        _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

@@ -7,6 +7,7 @@ mod external;
 mod limits;
 mod mirrors;
 mod nginx;
+mod outliers;
 mod peers;
 mod retries;
 mod routing;
