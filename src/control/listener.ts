@@ -1,6 +1,6 @@
 // Control's TLS port: gRPC over HTTP/2 on every listen address, within bounds that one peer cannot use up for the others.
-import type { Http2SecureServer, Http2ServerRequest, Http2ServerResponse, ServerHttp2Session } from "node:http2";
-import { createSecureServer } from "node:http2";
+import type { Http2SecureServer, Http2ServerRequest, Http2ServerResponse, ServerHttp2Session, ServerHttp2Stream } from "node:http2";
+import { constants, createSecureServer } from "node:http2";
 import type { AddressInfo, Socket } from "node:net";
 import type { TLSSocket } from "node:tls";
 import { meshError } from "#mesh/error.ts";
@@ -37,14 +37,21 @@ const FIRST_CALL_MILLISECONDS = 5_000;
 const CALLS_PER_CONNECTION = 128;
 const PING_INTERVAL_MILLISECONDS = 10_000;
 const PING_TIMEOUT_MILLISECONDS = 20_000;
+/** So often a drain looks for calls that are over. */
+const OVER_MILLISECONDS = 20;
 
 export async function listen(options: ListenerOptions): Promise<Listener> {
   const sessions = new Set<ServerHttp2Session>();
+  const calls = new Set<ServerHttp2Stream>();
   const perAddress = new Map<string, number>();
   const servers: Http2SecureServer[] = [];
   try {
     for (const endpoint of options.endpoints) {
       const server = createServer(options, sessions, perAddress);
+      server.on("stream", (call: ServerHttp2Stream) => {
+        calls.add(call);
+        call.once("close", () => calls.delete(call));
+      });
       servers.push(server);
       await bind(server, endpoint);
     }
@@ -58,7 +65,7 @@ export async function listen(options: ListenerOptions): Promise<Listener> {
       for (const server of servers) server.setSecureContext(tls(credentials));
     },
     sessions: () => sessions.size,
-    drain: (milliseconds) => drain(servers, sessions, milliseconds),
+    drain: (milliseconds) => drain(servers, sessions, calls, milliseconds),
   };
 }
 
@@ -146,10 +153,15 @@ function bind(server: Http2SecureServer, { host, port }: Endpoint): Promise<void
 async function drain(
   servers: readonly Http2SecureServer[],
   sessions: ReadonlySet<ServerHttp2Session>,
+  calls: ReadonlySet<ServerHttp2Stream>,
   milliseconds: number,
 ): Promise<number> {
   const closed = servers.map((server) => new Promise<void>((resolve) => server.close(() => resolve())));
   for (const session of sessions) session.close(); // GOAWAY; calls that are open may end
+  // Daemons leave their half of a call open when we have ended ours, and the connection with it.
+  const over = setInterval(() => {
+    for (const call of calls) if (call.state.localClose === 1) call.close(constants.NGHTTP2_NO_ERROR);
+  }, OVER_MILLISECONDS);
   const deadline = Promise.withResolvers<number>();
   const timer = setTimeout(() => {
     const left = [...sessions];
@@ -158,6 +170,7 @@ async function drain(
   }, milliseconds);
   const cut = await Promise.race([Promise.all(closed).then(() => 0), deadline.promise]);
   clearTimeout(timer);
+  clearInterval(over);
   return cut;
 }
 

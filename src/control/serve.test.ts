@@ -135,6 +135,14 @@ test("after control restarted the daemon is back by itself and gets only the dif
   assert.deepEqual(upserts.sort(), ["a@1", "b@1", "b@2", "gone@1"]);
 });
 
+test("a control that ends waits for no caller whose half of a call stays open", async (t) => {
+  const server = await serve(t);
+  const { client } = server.follow();
+  await until("synced", () => client.connectivity().synced);
+  server.xds.close();
+  assert.equal(await server.listener().drain(DEADLINE_MILLISECONDS), 0, "the connection had to be cut");
+});
+
 test("a refused resource reaches control with its reason, and the rest is in force", async (t) => {
   const server = await serve(t);
   server.store.update(AUTHORIZATION_TYPE, [resource("bad", "1"), resource("good", "1")], []);
