@@ -7,6 +7,7 @@ import type { AskedMesh } from "#inspect/eval/mesh.ts";
 import { defaultKubeconfig } from "../cluster/client.ts";
 import { askAll, findDaemons } from "../daemons.ts";
 import { type Exit, exit, type Format, isDaemonAway, usage } from "../outcome.ts";
+import { daemonsOf } from "../where.ts";
 import { connectionPage } from "./connection-page.ts";
 import { compiled, nodeState, type WrittenOptions, writtenState } from "./state.ts";
 
@@ -62,7 +63,7 @@ export async function whoAnswers(options: AskOptions): Promise<Answering> {
     const state = await writtenState(options);
     return { from: state.from, inForce: true, meshes: new Map([["", compiled(state)]]) };
   };
-  if (options.directory !== undefined || options.kubeconfig !== undefined || options.context !== undefined) return written();
+  if (options.directory !== undefined || daemonsOf(options) === null) return written();
   try {
     const { answers, failures } = await askAll(findDaemons(options.run), nodeState);
     const [failed] = failures;
