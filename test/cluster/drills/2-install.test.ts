@@ -38,17 +38,17 @@ test("every program of the image runs in it, with nothing of this machine", asyn
     "node /app/control.js --help",
   ];
   const { image } = trackbed;
-  for (const [index, program] of programs.entries()) {
-    const container = { name: "x", image, imagePullPolicy: "Never", command: program.split(" ") };
-    await c.apply(
-      JSON.stringify({
-        apiVersion: "v1",
-        kind: "Pod",
-        metadata: { name: `program-${index}`, namespace: "default" },
-        spec: { restartPolicy: "Never", terminationGracePeriodSeconds: 0, containers: [container] },
-      }),
-    );
-  }
+  const items = programs.map((program, index) => ({
+    apiVersion: "v1",
+    kind: "Pod",
+    metadata: { name: `program-${index}`, namespace: "default" },
+    spec: {
+      restartPolicy: "Never",
+      terminationGracePeriodSeconds: 0,
+      containers: [{ name: "x", image, imagePullPolicy: "Never", command: program.split(" ") }],
+    },
+  }));
+  await c.apply(JSON.stringify({ apiVersion: "v1", kind: "List", items }));
   for (const [index, program] of programs.entries()) {
     const phase = await waitFor(`${program} ends`, async () => {
       const { status } = await c.get("pod", `program-${index}`, "-n", "default");

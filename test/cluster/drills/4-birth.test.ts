@@ -62,14 +62,14 @@ describe("pods born into an enrolled namespace", { concurrency: false }, () => {
     await c.kubectl("-n", shop.namespace, "wait", "pod/opted-out", "--for=condition=Ready", "--timeout=60s");
     assert.doesNotMatch(await c.inPod(shop.namespace, "opted-out", "nft list ruleset"), /15001/);
     assert.equal(capture(await c.get("pod", "opted-out", "-n", shop.namespace)), null);
-    await c.kubectl("-n", shop.namespace, "delete", "pod", "opted-out");
+    await c.kubectl("-n", shop.namespace, "delete", "pod", "opted-out", "--wait=false");
   });
 
   test("a hostNetwork pod starts and is left alone", async () => {
     await c.apply(pod("on-host", shop.namespace, {}, true));
     await c.kubectl("-n", shop.namespace, "wait", "pod/on-host", "--for=condition=Ready", "--timeout=60s");
     for (const node of c.nodes) assert.doesNotMatch(await c.onNode(node, "nft list ruleset | grep -v kube-proxy"), /15001/);
-    await c.kubectl("-n", shop.namespace, "delete", "pod", "on-host");
+    await c.kubectl("-n", shop.namespace, "delete", "pod", "on-host", "--wait=false");
   });
 
   test("an address that goes from one pod to another at once never carries the first one's identity", async () => {
@@ -134,7 +134,7 @@ function job(name: string, namespace: string, url: string): string {
 
 /** Each pod shouts its first words as soon as it lives and ends; what is refused is refused. */
 function burst(name: string, namespace: string, url: string): string {
-  const spec = { completions: 40, parallelism: 8, template: template({}, `${fetching(url)} >/dev/null; true`) };
+  const spec = { completions: 40, parallelism: 20, template: template({}, `${fetching(url)} >/dev/null; true`) };
   return JSON.stringify({ apiVersion: "batch/v1", kind: "Job", metadata: { name, namespace }, spec });
 }
 

@@ -26,41 +26,55 @@ describe("with the mesh's processes killed", { concurrency: false }, () => {
 
   const works = async (): Promise<void> => assert.match(await shop.get("node1", far), new RegExp(MARKER));
 
-  test("the daemon of a node: its pods go on, a new pod waits for it and then starts in the mesh", async () => {
-    await withoutDaemons(c, async () => {
-      await works();
-      await c.apply(late(shop.namespace));
+  describe("the daemons of all nodes are away", { concurrency: false }, () => {
+    let outside: Shop;
+    let told: readonly (readonly [string, string | undefined])[];
+    const since = async () => (await shop.pods()).map((pod) => [pod.metadata.name, capture(pod)?.lastTransitionTime] as const).sort();
+    before(async () => {
+      outside = await openShop(c, "faults-outside"); // the daemons know the namespace before they are gone
+      told = await since();
+      await removeDaemons(c);
+      await c.apply(late(shop.namespace)); // the plugin waits for a daemon for a while before it gives up
+    });
+    after(async () => {
+      await returnDaemons(c);
+      await outside?.remove();
+    });
+
+    test("pods of the mesh go on", works);
+
+    test("pods that are not enrolled start without them", async () => {
+      const [pod] = await outside.pods("client");
+      await c.kubectl("-n", outside.namespace, "delete", "pod", pod?.metadata.name ?? "");
+      await c.kubectl("-n", outside.namespace, "rollout", "status", "daemonset/client", "--timeout=60s");
+    });
+
+    test("a new pod of the mesh waits, and the kubelet says why", async () => {
       await waitFor("the kubelet says why the pod waits", async () =>
         /trackbed/.test(await c.kubectl("-n", shop.namespace, "get", "events", "--field-selector=involvedObject.name=late")),
       );
       assert.equal((await c.get("pod", "late", "-n", shop.namespace)).status?.phase, "Pending");
     });
-    await c.kubectl("-n", shop.namespace, "wait", "pod/late", "--for=condition=Ready", `--timeout=${RECOVER_MS / 1000}s`);
-    await shop.captured();
-    await c.kubectl("-n", shop.namespace, "delete", "pod", "late");
-  });
 
-  test("the daemon of a node: nobody is told by its end or its return that pods had left the mesh", async () => {
-    const since = async () => (await shop.pods()).map((pod) => capture(pod)?.lastTransitionTime).sort();
-    const before = await since();
-    await withoutDaemons(c, works);
-    await waitFor("the daemons know the pods as they are", async () => {
-      const known = (await Promise.all(c.nodes.map((node) => statusOn(c, node)))).flatMap(({ pods }) => pods);
-      const ready = known.filter(({ namespace, phase }) => namespace === shop.namespace && phase === "ready");
-      return ready.length === before.length;
+    test("it starts in the mesh when they are back", async () => {
+      await returnDaemons(c);
+      await c.kubectl("-n", shop.namespace, "wait", "pod/late", "--for=condition=Ready", `--timeout=${RECOVER_MS / 1000}s`);
+      await shop.captured();
+      await c.kubectl("-n", shop.namespace, "delete", "pod", "late", "--wait=false");
     });
-    assert.deepEqual(await since(), before);
-    assert.doesNotMatch(await c.kubectl("-n", shop.namespace, "get", "events"), /E_ENGINE_AWAY/);
-  });
 
-  test("the daemon of a node: pods that are not enrolled start without it", async () => {
-    const outside = await openShop(c, "faults-outside"); // the daemons know the namespace before they are gone
-    await withoutDaemons(c, async () => {
-      const [pod] = await outside.pods("client");
-      await c.kubectl("-n", outside.namespace, "delete", "pod", pod?.metadata.name ?? "");
-      await c.kubectl("-n", outside.namespace, "rollout", "status", "daemonset/client", "--timeout=60s");
+    test("nobody was told by their end or their return that pods had left the mesh", async () => {
+      await waitFor("the daemons know the pods as they are", async () => {
+        const known = (await Promise.all(c.nodes.map((node) => statusOn(c, node)))).flatMap(({ pods }) => pods);
+        const ready = known.filter(({ namespace, phase }) => namespace === shop.namespace && phase === "ready").map(({ name }) => name);
+        return told.every(([name]) => ready.includes(name));
+      });
+      assert.deepEqual(
+        (await since()).filter(([name]) => name !== "late"),
+        told,
+      );
+      assert.doesNotMatch(await c.kubectl("-n", shop.namespace, "get", "events"), /E_ENGINE_AWAY/);
     });
-    await outside.remove();
   });
 
   test("all of control: connections go on, policy stays in force, and two replicas come back", async () => {
@@ -86,29 +100,24 @@ describe("with the mesh's processes killed", { concurrency: false }, () => {
   });
 });
 
-/** Takes the daemons off every node by a selector that no node has, and brings them back. */
-async function withoutDaemons(c: Cluster, during: () => Promise<void>): Promise<void> {
-  const patch = (value: string | null): Promise<string> =>
-    c.kubectl(
-      "-n",
-      SYSTEM,
-      "patch",
-      "daemonset/trackbed-daemon",
-      "--type=merge",
-      "-p",
-      JSON.stringify({ spec: { template: { spec: { nodeSelector: { "trackbed.test/nowhere": value } } } } }),
-    );
-  await patch("true");
+/** Takes the daemons off every node by a selector that no node has. */
+async function removeDaemons(c: Cluster): Promise<void> {
+  await placeDaemons(c, "true");
   await waitFor("no daemon is left", async () =>
     (await c.get<List>("pods", "-n", SYSTEM)).items.every(({ metadata }) => !metadata.name.startsWith("trackbed-daemon")),
   );
-  try {
-    await during();
-  } finally {
-    await patch(null);
-  }
+}
+
+async function returnDaemons(c: Cluster): Promise<void> {
+  await placeDaemons(c, null);
   await c.kubectl("-n", SYSTEM, "rollout", "status", "daemonset/trackbed-daemon", `--timeout=${RECOVER_MS / 1000}s`);
 }
+
+const placeDaemons = (c: Cluster, nowhere: string | null): Promise<string> =>
+  c.kubectl(
+    ...["-n", SYSTEM, "patch", "daemonset/trackbed-daemon", "--type=merge", "-p"],
+    JSON.stringify({ spec: { template: { spec: { nodeSelector: { "trackbed.test/nowhere": nowhere } } } } }),
+  );
 
 const late = (namespace: string): string => `
 apiVersion: v1

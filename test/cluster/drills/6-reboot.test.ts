@@ -84,16 +84,23 @@ describe(REBOOTS === 1 ? "a node reboots" : `a node reboots ${REBOOTS} times`, {
     assert.equal(seen.readable(MARKER), 0);
     await c.kubectl("-n", SYSTEM, "scale", "deployment/trackbed-control", "--replicas=2");
     await c.kubectl("-n", SYSTEM, "rollout", "status", "deployment/trackbed-control", "--timeout=120s");
+    // Conditions may still be those of before: the daemon that is new has the first word.
     await waitFor(
-      "every pod is ready in the mesh",
+      "every pod of the node is ready in the mesh",
+      async () => {
+        const own = (await statusOn(c, "node2")).pods.filter(({ namespace }) => namespace === shop.namespace);
+        return own.length > 0 && own.every(({ phase }) => phase === "ready");
+      },
+      BACK_MS,
+    );
+    await waitFor("traffic flows", () => shop.reaches("node2", `http://web.${shop.namespace}/`), BACK_MS);
+    await waitFor(
+      "every pod shows that it is ready",
       async () => (await shop.pods()).every((pod) => capture(pod)?.reason === "Ready"),
       BACK_MS,
     );
-    await waitFor("traffic flows", () => shop.reaches("node2", podUrl2(shop)), BACK_MS);
   });
 });
-
-const podUrl2 = (shop: Shop): string => `http://web.${shop.namespace}/`;
 
 const chatter = (name: string, node: string, namespace: string, url: string): string => `
 apiVersion: v1
