@@ -114,7 +114,7 @@ async function foretold(evaluator: Evaluator, open: AskedMesh, closed: AskedMesh
   const edges = EVERY.map((one) => edgeOf(one, known));
   const { newlyDenied, undecided, gone } = await simulate(evaluator, open, closed, {
     edges,
-    requests: 0,
+    requests: [],
     routes: [],
     unnamed: 0,
     unread: 0,

@@ -1,5 +1,6 @@
 // Who was seen to talk to whom: lines of `trackbed flows -o json`, records or edges of the ledger, gathered by what policy tells apart.
 import { z } from "zod";
+import { gatherRequests, type ObservedRequest } from "./observed-requests.ts";
 
 /** Connections that are alike for policy. */
 export type Observed = {
@@ -30,11 +31,11 @@ export type Observed = {
 
 export type Observations = {
   readonly edges: readonly Observed[];
-  /** Requests that a waypoint decided: their records do not hold what its policies look at. */
-  readonly requests: number;
+  /** What waypoints decided, as far as their records hold what policies look at. */
+  readonly requests: readonly ObservedRequest[];
   /** Rules of routes that requests took: "HTTPRoute/namespace/name/index". */
   readonly routes: readonly string[];
-  /** Connections that no edge tells apart, because there were too many edges. */
+  /** Connections and requests that no edge tells apart, because there were too many edges. */
   readonly unnamed: number;
   /** Lines that were not understood, and the first of them. */
   readonly unread: number;
@@ -53,7 +54,7 @@ const MOST_ADDRESSES = 16;
 const text = z.string().nullable().default(null);
 const count = z.number().int().min(0);
 const verdict = z.enum(["allowed", "denied", "failed"]);
-const requestFacts = z.object({ route: text }).nullish();
+const requestFacts = z.object({ route: text, method: text, authority: text, path: text, port: count.nullable().default(null) }).nullish();
 const end = z.object({
   address: z.string().default(""),
   port: count.default(0),
@@ -68,6 +69,7 @@ const flowRecord = z.object({
   direction: z.enum(["outbound", "inbound"]),
   verdict,
   policy: text,
+  code: text,
   start: z.string(),
   source: end,
   destination: end,
@@ -80,6 +82,7 @@ const edgeAbout = z.object({
   reporter: z.enum(["source", "destination", "waypoint"]),
   verdict,
   policy: text,
+  code: text,
   source: edgeEnd,
   destination: edgeEnd,
   service: text,
@@ -110,7 +113,8 @@ export function gatherObserved(): Gatherer {
   const opened = new Set<string>();
   const routes = new Set<string>();
   const missing = new Set<string>();
-  let [requests, unnamed, unread] = [0, 0, 0];
+  const requests = gatherRequests();
+  let [unnamed, unread] = [0, 0];
   let unreadExample: string | null = null;
 
   function add(
@@ -141,7 +145,7 @@ export function gatherObserved(): Gatherer {
 
   function takeFlow({ id, phase, podUid, direction, request, start, source, destination, ...rest }: z.output<typeof flowRecord>): void {
     if (request !== undefined && request !== null) {
-      requests++;
+      requests.record({ source, start, request, ...rest });
       if (request.route !== null) routes.add(request.route);
       return;
     }
@@ -175,16 +179,18 @@ export function gatherObserved(): Gatherer {
     time: string;
     seconds: number;
   }): void {
+    const last = new Date(Date.parse(time) + seconds * 1000).toISOString();
     if (edge.reporter === "waypoint") {
-      requests += count;
-      if (edge.request?.route != null) routes.add(edge.request.route);
+      const { request } = edge;
+      if (request == null || edge.other) unnamed += count;
+      else if (count > 0) requests.edge({ ...edge, request }, { count, first: time, last });
+      if (request?.route != null) routes.add(request.route);
     } else if (edge.other) unnamed += edge.reporter === "destination" ? count : 0;
     else if (edge.reporter === "destination" && count > 0) {
       const { source, destination, port, service, verdict, policy } = edge;
       const from = { identity: source.identity, namespace: source.namespace, workload: source.workload, addresses: [] };
       const to = { namespace: destination.namespace, workload: destination.workload, addresses: [] };
-      const end = new Date(Date.parse(time) + seconds * 1000).toISOString();
-      add({ source: from, destination: to, port, service, verdict, policy }, count, { first: time, last: end, counted: true });
+      add({ source: from, destination: to, port, service, verdict, policy }, count, { first: time, last, counted: true });
     }
   }
 
@@ -201,14 +207,14 @@ export function gatherObserved(): Gatherer {
       else if (parsed.data.type === "cut") missing.add(`there were more lines than ${parsed.data.limit}`);
     },
     done: () => ({
+      requests: requests.done().requests,
       edges: [...edges.values()].map(({ from, to, counted: _, source, destination, ...rest }) => ({
         ...rest,
         source: { ...source, addresses: [...from].sort() },
         destination: { ...destination, addresses: [...to].sort() },
       })),
-      requests,
       routes: [...routes].sort(),
-      unnamed,
+      unnamed: unnamed + requests.done().unnamed,
       unread,
       unreadExample,
       missing: [...missing].sort(),

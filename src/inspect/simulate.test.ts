@@ -39,7 +39,7 @@ const seen = (more: Partial<Observed> & { account?: string | null } = {}): Obser
 };
 const observations = (...edges: Observed[]): Observations => ({
   edges,
-  requests: 0,
+  requests: [],
   routes: [],
   unnamed: 0,
   unread: 0,
@@ -144,7 +144,7 @@ test("a connection counts once, whatever tells of it, and what is no record is t
       ["denied", 1, "05", "05"],
     ],
   );
-  assert.deepEqual([requests, unread], [1, 1]);
+  assert.deepEqual([requests.map(({ method }) => method), unread], [["GET"], 1]);
 });
 
 test("edges of a ledger are counted where they were decided, and those that stand for others are not given a name", () => {
@@ -157,14 +157,15 @@ test("edges of a ledger are counted where they were decided, and those that stan
     source: end,
     destination: end,
     port: 80,
+    request: reporter === "waypoint" ? { method: "GET" } : null,
     other,
   });
   for (const [reporter, other] of [["destination"], ["source"], ["waypoint"], ["destination", true]] as const)
     gatherer.line(JSON.stringify({ type: "edge", time: "2026-01-01T00:00:00.000Z", seconds: 60, count: 5, edge: edge(reporter, other) }));
   const { edges, requests, unnamed } = gatherer.done();
   assert.deepEqual(
-    [edges.map(({ connections, last }) => [connections, last]), requests, unnamed],
-    [[[5, "2026-01-01T00:01:00.000Z"]], 5, 5],
+    [edges.map(({ connections, last }) => [connections, last]), requests.map(({ requests }) => requests), unnamed],
+    [[[5, "2026-01-01T00:01:00.000Z"]], [5], 5],
   );
 });
 

@@ -3,6 +3,7 @@ import type { Admit, AdmitAnswer, Judgement, RejectedResource } from "./eval/con
 import type { Evaluator } from "./eval/evaluator.ts";
 import { type AskedMesh, difference, type Known, load, workloadsOf } from "./eval/mesh.ts";
 import type { Observations, Observed } from "./observed.ts";
+import { type RequestSimulation, requestReplay } from "./simulate-requests.ts";
 
 /** One edge, and what is said of it. */
 export type Outcome = { readonly edge: Observed; readonly before: Judgement; readonly after: Judgement };
@@ -22,8 +23,9 @@ export type Simulation = {
   readonly undecided: readonly Outcome[];
   /** Nobody is there any more. */
   readonly gone: readonly Observed[];
-  /** Requests that waypoints decide, and connections beyond the edges that are told apart: not replayed. */
-  readonly requests: number;
+  /** Of what waypoints decide. */
+  readonly requests: RequestSimulation;
+  /** Connections and requests beyond the edges that are told apart: not replayed. */
   readonly unnamed: number;
   /** Nodes whose part is not in it. */
   readonly missing: readonly string[];
@@ -38,8 +40,10 @@ export async function simulate(evaluator: Evaluator, before: AskedMesh, after: A
   const find = destinations(workloadsOf(before));
   const asked = observations.edges.map((edge) => ({ edge, questions: questionsOf(edge, find(edge)) }));
   const questions = asked.flatMap(({ questions }) => questions);
+  const requests = requestReplay(before, after, observations.requests);
   await load(evaluator, before);
   const now = await evaluator.admit(questions);
+  await requests.before(evaluator);
   const rejected = await evaluator.change(difference(before, after));
   const then = await evaluator.admit(questions);
   let at = 0;
@@ -61,7 +65,7 @@ export async function simulate(evaluator: Evaluator, before: AskedMesh, after: A
     wouldDeny: ofKind(({ before, after }) => after.verdict === "allowed" && after.audit !== null && before.audit === null),
     undecided: ofKind(({ before, after }) => after.verdict === "depends" || (before.verdict === "depends" && isRefused(after))),
     gone: asked.filter(({ questions }) => questions.length === 0).map(({ edge }) => edge),
-    requests: observations.requests,
+    requests: await requests.after(evaluator),
     unnamed: observations.unnamed,
     missing: observations.missing,
     rejected,

@@ -1,6 +1,7 @@
 //! `trackbed-engine eval`: the functions that decide connections, asked over lines of JSON. No socket, no privilege, no clock: what is true of the
 //! state that comes in. docs/explain.md has the contract.
 mod line;
+mod replay;
 mod request;
 
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
@@ -95,6 +96,10 @@ fn one(mesh: &mut Option<Mesh>, line: Line) -> Result<Option<Answer>, String> {
             Ok(Some(Answer::Connect { answer: Box::new(answer), requests, id: question.id }))
         }
         Line::Admit(question) => Ok(Some(Answer::Admit { answer: admit(&mesh.world, &question)?, id: question.id })),
+        Line::Replay(question) => {
+            let (answer, depends) = replay::replay(mesh, &question)?;
+            Ok(Some(Answer::Replay { answer, depends, id: question.id }))
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 use crate::canonical::canonical;
 use crate::client::{Client, Served};
 use crate::record::Decided;
+use crate::replay::decided;
 use crate::service::Rules;
 use crate::table::{Guard, Table};
 use crate::upstream::BackendKey;
@@ -11,7 +12,7 @@ use http::request::Parts;
 use std::sync::Arc;
 use std::time::SystemTime;
 use trackbed_contract::tables::errors;
-use trackbed_policy::{Decision, Evaluation, Host, Http, Paths, Policies, PolicyRef, PolicyTold, Subject, Token};
+use trackbed_policy::{Host, Http, Paths, Policies, PolicyRef, PolicyTold, Subject, Token};
 
 #[derive(Debug, Default)]
 pub struct Explained {
@@ -114,13 +115,4 @@ fn judge(policies: &Policies, client: &Client, served: &Served, request: &Parts,
     let asked = policies.custom(&subject).into_iter().map(|ask| (Arc::clone(ask.provider), ask.policy)).collect();
     let (considered, evaluation) = policies.explain(&subject);
     Explained { considered, asked, decided: decided(evaluation), ..Explained::default() }
-}
-
-fn decided(Evaluation { decision, audit, .. }: Evaluation) -> Option<Decided> {
-    let audit = audit.and_then(Decision::refused);
-    match decision {
-        Decision::Denied(refused) => Some(Decided { audit, ..Decided::of(refused) }),
-        Decision::Allowed { by: None } if audit.is_none() => None,
-        Decision::Allowed { by } => Some(Decided { policy: by, audit, ..Decided::nobody("", String::new()) }),
-    }
 }

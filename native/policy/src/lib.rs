@@ -9,7 +9,7 @@ pub mod path;
 mod policy;
 mod why;
 
-pub use access::{Ask, Host, Http, Paths, Policies, PolicyTold, RuleTold, Subject, Token};
+pub use access::{Ask, Bounds, Host, Http, Paths, Policies, PolicyTold, RuleTold, Subject, Token, Unknown};
 pub use evaluate::{Candidate, Considered, Decision, Effect, Evaluation, PolicyRef, Refused, evaluate, explain, keeps_out};
 pub use parse::{PolicyError, Problem};
 pub use policy::{Action, Connection, Intermediary, Policy, Rejected, Scope};

@@ -11,7 +11,7 @@ use trackbed_contract::Identity;
 use trackbed_contract::authorization::text::Kind;
 use trackbed_contract::authorization::{Access, Action, Clause, Match, Policy, Rule, Text, Texts};
 use trackbed_policy::path::normal;
-use trackbed_policy::{Decision, Effect, Evaluation, Host, Http, Paths, Policies, PolicyRef, Subject, Token};
+use trackbed_policy::{Decision, Effect, Evaluation, Host, Http, Paths, Policies, PolicyRef, Subject, Token, Unknown};
 
 /// Shared with the compiler, src/compile/decision-vectors.test.ts.
 const VECTORS: &str = include_str!("../../../proto/vectors/decisions.json");
@@ -193,6 +193,38 @@ fn one_by_one(policies: &Policies, asked: &Asked) -> String {
     }
 }
 
+fn random_policies(random: &mut fastrand::Rng) -> Policies {
+    let policies: Vec<Policy> = (0..random.usize(1..20))
+        .map(|number| {
+            let mut clause = || Clause { matches: vec![random_match(random), random_match(random)] };
+            let rules = vec![Rule { clauses: vec![clause(), clause()] }, Rule { clauses: vec![clause()] }];
+            let action = if random.bool() { Action::Allow } else { Action::Deny };
+            Policy { name: format!("shop/p{number}"), action: action.into(), rules, dry_run: random.u8(..8) == 0, ..Policy::default() }
+        })
+        .collect();
+    Policies::from_wire(&policies).unwrap()
+}
+
+fn random_request(random: &mut fastrand::Rng) -> Asked {
+    let mut name = || NAMES[random.usize(..NAMES.len())].to_owned();
+    let claims = serde_json::json!({"iss": "https://id", "sub": name()});
+    Asked {
+        namespace: name(),
+        account: "a".into(),
+        port: 80,
+        method: name(),
+        path: format!("/{}", [name(), format!("{}//{}", name(), name()), format!("{}%2F{}", name(), name())][random.usize(..3)]),
+        host: "A.example:80".into(),
+        headers: vec![],
+        claims: if random.bool() { claims.as_object().cloned() } else { None },
+        source_ip: None,
+        remote_ip: None,
+        server_name: None,
+        tcp: random.u8(..10) == 0,
+        expected: String::new(),
+    }
+}
+
 #[test]
 fn what_is_looked_up_leaves_out_no_rule_that_matches() {
     let seed = fastrand::u64(..);
@@ -200,37 +232,46 @@ fn what_is_looked_up_leaves_out_no_rule_that_matches() {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut counts = [0; 3];
     for _ in 0..150 {
-        let policies: Vec<Policy> = (0..random.usize(1..20))
-            .map(|number| {
-                let mut clause = || Clause { matches: vec![random_match(&mut random), random_match(&mut random)] };
-                let rules = vec![Rule { clauses: vec![clause(), clause()] }, Rule { clauses: vec![clause()] }];
-                let action = if random.bool() { Action::Allow } else { Action::Deny };
-                Policy { name: format!("shop/p{number}"), action: action.into(), rules, dry_run: random.u8(..8) == 0, ..Policy::default() }
-            })
-            .collect();
-        let policies = Policies::from_wire(&policies).unwrap();
+        let policies = random_policies(&mut random);
         for _ in 0..40 {
-            let mut name = || NAMES[random.usize(..NAMES.len())].to_owned();
-            let claims = serde_json::json!({"iss": "https://id", "sub": name()});
-            let asked = Asked {
-                namespace: name(),
-                account: "a".into(),
-                port: 80,
-                method: name(),
-                path: format!("/{}", [name(), format!("{}//{}", name(), name()), format!("{}%2F{}", name(), name())][random.usize(..3)]),
-                host: "A.example:80".into(),
-                headers: vec![],
-                claims: if random.bool() { claims.as_object().cloned() } else { None },
-                source_ip: None,
-                remote_ip: None,
-                server_name: None,
-                tcp: random.u8(..10) == 0,
-                expected: String::new(),
-            };
+            let asked = random_request(&mut random);
             let said = asked.of(|subject| words(&policies.evaluate(subject).decision));
             assert_eq!(said, one_by_one(&policies, &asked), "seed {seed}");
             counts[if said.starts_with("E_POLICY_DENIED") { 0 } else { usize::from(said.starts_with("allowed")) + 1 }] += 1;
         }
     }
     assert!(counts.iter().all(|count| *count > 150), "{counts:?}");
+}
+
+#[test]
+fn what_is_decided_without_all_fields_is_decided_so_with_them() {
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let (mut decided, mut open) = ([0, 0], 0);
+    for _ in 0..250 {
+        let policies = random_policies(&mut random);
+        for _ in 0..40 {
+            let asked = Asked { tcp: false, ..random_request(&mut random) };
+            let mut is = || random.u8(..3) == 0;
+            let unknown = Unknown { host: is(), method: is(), path: is(), token: is(), ..Unknown::default() };
+            asked.of(|subject| {
+                let real = policies.evaluate(subject);
+                let known = policies.bounds(subject, Unknown::default());
+                assert_eq!((&known.best, &known.worst), (&real, &real), "seed {seed}");
+                assert!(known.fields.is_empty());
+                let bounds = policies.bounds(subject, unknown);
+                let (best, worst) = (bounds.best.decision.admits(), bounds.worst.decision.admits());
+                let admitted = real.decision.admits();
+                assert!(worst <= admitted && admitted <= best, "seed {seed}: {bounds:?} and {real:?}");
+                if best != worst {
+                    open += 1;
+                    assert!(!bounds.fields.is_empty(), "seed {seed}");
+                } else if unknown != Unknown::default() {
+                    decided[usize::from(admitted)] += 1;
+                }
+            });
+        }
+    }
+    assert!(open > 500 && decided.iter().all(|count| *count > 500), "{open} {decided:?}");
 }

@@ -2,7 +2,9 @@
 import { startEvaluator } from "#inspect/eval/evaluator.ts";
 import { compileMesh } from "#inspect/eval/mesh.ts";
 import type { Observed } from "#inspect/observed.ts";
+import type { ObservedRequest } from "#inspect/observed-requests.ts";
 import { type Outcome, type Simulation, simulate } from "#inspect/simulate.ts";
+import type { RequestOutcome, RequestSimulation } from "#inspect/simulate-requests.ts";
 import { keyOf, type ObjectKey } from "#mesh/objects.ts";
 import { type Exit, exit, type Format, usage } from "../outcome.ts";
 import { paint, type Style, table } from "../table.ts";
@@ -34,10 +36,11 @@ export async function runSimulate(files: readonly string[], options: SimulateOpt
   };
   await using evaluator = startEvaluator();
   const simulation = await simulate(evaluator, before, after, observations);
+  const { requests, undecided, unnamed, missing } = simulation;
   const safe =
-    simulation.newlyDenied.length === 0 &&
+    simulation.newlyDenied.length + requests.newlyDenied.length === 0 &&
     faults.documents.length + faults.objects.length === 0 &&
-    (!options.strict || simulation.undecided.length + simulation.requests + simulation.unnamed + simulation.missing.length === 0);
+    (!options.strict || undecided.length + requests.undecided.length + unnamed + missing.length === 0);
   if (format === "json") console.log(JSON.stringify({ safe, from: current.from, faults, ...simulation }, null, 2));
   else console.log(page(simulation, faults, current.from));
   return safe ? exit.ok : exit.failed;
@@ -53,16 +56,13 @@ function parseKey(text: string): ObjectKey {
 function page(simulation: Simulation, faults: Faults, from: string): string {
   const { edges, connections, first, last, newlyDenied, newlyAllowed, wouldDeny, undecided, gone, requests, unnamed, rejected } =
     simulation;
-  const seen = edges === 0 ? "nothing was seen" : `${connections} connections of ${edges} edges, ${first} to ${last}`;
-  const none =
-    faults.documents.length +
-      faults.objects.length +
-      rejected.length +
-      newlyDenied.length +
-      newlyAllowed.length +
-      wouldDeny.length +
-      undecided.length ===
-    0;
+  const ofRequests = requests.kinds === 0 ? "" : `; ${requests.requests} requests of ${requests.kinds} kinds`;
+  const seen =
+    edges + requests.kinds === 0
+      ? "nothing was seen"
+      : `${connections} connections of ${edges} edges${edges === 0 ? "" : `, ${first} to ${last}`}${ofRequests}`;
+  const lists = [simulation, requests].flatMap((one) => [one.newlyDenied, one.newlyAllowed, one.wouldDeny, one.undecided]);
+  const none = faults.documents.length + faults.objects.length + rejected.length + lists.flat().length === 0;
   return [
     `${paint(seen, "bold")}\n${paint(`replayed against ${from}`, "dim")}`,
     ...faults.documents.map(({ file, line, field, reason }) =>
@@ -74,11 +74,9 @@ function page(simulation: Simulation, faults: Faults, from: string): string {
     outcomes("NEWLY ALLOWED", newlyAllowed, "yellow", ({ before, after }) => `${why(after)}; until now ${why(before)}`),
     outcomes("WOULD BE DENIED without dry run", wouldDeny, "yellow", ({ after }) => `${after.audit?.code}: ${after.audit?.reason}`),
     outcomes("NOT DECIDED", undecided, "yellow", ({ after }) => after.reason),
+    requestPage(requests),
     gone.length === 0 ? "" : `${gone.length} edges lead to workloads that are not there any more: ${some(gone.map(destinationOf))}`,
-    requests === 0
-      ? ""
-      : `${requests} requests of waypoints were not replayed: their records do not hold what policies of requests look at`,
-    unnamed === 0 ? "" : `${unnamed} connections were not told apart when they were counted, and not replayed`,
+    unnamed === 0 ? "" : `${unnamed} connections and requests were not told apart when they were counted, and not replayed`,
     ...simulation.missing.map((one) => paint(`not in it: ${one}`, "yellow")),
     none ? paint("nothing changes for what was seen", "green") : "",
   ]
@@ -98,12 +96,42 @@ function outcomes(title: string, list: readonly Outcome[], style: Style, why: (o
   return `${paint(title, style)}\n${table(["SOURCE", "DESTINATION", "CONNECTIONS", "LAST", "WHY"], rows)}`;
 }
 
+function requestPage({ newlyDenied, newlyAllowed, wouldDeny, undecided, gone }: RequestSimulation): string {
+  const fields = [...new Set(undecided.flatMap(({ depends }) => depends))].sort();
+  return [
+    requestOutcomes("REQUESTS NEWLY DENIED", newlyDenied, "red", ({ after }) => why(after)),
+    requestOutcomes("REQUESTS NEWLY ALLOWED", newlyAllowed, "yellow", ({ before, after }) => `${why(after)}; until now ${why(before)}`),
+    requestOutcomes("REQUESTS THAT WOULD BE DENIED without dry run", wouldDeny, "yellow", ({ after }) =>
+      why({ ...after, ...after.audit, verdict: "denied" }),
+    ),
+    requestOutcomes("REQUESTS NOT DECIDED", undecided, "yellow", ({ after }) => after.reason),
+    fields.length === 0 ? "" : `to decide these, records would have to hold: ${fields.join(", ")}`,
+    gone.length === 0
+      ? ""
+      : `${gone.length} kinds of requests are of services that no waypoint serves, before or after: ${some(gone.map(requestOf))}`,
+  ]
+    .filter(Boolean)
+    .join("\n\n");
+}
+
+function requestOutcomes(title: string, list: readonly RequestOutcome[], style: Style, why: (outcome: RequestOutcome) => string): string {
+  if (list.length === 0) return "";
+  const rows = list.map((outcome) => {
+    const { request } = outcome;
+    return [sourceOf(request), requestOf(request), String(request.requests), request.last, why(outcome)];
+  });
+  return `${paint(title, style)}\n${table(["SOURCE", "REQUEST", "COUNT", "LAST", "WHY"], rows)}`;
+}
+
+const requestOf = ({ service, port, method, authority, path }: ObservedRequest): string =>
+  `${method ?? "any method"} ${authority ?? ""}${path ?? " any path"} of ${service ?? "a pod"}${port === null ? "" : `:${port}`}`;
+
 const why = ({ verdict, code, reason, policy }: Outcome["after"]): string => {
   if (verdict !== "allowed") return [code, reason].filter(Boolean).join(": ");
   return policy === null ? "no policy refuses it" : `allowed by ${policy.name} rule ${policy.rule}`;
 };
 
-const sourceOf = ({ source }: Observed): string =>
+const sourceOf = ({ source }: Pick<Observed, "source">): string =>
   source.identity ??
   `plaintext${source.workload === null ? "" : ` ${source.namespace}/${source.workload}`} ${source.addresses.slice(0, 2).join(", ")}`;
 

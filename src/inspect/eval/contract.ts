@@ -55,11 +55,29 @@ export type Admit = {
   readonly port: number;
 };
 
+/** Whether a waypoint would admit a request that was recorded. Null: the record does not say. */
+export type Replay = {
+  readonly id: string;
+  /** spiffe://…; null = the client had none. */
+  readonly identity: string | null;
+  readonly address: string | null;
+  /** "namespace/hostname"; "*" = a pod by its own address. */
+  readonly service: string;
+  readonly port: number | null;
+  readonly method: string | null;
+  readonly authority: string | null;
+  /** Without the query. */
+  readonly path: string | null;
+  /** Token rules are the same as when they let it pass. */
+  readonly tokenPassed: boolean;
+};
+
 export type EvalLine =
   | { readonly settings: EvalSettings }
   | { readonly state: EvalState }
   | { readonly connect: Connect }
-  | { readonly admit: Admit };
+  | { readonly admit: Admit }
+  | { readonly replay: Replay };
 
 /** `failed`: for another reason than policy. `depends`: on what is not known, such as the endpoint or the client's address. */
 export type Verdict = "allowed" | "denied" | "failed" | "depends";
@@ -165,10 +183,14 @@ export type ConnectAnswer = Judgement & {
 
 export type AdmitAnswer = Judgement & { readonly id: string };
 
+/** `depends`: what would have to be known, fields as the wire calls them and providers that are asked. */
+export type ReplayAnswer = Judgement & { readonly id: string; readonly depends: readonly string[] };
+
 /** A resource that no engine could use; a policy then denies what it could apply to. */
 export type RejectedResource = { readonly name: string; readonly code: string; readonly reason: string };
 
 export type EvalAnswer =
   | { readonly state: { readonly rejected: readonly RejectedResource[] } }
   | { readonly connect: ConnectAnswer }
-  | { readonly admit: AdmitAnswer };
+  | { readonly admit: AdmitAnswer }
+  | { readonly replay: ReplayAnswer };

@@ -14,6 +14,8 @@ import type {
   EvalSettings,
   EvalState,
   RejectedResource,
+  Replay,
+  ReplayAnswer,
 } from "./contract.ts";
 
 /** Resources of one line: some hundred KiB, where a whole mesh in one line could pass what a string can hold. */
@@ -29,6 +31,8 @@ export type Evaluator = AsyncDisposable & {
   connect(question: Connect): Promise<ConnectAnswer>;
   /** In the order of the questions; many at once cost little more than few. */
   admit(questions: Iterable<Admit>): Promise<readonly AdmitAnswer[]>;
+  /** Likewise. */
+  replay(questions: Iterable<Replay>): Promise<readonly ReplayAnswer[]>;
 };
 
 type Waiting = { readonly resolve: (answer: EvalAnswer) => void; readonly reject: (error: Error) => void };
@@ -74,6 +78,15 @@ export function startEvaluator(binary: string = findBinary("trackbed-engine")): 
     return answered;
   }
 
+  async function askMany<Question>(questions: Iterable<Question>, lineOf: (question: Question) => EvalLine): Promise<EvalAnswer[]> {
+    const answers: Promise<EvalAnswer>[] = [];
+    for (const question of questions) {
+      answers.push(answer());
+      await write(lineOf(question));
+    }
+    return Promise.all(answers);
+  }
+
   return {
     begin: (settings) => write({ settings }),
     change: async ({ upsert, remove }) => {
@@ -90,17 +103,16 @@ export function startEvaluator(binary: string = findBinary("trackbed-engine")): 
       if (!("connect" in answered)) throw new Error(`${binary} eval answered another question`);
       return answered.connect;
     },
-    admit: async (questions) => {
-      const answers: Promise<EvalAnswer>[] = [];
-      for (const question of questions) {
-        answers.push(answer());
-        await write({ admit: question });
-      }
-      return (await Promise.all(answers)).map((answered) => {
+    admit: async (questions) =>
+      (await askMany(questions, (admit) => ({ admit }))).map((answered) => {
         if (!("admit" in answered)) throw new Error(`${binary} eval answered another question`);
         return answered.admit;
-      });
-    },
+      }),
+    replay: async (questions) =>
+      (await askMany(questions, (replay) => ({ replay }))).map((answered) => {
+        if (!("replay" in answered)) throw new Error(`${binary} eval answered another question`);
+        return answered.replay;
+      }),
     [Symbol.asyncDispose]: async () => {
       if (child.exitCode !== null || child.signalCode !== null) return;
       child.stdin.end();

@@ -43,7 +43,7 @@ const seen = (from: string | null, to: string, port: number, connections = 100, 
 });
 const observed = (...edges: Observed[]): Observations => ({
   edges,
-  requests: 0,
+  requests: [],
   routes: [],
   unnamed: 0,
   unread: 0,

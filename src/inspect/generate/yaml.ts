@@ -9,7 +9,8 @@ const LISTED = 20;
 const NAME_CHARACTERS = 253;
 export const NOTHING_ELSE = "least-nothing-else";
 
-export type Coverage = Pick<Observations, "requests" | "unnamed" | "missing"> & {
+export type Coverage = Pick<Observations, "unnamed" | "missing"> & {
+  readonly requests: number;
   readonly edges: number;
   readonly connections: number;
   readonly first: string | null;
@@ -28,7 +29,7 @@ export const coverageOf = ({ edges, requests, unnamed, missing }: Observations, 
         .map(({ last }) => last)
         .sort()
         .at(-1) ?? null,
-    requests,
+    requests: requests.filter(({ service }) => service?.startsWith(`${namespace}/`)).reduce((sum, { requests }) => sum + requests, 0),
     unnamed,
     missing,
   };

@@ -1,5 +1,6 @@
 //! The lines that `eval` reads and writes: each an object with one key that says what it is. What is not known is an error.
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -18,6 +19,7 @@ pub(super) enum Line {
     State(State),
     Connect(Connect),
     Admit(Admit),
+    Replay(Replay),
 }
 
 /// MeshSettings as far as they decide anything here.
@@ -119,6 +121,25 @@ pub(super) struct Admit {
     pub(super) port: u16,
 }
 
+/// Whether a waypoint would admit a request that was recorded: null = the record does not say.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Replay {
+    pub(super) id: String,
+    /// spiffe://…; null = the client had none.
+    pub(super) identity: Option<String>,
+    pub(super) address: Option<IpAddr>,
+    /// "namespace/hostname"; "*" = a pod by its own address.
+    pub(super) service: Arc<str>,
+    pub(super) port: Option<u16>,
+    pub(super) method: Option<String>,
+    pub(super) authority: Option<String>,
+    /// Without the query, otherwise as the client sent it.
+    pub(super) path: Option<String>,
+    /// Token rules are the same as when they let it pass.
+    pub(super) token_passed: bool,
+}
+
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) enum Answer {
@@ -135,6 +156,13 @@ pub(super) enum Answer {
         id: String,
         #[serde(flatten)]
         answer: Judgement,
+    },
+    Replay {
+        id: String,
+        #[serde(flatten)]
+        answer: Judgement,
+        /// What would have to be known.
+        depends: Vec<String>,
     },
 }
 

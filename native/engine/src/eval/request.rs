@@ -6,7 +6,7 @@ use hyper::http::request::Parts;
 use serde::Serialize;
 use trackbed_contract::tables::errors;
 use trackbed_decide::{Judgement, Prospect, Verdict, Way};
-use trackbed_l7::{Client, Explained, Served};
+use trackbed_l7::{Client, Decided, Explained, Served};
 use trackbed_policy::PolicyTold;
 
 use super::Mesh;
@@ -82,16 +82,7 @@ fn parts(question: &Connect, request: &Request) -> Result<Parts, String> {
 impl RequestTold {
     fn of(explained: Explained, service: Arc<str>, port: u16) -> Self {
         let Explained { considered, asked, decided, route, backends } = explained;
-        let allowed = || Judgement::new(Verdict::Allowed, "", String::new());
-        let judgement = match decided {
-            None => allowed(),
-            Some(decided) if decided.code.is_empty() => Judgement { policy: decided.policy, audit: decided.audit, ..allowed() },
-            Some(decided) => {
-                let verdict = if decided.policy.is_some() { Verdict::Denied } else { Verdict::Failed };
-                let policy = decided.policy;
-                Judgement { policy, audit: decided.audit, ..Judgement::new(verdict, decided.code, decided.reason) }
-            }
-        };
+        let judgement = judgement(decided);
         let asked: Vec<String> = asked.iter().map(|(provider, policy)| format!("{provider} by {}", policy.name)).collect();
         let judgement = if judgement.verdict == Verdict::Allowed && !asked.is_empty() {
             let reason = format!("it depends on what is answered by {}", asked.join(", "));
@@ -102,5 +93,18 @@ impl RequestTold {
         let backend = |(key, weight): (Arc<trackbed_l7::BackendKey>, u32)| Backend { service: key.service.clone(), port: key.port, weight };
         let backends = backends.into_iter().map(backend).collect();
         Self { service, port, considered, asked, judgement, route: route.map(Into::into), backends }
+    }
+}
+
+/// None: nobody objects.
+pub(super) fn judgement(decided: Option<Decided>) -> Judgement {
+    let allowed = || Judgement::new(Verdict::Allowed, "", String::new());
+    match decided {
+        None => allowed(),
+        Some(Decided { code: "", policy, audit, .. }) => Judgement { policy, audit, ..allowed() },
+        Some(Decided { code, reason, policy, audit }) => {
+            let verdict = if policy.is_some() { Verdict::Denied } else { Verdict::Failed };
+            Judgement { policy, audit, ..Judgement::new(verdict, code, reason) }
+        }
     }
 }

@@ -9,6 +9,7 @@ mod mirrors;
 mod nginx;
 mod outliers;
 mod peers;
+mod replay;
 mod retries;
 mod routing;
 mod shaping;

@@ -207,7 +207,7 @@ pub(crate) struct Waypoint {
     pub(crate) context: Rc<Context<Plain>>,
     pub(crate) endpoints: Rc<Endpoints>,
     pub(crate) ledger: Rc<Ledger>,
-    table: RefCell<Table>,
+    pub(crate) table: RefCell<Table>,
     /// By service. In turn where nothing else is said: tests know then who is asked.
     backends: RefCell<BTreeMap<String, traffic::BackendSettings>>,
     ends: Rc<RefCell<Vec<trackbed_l7::End>>>,

@@ -2,11 +2,13 @@
 mod compile;
 mod condition;
 mod index;
+mod partly;
 mod policies;
 mod subject;
 mod template;
 mod token;
 
+pub use partly::{Bounds, Unknown};
 pub use policies::{Ask, Policies, PolicyTold, RuleTold};
 pub use subject::{Host, Http, Paths, Subject};
 pub use token::Token;

@@ -120,11 +120,15 @@ impl Policies {
 
     /// CUSTOM policies that match, before the others are asked: each provider once.
     pub fn custom(&self, subject: &Subject<'_>) -> Vec<Ask<'_>> {
+        self.asks(subject)
+    }
+
+    pub(super) fn asks(&self, matching: &impl Matching) -> Vec<Ask<'_>> {
         let mut asked: Vec<Ask<'_>> = Vec::new();
         if !self.custom {
             return asked;
         }
-        self.each_match(subject, |number, rule| {
+        matching.each(self, |number, rule| {
             let policy = &self.all[number];
             if let Action::Custom(provider) = &policy.action
                 && !policy.dry_run
@@ -139,9 +143,13 @@ impl Policies {
 
     /// DENY that matches, then what control could not compile, then ALLOW. CUSTOM has no part in it.
     pub fn evaluate(&self, subject: &Subject<'_>) -> Evaluation {
+        self.weigh(subject)
+    }
+
+    pub(super) fn weigh(&self, matching: &impl Matching) -> Evaluation {
         let Standing { mut enforced, mut audited, dry_run: any_dry_run } = self.standing;
         let mut dry_run: Vec<(usize, Considered)> = Vec::new();
-        self.each_match(subject, |number, rule| {
+        matching.each(self, |number, rule| {
             let policy = &self.all[number];
             let said = Said { effect: policy.effect(true), number, rule: Some(rule) };
             if said.effect == Effect::Asks {
@@ -184,12 +192,36 @@ impl Policies {
         (told.collect(), self.evaluate(subject))
     }
 
+    /// Every rule, and what its policy does with what it matches.
+    pub(super) fn rules(&self) -> impl Iterator<Item = (&Rule, Towards)> {
+        let usable = self.all.iter().filter(|policy| policy.invalid.is_none());
+        usable.flat_map(|policy| policy.rules.iter().map(|rule| (rule, policy.towards())))
+    }
+
+    /// Of the rules that `matches` says it of, one after the other.
+    pub(super) fn each_rule(&self, matches: impl Fn(&Rule, Towards) -> bool, mut go_on: impl FnMut(usize, usize) -> bool) {
+        for (number, policy) in self.all.iter().enumerate().filter(|(_, policy)| policy.invalid.is_none()) {
+            for (at, rule) in policy.rules.iter().enumerate() {
+                if matches(rule, policy.towards()) && !go_on(number, at) {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// How rules that match are found.
+pub(super) trait Matching {
     /// Policy and rule, in order, until `go_on` says no.
-    fn each_match(&self, subject: &Subject<'_>, mut go_on: impl FnMut(usize, usize) -> bool) {
-        self.index.candidates(subject, |number, rule| {
-            let policy = &self.all[number];
+    fn each(&self, policies: &Policies, go_on: impl FnMut(usize, usize) -> bool);
+}
+
+impl Matching for Subject<'_> {
+    fn each(&self, policies: &Policies, mut go_on: impl FnMut(usize, usize) -> bool) {
+        policies.index.candidates(self, |number, rule| {
+            let policy = &policies.all[number];
             // One that could not be compiled has its own effect.
-            if policy.invalid.is_some() || !matches(&policy.rules[rule], subject, policy.towards()) {
+            if policy.invalid.is_some() || !matches(&policy.rules[rule], self, policy.towards()) {
                 return true;
             }
             go_on(number, rule)
@@ -210,7 +242,11 @@ impl Standing {
 }
 
 fn matches(rule: &Rule, subject: &Subject<'_>, towards: Towards) -> bool {
-    rule.iter().all(|clause| clause.iter().any(|conditions| conditions.iter().all(|condition| condition.holds(subject, towards))))
+    rule_matches(rule, |condition| condition.holds(subject, towards))
+}
+
+pub(super) fn rule_matches(rule: &Rule, holds: impl Fn(&Condition) -> bool) -> bool {
+    rule.iter().all(|clause| clause.iter().any(|conditions| conditions.iter().all(&holds)))
 }
 
 fn told(rule: &Rule, subject: &Subject<'_>, towards: Towards) -> RuleTold {
