@@ -33,15 +33,16 @@ export function policyStatus(policy: Policy, factsOf: (target: TargetRef) => Tar
   };
 }
 
-function outcome({ unsupported }: Policy, facts: TargetFacts): Pick<Condition, "status" | "reason" | "message"> {
+function outcome({ unsupported, metadata }: Policy, facts: TargetFacts): Pick<Condition, "status" | "reason" | "message"> {
   const no = (reason: string, message: string) => ({ status: "False" as const, reason, message: message.slice(0, MESSAGE_CHARACTERS) });
   if (unsupported.length > 0)
     return no("Invalid", `${unsupported.map(({ field, reason }) => `${field}: ${reason}`).join("; ")}; nothing of the policy is in force`);
   if (facts.kind === "missing") return no("TargetNotFound", facts.message);
   if (facts.kind === "idle") return no("NoWaypoint", facts.message);
   if (facts.kind === "beaten") {
-    const { namespace, name } = facts.by.metadata;
-    return no("Conflicted", `${facts.by.kind} ${namespace}/${name} is attached to the same target and older`);
+    const { namespace, name, creationTimestamp } = facts.by.metadata;
+    const first = creationTimestamp === metadata.creationTimestamp ? "as old, and comes first by name" : "older";
+    return no("Conflicted", `${facts.by.kind} ${namespace}/${name} is attached to the same target and ${first}`);
   }
   return { status: "True", reason: "Accepted", message: facts.message };
 }
