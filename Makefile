@@ -159,6 +159,15 @@ bench: setup engine $(STAMPS)/debian-bench ## direct, five peers and Trackbed in
 	$(CARGO) build $(WORKSPACE) --release -p trackbed-load -p trackbed-floor -p trackbed-library -p trackbed-bench-l7
 	node bench/run.ts $(BENCH)
 
+.PHONY: bench-limits
+bench-limits: setup ## whether limits, shedding and balancing hold by the clock (two minutes of a quiet machine), and what policies cost
+	$(call say,building the HTTP half of a waypoint)
+	$(CARGO) build $(WORKSPACE) --release -p trackbed-bench-l7
+	$(call say,limits at real rates and real backends)
+	native/target/release/trackbed-l7 limits $(LIMITS)
+	$(call say,what policies and limits take of each request)
+	native/target/release/trackbed-l7 cost
+
 .PHONY: bench-gate
 bench-gate: $(STAMPS)/npm $(STAMPS)/debian-gate ## hold instruction counts of the hot functions to within 3 %
 	$(call say,building what is counted)
@@ -190,6 +199,7 @@ long: fuzz-build ## what takes hours: all drills, churn and skew, Helm's release
 	TRACKBED_REQUESTS=1000000 $(CARGO) test $(WORKSPACE) --release -p trackbed-l7 --test waypoint differential -- --nocapture
 	$(call say,rate limits by the clock)
 	TRACKBED_RATE_SECONDS=10 $(CARGO) test $(WORKSPACE) --release -p trackbed-l7 --lib by_the_clock -- --nocapture
+	$(MAKE) bench-limits
 	$(call say,carrying ten gigabytes, each byte checked)
 	TRACKBED_TRANSFER_MB=10000 $(CARGO) test $(WORKSPACE) --release -p trackbed-hbone --test transfer -- --nocapture --test-threads 1
 	$(call say,fuzzing for half an hour of CPU each)

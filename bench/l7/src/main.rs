@@ -1,8 +1,9 @@
-//! What a waypoint's HTTP half costs by itself: the engine's own crate, between plain sockets, with the least of routes. The mesh around it
+//! What a waypoint's HTTP half costs by itself, and how well it keeps what it is told: the engine's own crate, between plain sockets, with the least of routes. The mesh around it
 //! (tunnels, certificates, decisions) is not here; the difference to a waypoint is what that costs.
 #![forbid(unsafe_code)]
 
 mod cost;
+mod limits;
 mod sockets;
 mod upstream;
 
@@ -25,24 +26,36 @@ const MOST_THREADS: usize = 4;
 const SERVICE: &str = "bench/bench.bench.svc.cluster.local";
 const PORT: u16 = 80;
 
+const USAGE: &str = "\
+usage: trackbed-l7 LISTEN NEXT
+       trackbed-l7 cost
+       trackbed-l7 limits [--help]
+
+LISTEN NEXT  both are IP:PORT; every request goes to NEXT
+cost         what policies and limits take of each request, against what is wanted
+limits       whether limits and balancing keep what they promise, by the clock and at real backends";
+
 type Failure = Box<dyn std::error::Error>;
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    if words == ["cost"] {
-        return cost::run().map_or_else(
-            |error| {
-                eprintln!("trackbed-l7: {error}");
-                ExitCode::FAILURE
-            },
-            |()| ExitCode::SUCCESS,
-        );
+    let done = match words.split_first() {
+        Some((word, [])) if word == "cost" => Some(cost::run()),
+        Some((word, rest)) if word == "limits" => Some(limits::run(rest)),
+        _ => None,
+    };
+    match done {
+        Some(Ok(true)) => return ExitCode::SUCCESS,
+        Some(Ok(false)) => return ExitCode::FAILURE,
+        Some(Err(error)) => {
+            eprintln!("trackbed-l7: {error}");
+            return ExitCode::FAILURE;
+        }
+        None => {}
     }
     let addresses: Option<Vec<SocketAddr>> = words.iter().map(|word| word.parse().ok()).collect();
     let Some([listen, next]) = addresses.as_deref() else {
-        eprintln!(
-            "usage: trackbed-l7 LISTEN NEXT | cost\n\nboth are IP:PORT; every request goes to NEXT\ncost: what policies take of each request"
-        );
+        eprintln!("{USAGE}");
         return ExitCode::from(64);
     };
     let table = match table() {
@@ -85,18 +98,22 @@ fn serve(listen: SocketAddr, next: SocketAddr, table: Arc<Table>) -> std::io::Re
 }
 
 fn table() -> Result<Table, String> {
-    let body = routes(false).encode_to_vec();
+    let body = routes(rule(), false).encode_to_vec();
     let (table, rejected) = Table::default().apply([(trackbed_l7::Kind::Routes, SERVICE, &body[..])], []);
     rejected.first().map_or(Ok(table), |one| Err(one.reason.clone()))
 }
 
-/// One route that everything matches, to one backend.
-fn routes(guarded: bool) -> Routes {
-    let rule = HttpRule {
+/// The least of rules.
+fn rule() -> HttpRule {
+    HttpRule {
         id: Some(RuleId { kind: "HTTPRoute".into(), namespace: "bench".into(), name: "all".into(), ..RuleId::default() }),
         backends: vec![Backend { service: SERVICE.into(), port: PORT.into(), weight: 1, ..Backend::default() }],
         ..HttpRule::default()
-    };
+    }
+}
+
+/// One route that everything matches, to one backend.
+fn routes(rule: HttpRule, guarded: bool) -> Routes {
     let rules = HttpRules { entries: vec![HttpEntry { r#match: Some(HttpMatch::default()), rule: 0 }], rules: vec![rule] };
     let port = Port {
         port: PORT.into(),

@@ -33,8 +33,12 @@ impl Upstream for Next {
     }
 
     async fn connect(&self, endpoint: &Endpoint<()>) -> Result<TcpStream, ConnectError> {
-        let failed = |error: std::io::Error| ConnectError { code: errors::UPSTREAM_REFUSED, reason: error.to_string() };
-        let socket = sockets::new(endpoint.address).map_err(failed)?;
-        TcpSocket::from_std_stream(socket.into()).connect(endpoint.address).await.map_err(failed)
+        connect(endpoint.address).await
     }
+}
+
+pub(crate) async fn connect(address: SocketAddr) -> Result<TcpStream, ConnectError> {
+    let failed = |error: std::io::Error| ConnectError { code: errors::UPSTREAM_REFUSED, reason: error.to_string() };
+    let socket = sockets::new(address).map_err(failed)?;
+    TcpSocket::from_std_stream(socket.into()).connect(address).await.map_err(failed)
 }
