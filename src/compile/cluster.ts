@@ -48,9 +48,15 @@ export type Cluster = {
   /** Peers of the pod must use HBONE. */
   isTunnelled(pod: Pod): boolean;
   /** `workload` is the PeerAuthentication that governs by selector, when the caller knows it already. */
-  governing(namespace: string, workload: PeerAuthentication | undefined): Governing;
-  workloadPeer(pod: Pod): PeerAuthentication | undefined;
+  governing(namespace: string, workload: PeerAuthentication | undefined, what?: Governs): Governing;
+  workloadPeer(pod: Pod, what?: Governs): PeerAuthentication | undefined;
 };
+
+/** With those that are only tried, as if they were enforced, or without. */
+export type Governs = "enforced" | "tried";
+
+const ofThose = (peers: Iterable<PeerAuthentication>, what: Governs): PeerAuthentication | undefined =>
+  oldest([...peers].filter(({ dryRun }) => what === "tried" || !dryRun));
 
 export function createCluster(rootNamespace: string, adopt: Adoption): Cluster {
   const objects = new Map<ObjectKey, MeshObject>();
@@ -160,11 +166,11 @@ export function createCluster(rootNamespace: string, adopt: Adoption): Cluster {
     },
     isTunnelled: (pod) =>
       gatewayOf(pod, adopt) !== null || (isEnrolled(pod) && (said.get(pod.nodeName)?.get(pod.metadata.uid) ?? !open.has(pod.metadata.uid))),
-    governing: (name, workload) => [
+    governing: (name, workload, what = "enforced") => [
       workload,
-      name === rootNamespace ? undefined : oldest(peers.unselective(name)),
-      oldest(peers.unselective(rootNamespace)),
+      name === rootNamespace ? undefined : ofThose(peers.unselective(name), what),
+      ofThose(peers.unselective(rootNamespace), what),
     ],
-    workloadPeer: ({ metadata }) => oldest(peers.matching(metadata.namespace, metadata.labels)),
+    workloadPeer: ({ metadata }, what = "enforced") => ofThose(peers.matching(metadata.namespace, metadata.labels), what),
   };
 }

@@ -16,7 +16,7 @@ import { createCluster } from "./cluster.ts";
 import { affected, type Dirty, noneDirty } from "./dirty.ts";
 import { encodeAuthorization, encodeService, encodeWorkload } from "./encode.ts";
 import { compileEndpoints } from "./endpoint.ts";
-import { convert, convertedName, peerFaults, peerPolicyName, staticStrict } from "./peer-authentication.ts";
+import { convert, convertedName, convertTried, peerFaults, peerPolicyName, staticStrict, triedPolicyName } from "./peer-authentication.ts";
 import type { Policies, PolicyResources } from "./policies.ts";
 import { ADDRESS_TYPE, AUTHORIZATION_TYPE, type Compiled, type Delta, type ObjectFault, type Resource, type TypeUrl } from "./resource.ts";
 import { compileService, hostnameOf } from "./service.ts";
@@ -163,9 +163,11 @@ export function createCompiler(settings: CompilerSettings): Compiler {
     const { namespace, labels } = pod.metadata;
     const picking = [...new Set([namespace, rootNamespace])].flatMap((one) => cluster.policies.matching(one, labels));
     const peer = peerPolicyName(cluster.governing(namespace, cluster.workloadPeer(pod)), rootNamespace);
+    const tried = triedPolicyName(cluster.governing(namespace, cluster.workloadPeer(pod, "tried"), "tried"), rootNamespace);
     return [
       ...picking.map(({ metadata }) => `${metadata.namespace}/${metadata.name}`),
       ...(peer === null ? [] : [peer]),
+      ...(tried === null ? [] : [tried]),
       ...waypoints.exclusive.policiesOf(pod),
     ].sort();
   }
@@ -248,11 +250,14 @@ export function createCompiler(settings: CompilerSettings): Compiler {
     const { namespace, name } = partsOf(key);
     const resourceName = convertedName(namespace, name);
     if (object?.kind !== "PeerAuthentication") return absent(authorizations, resourceName);
-    const converted = isEmptySelector(object.selector) ? null : convert(cluster.governing(namespace, object), rootNamespace);
+    const selective = isEmptySelector(object.selector) ? undefined : object;
+    const converted = object.dryRun
+      ? convertTried(object, cluster.governing(namespace, selective, "tried"), rootNamespace)
+      : selective && convert(cluster.governing(namespace, selective), rootNamespace);
     return {
       output: authorizations,
       name: resourceName,
-      resource: converted === null ? null : encodeAuthorization(converted),
+      resource: converted == null ? null : encodeAuthorization(converted),
       faults: peerFaults(object, rootNamespace),
     };
   }

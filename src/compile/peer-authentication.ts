@@ -19,13 +19,14 @@ export type Governing = readonly [
 /** "No identity" is plaintext: whoever came by HBONE has one. */
 const PLAINTEXT: MessageInitShape<typeof MatchSchema> = { notPrincipals: [{ matchType: { case: "presence", value: {} } }] };
 
-const deny = (name: string, namespace: string, match: MessageInitShape<typeof MatchSchema>): Authorization =>
+const deny = (name: string, namespace: string, match: MessageInitShape<typeof MatchSchema>, dryRun = false): Authorization =>
   create(AuthorizationSchema, {
     name,
     namespace,
     scope: Scope.WORKLOAD_SELECTOR,
     action: Action.DENY,
     rules: [{ clauses: [{ matches: [match] }] }],
+    dryRun,
   });
 
 /** Always there, so that a pod that becomes STRICT never waits for it. */
@@ -53,13 +54,17 @@ export function peerFaults(peer: PeerAuthentication, rootNamespace: string): Obj
 
 const isHonoured = (peer: PeerAuthentication, rootNamespace: string): boolean => peerFaults(peer, rootNamespace).length === 0;
 
-function modeOf(governing: Governing, rootNamespace: string): Exclude<MutualTlsMode, "UNSET"> {
+const modeOf = (governing: Governing, rootNamespace: string): Decider["mode"] => deciderOf(governing, rootNamespace)?.mode ?? "PERMISSIVE";
+
+type Decider = { readonly peer: PeerAuthentication; readonly mode: Exclude<MutualTlsMode, "UNSET"> };
+
+function deciderOf(governing: Governing, rootNamespace: string): Decider | undefined {
   for (const peer of governing) {
     if (peer === undefined) continue;
     const mode = isHonoured(peer, rootNamespace) ? peer.mode : "STRICT";
-    if (mode !== "UNSET") return mode;
+    if (mode !== "UNSET") return { peer, mode };
   }
-  return "PERMISSIVE";
+  return undefined;
 }
 
 /** The policy of a PeerAuthentication whose ports differ from its mode; null when none does. */
@@ -73,7 +78,26 @@ export function convert(governing: Governing, rootNamespace: string): Authorizat
     .sort((a, b) => a - b);
   if (ports.length === 0) return null;
   const match = strict ? { notDestinationPorts: ports } : { destinationPorts: ports };
-  return deny(`${CONVERTED_PREFIX}${peer.metadata.name}`, peer.metadata.namespace, { ...PLAINTEXT, ...match });
+  return deny(`${CONVERTED_PREFIX}${peer.metadata.name}`, peer.metadata.namespace, { ...PLAINTEXT, ...match }, peer.dryRun);
+}
+
+/** What a PeerAuthentication that is only tried would refuse; null when nothing. `tried`: what would govern, were it enforced. */
+export function convertTried(peer: PeerAuthentication, tried: Governing, rootNamespace: string): Authorization | null {
+  const ports = tried[0] === peer ? convert(tried, rootNamespace) : null;
+  if (ports !== null) return ports;
+  const [, ofNamespace, ofMesh] = tried;
+  const strict = modeOf([peer, ofNamespace, ofMesh], rootNamespace) === "STRICT";
+  return strict ? deny(`${CONVERTED_PREFIX}${peer.metadata.name}`, peer.metadata.namespace, PLAINTEXT, true) : null;
+}
+
+/** Name of the policy that tells what a pod would refuse, null when nothing that is only tried would govern it. */
+export function triedPolicyName(tried: Governing, rootNamespace: string): string | null {
+  const [workload] = tried;
+  const decider = deciderOf(tried, rootNamespace);
+  // Ports that are said anew, or the mode for all of them.
+  const peer = workload?.dryRun === true ? workload : decider?.peer;
+  if (peer?.dryRun !== true || convertTried(peer, tried, rootNamespace) === null) return null;
+  return convertedName(peer.metadata.namespace, peer.metadata.name);
 }
 
 /** Name of the policy that a governed pod carries, null when plaintext is let in. */

@@ -109,6 +109,7 @@ export const peer = (
   selector: {},
   mode,
   portModes: {},
+  dryRun: false,
   ...more,
 });
 export const entry = (namespace: string, name: string, more: Partial<ServiceEntry> = {}): ServiceEntry => ({

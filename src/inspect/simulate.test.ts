@@ -1,7 +1,7 @@
 // Claims about replaying what was seen: each connection counts once, and what a change does to it is what the deciding functions say.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { ANYBODY, ENABLED, namespace, pod, policy, service, settings } from "#compile/specimen.ts";
+import { ANYBODY, ENABLED, namespace, peer, pod, policy, service, settings } from "#compile/specimen.ts";
 import type { MeshObject } from "#mesh/objects.ts";
 import { startEvaluator } from "./eval/evaluator.ts";
 import { compileMesh } from "./eval/mesh.ts";
@@ -79,6 +79,17 @@ test("who is let in by the change is newly allowed, whatever the record says", a
 test("a dry-run policy denies nobody, and who would be denied is told", async () => {
   const { newlyDenied, wouldDeny } = await replay([], [{ ...allow("dry", "db"), dryRun: true }], seen());
   assert.deepEqual([newlyDenied, names(wouldDeny)], [[], ["web"]]);
+});
+
+test("STRICT mutual TLS newly denies the plaintext that was seen, by count, and tried only it is told of", async () => {
+  const plaintext = seen({ account: null, connections: 7 });
+  const strict = await replay([], [peer("shop", "strict", "STRICT")], seen(), plaintext);
+  assert.deepEqual(
+    strict.newlyDenied.map(({ edge, after }) => [edge.source.identity, edge.connections, after.code]),
+    [[null, 7, "E_POLICY_STRICT"]],
+  );
+  const tried = await replay([], [{ ...peer("shop", "strict", "STRICT"), dryRun: true }], seen(), plaintext);
+  assert.deepEqual([tried.newlyDenied, tried.wouldDeny.map(({ edge }) => edge.connections)], [[], [7]]);
 });
 
 test("what depends on an address that the record does not hold is not decided, and decided where it does", async () => {

@@ -110,6 +110,8 @@ export type PeerAuthentication = {
   readonly selector: Labels;
   readonly mode: MutualTlsMode;
   readonly portModes: Readonly<Record<number, MutualTlsMode>>;
+  /** It governs nobody: what it would refuse is told of. */
+  readonly dryRun: boolean;
 };
 
 export type EntryPort = { readonly name: string; readonly port: number; readonly targetPort: number; readonly protocol: string };

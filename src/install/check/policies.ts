@@ -70,4 +70,5 @@ function unenforceable({ action, unenforceable: fields, dryRun }: AuthorizationP
   return [finding("POLICY_STRICTER", subject, `${fields.join(", ")} cannot be enforced without HTTP: ${effect}`)];
 }
 
-const isStrict = ({ mode, portModes }: PeerAuthentication): boolean => mode === "STRICT" || Object.values(portModes).includes("STRICT");
+const isStrict = ({ mode, portModes, dryRun }: PeerAuthentication): boolean =>
+  !dryRun && (mode === "STRICT" || Object.values(portModes).includes("STRICT"));

@@ -1,5 +1,6 @@
 // PeerAuthentication documents: whether plaintext is let in.
 import { z } from "zod";
+import { DRY_RUN } from "#mesh/dry-run.ts";
 import type { PeerAuthentication } from "#mesh/objects.ts";
 import { labelMap, metadata } from "./fields.ts";
 import { invalid } from "./problem.ts";
@@ -36,12 +37,16 @@ export const projectPeerAuthentication: Projector<PeerAuthentication, z.infer<ty
     const ports = Object.entries(spec.portLevelMtls);
     if (ports.length > 0 && Object.keys(spec.selector.matchLabels).length === 0)
       return { object: null, problems: [invalid(["spec", "portLevelMtls"], "needs a selector: ports belong to workloads")] };
+    const dryRun = meta.annotations[DRY_RUN] ?? "false";
+    if (dryRun !== "true" && dryRun !== "false")
+      return { object: null, problems: [invalid(["metadata", "annotations", DRY_RUN], "must be true or false")] };
     const object: PeerAuthentication = {
       kind: "PeerAuthentication",
       metadata: meta,
       selector: spec.selector.matchLabels,
       mode: spec.mtls.mode,
       portModes: Object.fromEntries(ports.map(([port, { mode }]) => [Number(port), mode])),
+      dryRun: dryRun === "true",
     };
     return { object, problems: [] };
   },
@@ -54,6 +59,7 @@ export const projectPeerAuthentication: Projector<PeerAuthentication, z.infer<ty
       selector: chosen.success ? chosen.data.matchLabels : {},
       mode: "STRICT",
       portModes: {},
+      dryRun: meta.annotations[DRY_RUN] === "true",
     };
   },
 };
