@@ -172,6 +172,8 @@ export const annotations = {
   bypassUntil: "trackbed.dev/bypass-until",
   /** since when each root is handed out and until when it signed; written by control, read when it starts (ConfigMap trackbed-root) */
   rotation: "trackbed.dev/rotation",
+  /** off | protocol | sampled | full, default protocol: how far the engine looks into what passes; the pod's beats its namespace's (Namespace, Pod) */
+  observe: "trackbed.dev/observe",
   /** true: its AuthorizationPolicies are only tried, except those that say istio.io/dry-run: "false" themselves (Namespace) */
   dryRun: "trackbed.dev/dry-run",
   /** comma list of ports and ranges of a service that a waypoint carries as TCP, whatever they are called; the service beats its namespace (Namespace, Service) */
@@ -686,6 +688,15 @@ export const metrics = {
   istio_tcp_sent_bytes_total: { type: "counter", help: "payload bytes from server to client (istio#32399), for both reporters" },
   istio_tcp_received_bytes_total: { type: "counter", help: "payload bytes from client to server, for both reporters" },
   trackbed_recordings: { type: "gauge", help: "recordings of pods' traffic (trackbed pcap) that are on" },
+  trackbed_observed_requests_total: { type: "counter", help: "requests seen passing through connections of observed pods" },
+  trackbed_observed_request_duration_milliseconds: {
+    type: "histogram",
+    help: "time from a request's first byte to the last of its answer, as they passed",
+  },
+  trackbed_observed_connections_total: {
+    type: "counter",
+    help: "connections whose requests were observed, by how that ended: whole, or given up and why",
+  },
   istio_requests_total: { type: "counter", help: "requests that a waypoint answered" },
   istio_request_duration_milliseconds: { type: "histogram", help: "time from a request's first byte to the last of its answer" },
   trackbed_spans_exported_total: { type: "counter", help: "spans that the collector took" },

@@ -8,6 +8,7 @@ import { type AnnotationFault, type CaptureSpec, captureSpec } from "#mesh/captu
 import { searchList } from "#mesh/dns.ts";
 import { type Adoption, bypassUntil, type Enrolment, enrolment, wishOf } from "#mesh/enrolment.ts";
 import { keyOf, type Namespace, type ObjectKey, type Pod } from "#mesh/objects.ts";
+import { type Observation, observation } from "#mesh/observe.ts";
 import type { Change, Fault, Places } from "#source/source.ts";
 import { annotated, type Quarters } from "./quarters.ts";
 
@@ -22,6 +23,7 @@ export type PodSpec = {
   readonly addresses: readonly string[];
   readonly dnsSearch: readonly string[];
   readonly capture: CaptureSpec;
+  readonly observe: Observation;
   /** Rules come before identity and policy: what claims another pod's address will never have a policy, and must not stay in clear for it. */
   readonly closed: boolean;
   /** Nothing of it runs on this node. */
@@ -194,6 +196,7 @@ export function podSpec(
   quarters: Quarters,
 ): PodSpec {
   const { spec, faults } = captureSpec(namespace, pod);
+  const { observe, faults: unobserved } = observation(namespace, pod);
   const { netns, addresses, left, vacant, faults: lost } = quarters.of(pod, enrolled);
   const over = left || pod.phase === "Succeeded" || pod.phase === "Failed";
   return {
@@ -209,9 +212,10 @@ export function podSpec(
       .map(formatAddress),
     dnsSearch: searchList(pod, clusterDomain),
     capture: spec,
+    observe,
     closed: false,
     vacant,
     refused: code === null ? null : { code, reason },
-    annotationFaults: [...faults, ...lost],
+    annotationFaults: [...faults, ...unobserved, ...lost],
   };
 }

@@ -1,11 +1,12 @@
 // What the state machine's steps do to the node: namespaces visited, rules replaced, the engine told.
 import { create } from "@bufbuild/protobuf";
-import { AddPodSchema } from "#contract/gen/engine_pb.ts";
+import { AddPodSchema, Observe } from "#contract/gen/engine_pb.ts";
 import type { Director } from "#engine/director.ts";
 import { handOver, type OpenNamespace, readCookie, readHoldings, visitNamespace } from "#engine/namespace.ts";
 import { type NamespaceIdentity, sameNamespace } from "#enrol/state.ts";
 import { parseAddress } from "#mesh/address.ts";
 import { isMeshError, meshError } from "#mesh/error.ts";
+import type { Observation } from "#mesh/observe.ts";
 import type { Backend, Comparison, Known, Reading } from "#redirect/backend.ts";
 import type { Plan } from "#redirect/plan.ts";
 import type { PodSpec } from "./desired.ts";
@@ -27,6 +28,13 @@ export type HandsOptions = {
 };
 
 const hasRouting = ({ routing: { rule4, rule6, lo6, route4, route6 } }: Reading): boolean => rule4 + rule6 + lo6 + route4 + route6 > 0;
+
+const observations: Readonly<Record<Observation, Observe>> = {
+  off: Observe.OFF,
+  protocol: Observe.UNSPECIFIED,
+  sampled: Observe.SAMPLED,
+  full: Observe.FULL,
+};
 
 const NOTHING: Read = { namespace: null, rules: "none", routing: false, foreign: null, differences: [], warnings: [] };
 
@@ -114,6 +122,7 @@ export function createHands(options: HandsOptions): Hands {
           dnsSearch: [...spec.dnsSearch],
           captureInbound: spec.capture.inbound,
           captureDns: spec.capture.dns,
+          observe: observations[spec.observe],
         }),
       ),
     removePod: (spec, drainMilliseconds) => director().removePod(spec.uid, drainMilliseconds),

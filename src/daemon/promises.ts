@@ -112,6 +112,7 @@ function remembered(pod: Pick<PodSpec, "uid" | "namespace" | "name" | "serviceAc
     addresses: [],
     dnsSearch: [],
     capture: { inbound: true, dns: true, excludeOutbound: none, excludeInbound: none, probePorts: [] },
+    observe: "off",
     closed: false,
     vacant: false,
     refused: null,

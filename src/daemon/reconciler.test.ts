@@ -242,6 +242,14 @@ test("a changed plan is applied and is no drift", async (t) => {
   assert.equal(node.calls.filter((call) => call === "addPod a").length, 2);
 });
 
+test("the engine is told when a pod is to be looked into in another way, and rules stay as they are", async (t) => {
+  const node = await ready(t);
+  const applied = node.calls.filter((call) => call === "applyRules a").length;
+  node.reconciler.update(specs(specimen("a", { observe: "full" })), true);
+  await node.until("the engine was told", () => node.calls.filter((call) => call === "addPod a").length === 2);
+  assert.equal(node.calls.filter((call) => call === "applyRules a").length, applied);
+});
+
 test("an engine that goes away leaves rules alone; a new worker gets the pod again", async (t) => {
   const node = await ready(t);
   node.engine.up = false;

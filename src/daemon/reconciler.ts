@@ -416,7 +416,7 @@ export function reconciler(options: ReconcilerOptions): Reconciler {
 
 const sameForEngine = (a: PodSpec, b: PodSpec): boolean => fingerprint(a) === fingerprint(b);
 
-const fingerprint = ({ namespace, name, serviceAccount, netns, addresses, dnsSearch, capture }: PodSpec): string =>
-  JSON.stringify([namespace, name, serviceAccount, netns, addresses, dnsSearch, capture], (_key, value: unknown) =>
+const fingerprint = ({ namespace, name, serviceAccount, netns, addresses, dnsSearch, capture, observe }: PodSpec): string =>
+  JSON.stringify([namespace, name, serviceAccount, netns, addresses, dnsSearch, capture, observe], (_key, value: unknown) =>
     value instanceof Uint8Array ? [...value] : value,
   );

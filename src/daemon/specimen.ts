@@ -12,6 +12,7 @@ export const specimen = (uid: string, more: Partial<PodSpec> = {}): PodSpec => (
   addresses: ["10.0.0.1"],
   dnsSearch: [],
   capture: { inbound: true, dns: true, excludeOutbound: none, excludeInbound: none, probePorts: [] },
+  observe: "protocol",
   closed: false,
   vacant: false,
   refused: null,

@@ -7,6 +7,7 @@ import { cidrContains, formatAddress, formatCidr, parseAddress, parseCidr, spell
 import { captureSpec, parsePort } from "./capture.ts";
 import { enrolment, ISTIO_MODE } from "./enrolment.ts";
 import type { Labels, Namespace, Pod } from "./objects.ts";
+import { observation } from "./observe.ts";
 import { selects } from "./selector.ts";
 import { meta, podOf } from "./specimen.ts";
 
@@ -174,6 +175,19 @@ test("an annotation that is not understood captures as if it were absent, and is
     captureSpec(namespace({}, { [annotations.dnsCapture]: "disabled" }), pod({}, {}, { [annotations.dnsCapture]: "enabled" })).spec.dns,
     true,
   );
+});
+
+test("how far a pod is looked into is its own word, else its namespace's; a word that is none is as off, and is reported", () => {
+  const says = (value?: string) => (value === undefined ? {} : { [annotations.observe]: value });
+  const of = (ofNamespace?: string, ofPod?: string) => observation(namespace({}, says(ofNamespace)), pod({}, {}, says(ofPod)));
+  assert.equal(of().observe, "protocol");
+  assert.equal(observation(undefined, pod()).observe, "protocol");
+  assert.deepEqual(of("full"), { observe: "full", faults: [] });
+  assert.equal(of("full", "off").observe, "off");
+  assert.equal(of("off", "sampled").observe, "sampled");
+  const misread = of("everything");
+  assert.equal(misread.observe, "off");
+  assert.match(misread.faults[0]?.reason ?? "", /off, protocol, sampled, full/);
 });
 
 test("a port is a decimal number from 1 to 65535 and nothing else", () => {

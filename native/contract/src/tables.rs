@@ -172,6 +172,8 @@ pub mod annotations {
     pub const BYPASS_UNTIL: &str = "trackbed.dev/bypass-until";
     /// since when each root is handed out and until when it signed; written by control, read when it starts
     pub const ROTATION: &str = "trackbed.dev/rotation";
+    /// off | protocol | sampled | full, default protocol: how far the engine looks into what passes; the pod's beats its namespace's
+    pub const OBSERVE: &str = "trackbed.dev/observe";
     /// true: its AuthorizationPolicies are only tried, except those that say istio.io/dry-run: "false" themselves
     pub const DRY_RUN: &str = "trackbed.dev/dry-run";
     /// comma list of ports and ranges of a service that a waypoint carries as TCP, whatever they are called; the service beats its namespace
@@ -486,6 +488,12 @@ pub mod metrics {
     pub const ISTIO_TCP_RECEIVED_BYTES_TOTAL: &str = "istio_tcp_received_bytes_total";
     /// recordings of pods' traffic (trackbed pcap) that are on
     pub const TRACKBED_RECORDINGS: &str = "trackbed_recordings";
+    /// requests seen passing through connections of observed pods
+    pub const TRACKBED_OBSERVED_REQUESTS_TOTAL: &str = "trackbed_observed_requests_total";
+    /// time from a request's first byte to the last of its answer, as they passed
+    pub const TRACKBED_OBSERVED_REQUEST_DURATION_MILLISECONDS: &str = "trackbed_observed_request_duration_milliseconds";
+    /// connections whose requests were observed, by how that ended: whole, or given up and why
+    pub const TRACKBED_OBSERVED_CONNECTIONS_TOTAL: &str = "trackbed_observed_connections_total";
     /// requests that a waypoint answered
     pub const ISTIO_REQUESTS_TOTAL: &str = "istio_requests_total";
     /// time from a request's first byte to the last of its answer

@@ -36,6 +36,7 @@ mod vigil;
 pub use client::{ConnectRequest, Tunnel};
 pub use duplex::Duplex;
 pub use error::TunnelError;
+pub use h2::{Broken, Decoder};
 pub use pool::{Connector, Pool, Target};
 pub use pump::{ClosedBy, Meter, Outcome, Side};
 pub use server::{Request, Shutdown, serve};

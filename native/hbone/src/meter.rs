@@ -170,7 +170,10 @@ impl Meter {
 
     /// This side said FIN.
     pub(crate) fn finished(&self, from: Side) {
-        self.with_tap(|tap| tap.finished(from, self.counted(from)));
+        self.with_tap(|tap| {
+            tap.finished(from, self.counted(from));
+            true
+        });
     }
 
     fn counted(&self, from: Side) -> u64 {
@@ -180,11 +183,12 @@ impl Meter {
         }
     }
 
-    /// It may not change the tap meanwhile.
-    fn with_tap(&self, tell: impl FnOnce(&dyn Tap)) {
+    /// It may not change the tap meanwhile. It goes when it wants no more.
+    fn with_tap(&self, tell: impl FnOnce(&dyn Tap) -> bool) {
         if let Some(tap) = self.tap.take() {
-            tell(&**tap);
-            self.tap.set(Some(tap));
+            let stays = tell(&**tap);
+            self.tapped.set(stays);
+            self.tap.set(stays.then_some(tap));
         }
     }
 

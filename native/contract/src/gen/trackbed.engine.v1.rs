@@ -209,6 +209,9 @@ pub struct AddPod {
     /// listens on the HBONE port alone. Only a director of a waypoint says so.
     #[prost(bool, tag = "10")]
     pub waypoint: bool,
+    /// What is told of its connections beyond who, how long and how much; for those that begin from now on.
+    #[prost(enumeration = "Observe", tag = "11")]
+    pub observe: i32,
 }
 /// Let a pod go. Listeners stay open and live connections go on until the last captured connection has ended or the deadline has passed;
 /// then everything is closed, the namespace's descriptors too, and PodGone is sent. 0 closes at once with RST.
@@ -496,6 +499,9 @@ pub struct Edge {
     /// more than half of that; the last of 24 has all that took longer. Zeros at the end are left out. What sent no byte is in none.
     #[prost(uint64, repeated, tag = "6")]
     pub latency: ::prost::alloc::vec::Vec<u64>,
+    /// Each as in Flow, of those that are over.
+    #[prost(string, repeated, tag = "7")]
+    pub protocols: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EdgeAbout {
@@ -649,6 +655,13 @@ pub struct Flow {
     /// Pod of this node whose capture made the record.
     #[prost(string, tag = "26")]
     pub pod_uid: ::prost::alloc::string::String,
+    /// By the first bytes of both ends: "http/1.1", "http/2", "grpc", "websocket", "tls", "postgresql", "mysql", "redis", "kafka", or what a later
+    /// engine knows; in the record of phase CLOSED. Empty when it was none of them or nobody looked.
+    #[prost(string, tag = "28")]
+    pub protocol: ::prost::alloc::string::String,
+    /// Of TLS: the name that the client asked for.
+    #[prost(string, tag = "29")]
+    pub server_name: ::prost::alloc::string::String,
     /// Set in the record of one request of a waypoint, of phase CLOSED, besides those of the connection that it came by. The destination is the
     /// endpoint that answered, the service what the client addressed.
     #[prost(message, optional, tag = "27")]
@@ -791,6 +804,41 @@ impl ResourceType {
             "RESOURCE_TYPE_ACCESS" => Some(Self::Access),
             "RESOURCE_TYPE_BACKEND_SETTINGS" => Some(Self::BackendSettings),
             "RESOURCE_TYPE_REQUEST_SETTINGS" => Some(Self::RequestSettings),
+            _ => None,
+        }
+    }
+}
+/// How far the engine looks into the bytes of a pod's connections as they pass. It never holds one up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Observe {
+    /// The first bytes of both ends, for Flow.protocol.
+    Unspecified = 0,
+    Off = 1,
+    /// And the requests of one connection in ten, for metrics.
+    Sampled = 2,
+    Full = 3,
+}
+impl Observe {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "OBSERVE_UNSPECIFIED",
+            Self::Off => "OBSERVE_OFF",
+            Self::Sampled => "OBSERVE_SAMPLED",
+            Self::Full => "OBSERVE_FULL",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "OBSERVE_UNSPECIFIED" => Some(Self::Unspecified),
+            "OBSERVE_OFF" => Some(Self::Off),
+            "OBSERVE_SAMPLED" => Some(Self::Sampled),
+            "OBSERVE_FULL" => Some(Self::Full),
             _ => None,
         }
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::AbortHandle;
 use trackbed_contract::Identity;
-use trackbed_contract::engine::{AddPod, PodState};
+use trackbed_contract::engine::{AddPod, Observe, PodState};
 use trackbed_contract::tables::errors;
 use trackbed_decide::{LocalPod, World};
 use trackbed_netns::{Netns, NetnsError};
@@ -126,8 +126,10 @@ pub(super) fn describe(spec: &AddPod, netns: &Arc<Netns>, open: Arc<Open>, world
         Some(wrong) if spec.waypoint => return Err(wrong),
         _ => {}
     }
+    // What a later director means by another word is perhaps that nothing is to be looked into.
+    let observe = Observe::try_from(spec.observe).unwrap_or(Observe::Off);
     let (dns_search, netns, waypoint) = (spec.dns_search.clone(), Arc::clone(netns), spec.waypoint);
-    Ok((Pod { local, cookie: spec.netns_cookie, identity, dns_search, waypoint, netns, open }, wrong))
+    Ok((Pod { local, cookie: spec.netns_cookie, identity, dns_search, waypoint, observe, netns, open }, wrong))
 }
 
 fn usable(netns: &Netns) -> Result<Vec<IpAddr>, NetnsError> {

@@ -1,13 +1,14 @@
 //! The live connections of a data thread, each with the facts it was decided on, so that it can be decided again and cut.
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
+use trackbed_contract::engine::Observe;
 use trackbed_contract::tables::errors;
 use trackbed_decide::{Admitted, Refusal, Served, Standing, World, recheck_inbound, recheck_outbound, recheck_waypoint};
-use trackbed_hbone::{Meter, Outcome};
+use trackbed_hbone::{Meter, Outcome, Tap};
 
 use super::Thread;
 use super::hold::missing;
@@ -15,6 +16,7 @@ use super::outbound::Counted;
 use crate::report::account::{Account, OpenAccount};
 use crate::report::ledger::Ledger;
 use crate::report::recording::{self, Active};
+use crate::report::watch::{self, Watch};
 use crate::worker::shared::{OpenOne, Pod, Shared};
 
 /// Connections decided again before bytes move on: about 0.3 ms.
@@ -62,6 +64,7 @@ pub(crate) struct Connection {
     /// The second one is the destination's, of a relay.
     accounts: RefCell<[Option<OpenAccount>; 2]>,
     cut: RefCell<Option<Box<Refusal>>>,
+    watch: OnceCell<Rc<Watch>>,
     _open: (OpenOne, Option<OpenOne>),
 }
 
@@ -151,6 +154,7 @@ impl Thread {
             meter: Meter::new(),
             accounts: RefCell::default(),
             cut: RefCell::default(),
+            watch: OnceCell::new(),
             _open: (pod.open.one(true), destination),
         });
         live.connections.borrow_mut().insert(key, Rc::clone(&connection));
@@ -193,7 +197,23 @@ impl Connection {
 
     fn record(&self, active: &Active) {
         let accounts = self.accounts.borrow();
-        self.meter.set_tap(recording::tap(active, accounts.iter().flatten().map(OpenAccount::known), &self.meter));
+        let recorder = recording::tap(active, accounts.iter().flatten().map(OpenAccount::known), &self.meter);
+        self.meter.set_tap(watch::tap(self.watch.get().cloned(), recorder));
+    }
+
+    /// Looks at what passes, as the pods at its ends are observed. A waypoint tells of its requests itself.
+    fn watch(&self, ledger: &Rc<Ledger>) {
+        if self.pod.waypoint {
+            return;
+        }
+        let accounts = self.accounts.borrow();
+        let destination = if let Facts::Relay(relayed) = &*self.facts.borrow() { relayed.destination.observe } else { Observe::Off };
+        let ends = accounts.iter().zip([self.pod.observe, destination]);
+        let ends = ends.filter_map(|(account, observe)| Some((account.as_ref()?.known(), observe)));
+        if let Some(watch) = Watch::new(ledger, ends) {
+            let watch = self.watch.get_or_init(|| watch);
+            self.meter.set_tap(Some(Rc::clone(watch) as Rc<dyn Tap>));
+        }
     }
 
     fn touches(&self, which: &impl Fn(&Pod) -> bool) -> bool {
@@ -227,6 +247,7 @@ impl Registered {
     /// The application is connected: bytes may move.
     pub(crate) fn opened(&self, account: Account, destination: Option<Account>) {
         *self.connection.accounts.borrow_mut() = [Some(account.opened()), destination.map(Account::opened)];
+        self.connection.watch(&self.thread.ledger);
         let active = self.thread.ledger.recordings();
         if !active.is_empty() {
             self.connection.record(&active);
@@ -249,8 +270,9 @@ impl Registered {
     /// The pump has ended.
     fn closed(self, outcome: &Outcome) {
         let cut = self.connection.cut.borrow_mut().take();
+        let seen = self.connection.watch.get().map(|watch| watch.end());
         for account in self.connection.accounts.take().into_iter().flatten() {
-            account.closed(outcome, cut.as_deref());
+            account.closed(outcome, cut.as_deref(), seen.as_ref());
         }
     }
 }

@@ -19,6 +19,7 @@ use super::access;
 use super::flow::{Closing, End, Known, Record};
 use super::ledger::Ledger;
 use super::series::{Failure, Series};
+use super::watch::Seen;
 use crate::worker::shared::Pod;
 
 /// Of a connection that is being set up.
@@ -138,8 +139,8 @@ impl OpenAccount {
         }
     }
 
-    /// The end. `cut` = the engine ended it, and why.
-    pub(crate) fn closed(mut self, outcome: &Outcome, cut: Option<&Refusal>) {
+    /// The end. `cut` = the engine ended it, and why; `seen` = what its bytes told.
+    pub(crate) fn closed(mut self, outcome: &Outcome, cut: Option<&Refusal>, seen: Option<&Seen>) {
         let (sent, received) = self.count(outcome.sent, outcome.received);
         self.series.closed.add(1);
         let duration = self.known.started.elapsed();
@@ -157,6 +158,9 @@ impl OpenAccount {
         closing.received = outcome.received;
         closing.first_byte = outcome.first_byte;
         closing.reset = outcome.reset;
+        if let Some(seen) = seen {
+            (closing.protocol, closing.server_name) = (seen.protocol, seen.server_name.clone());
+        }
         closing.closed_by = match outcome.closed_by {
             ClosedBy::Client => CloseBy::Client,
             ClosedBy::Server => CloseBy::Server,
@@ -181,6 +185,8 @@ impl Closing {
             received: 0,
             duration,
             first_byte: None,
+            protocol: None,
+            server_name: None,
             code: "",
             refusal: None,
         }

@@ -10,6 +10,7 @@ use trackbed_contract::Identity;
 use trackbed_contract::engine::{Direction, Edge, EdgeAbout, EdgeEnd, EdgeRequest, Path, Verdict};
 use trackbed_contract::tables::bounds;
 use trackbed_decide::Workload;
+use trackbed_observe::Protocol;
 use trackbed_policy::PolicyRef;
 
 use super::flow::{Closing, End, Known};
@@ -75,6 +76,8 @@ struct Counts {
     sent: u64,
     received: u64,
     latency: [u64; BUCKETS],
+    /// One bit for each.
+    protocols: u16,
 }
 
 /// A request that a waypoint answered.
@@ -110,6 +113,7 @@ impl AllEdges {
             counts.ended += 1;
             counts.moved(sent, received);
             counts.took(closing.first_byte);
+            counts.spoke(closing.protocol);
         });
     }
 
@@ -259,7 +263,12 @@ impl Counts {
         }
     }
 
+    fn spoke(&mut self, protocol: Option<Protocol>) {
+        self.protocols |= protocol.map_or(0, |protocol| 1 << protocol as u16);
+    }
+
     fn to_wire(&self, about: &About) -> Edge {
+        let spoken = Protocol::ALL.into_iter().filter(|protocol| self.protocols & (1 << *protocol as u16) != 0);
         let used = self.latency.iter().rposition(|count| *count > 0).map_or(0, |last| last + 1);
         Edge {
             about: about.to_wire().encode_to_vec(),
@@ -268,6 +277,7 @@ impl Counts {
             bytes_sent: self.sent,
             bytes_received: self.received,
             latency: self.latency[..used].to_vec(),
+            protocols: spoken.map(|protocol| protocol.as_str().to_owned()).collect(),
         }
     }
 }

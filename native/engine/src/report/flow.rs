@@ -7,6 +7,7 @@ use prost::Message as _;
 use trackbed_contract::Identity;
 use trackbed_contract::engine::{Audit, CloseBy, Direction, Flow, FlowEnd, FlowPhase, Path, Verdict};
 use trackbed_decide::{Refusal, Service, Workload};
+use trackbed_observe::Protocol;
 use trackbed_policy::{PolicyRef, Refused};
 use trackbed_tls::PeerInfo;
 
@@ -63,6 +64,9 @@ pub(crate) struct Closing {
     pub(super) received: u64,
     pub(super) duration: Duration,
     pub(super) first_byte: Option<Duration>,
+    pub(super) protocol: Option<Protocol>,
+    /// That a client of TLS asked for.
+    pub(super) server_name: Option<Box<str>>,
     pub(super) code: &'static str,
     /// Why we ended or refused it; its policy takes the place of the one that admitted the connection.
     pub(super) refusal: Option<Box<Refusal>>,
@@ -203,6 +207,8 @@ impl Record {
                 duration_microseconds: clock::microseconds(closing.duration),
                 closed_by: closing.closed_by.into(),
                 reset: closing.reset,
+                protocol: closing.protocol.map_or("", Protocol::as_str).to_owned(),
+                server_name: closing.server_name.as_deref().unwrap_or_default().to_owned(),
                 ..known.to_wire(FlowPhase::Closed, closing.verdict, closing.policy(known))
             },
         }

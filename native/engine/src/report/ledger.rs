@@ -9,6 +9,8 @@ use trackbed_contract::engine::{Direction, Path};
 use trackbed_decide::{Service, Workload};
 
 use super::flow::{End, Known};
+use super::histogram::Numbers;
+use super::observed::Answer;
 use super::recording::Active;
 use super::series::{Labels, NAMES, Series};
 use crate::worker::shared::Shared;
@@ -21,6 +23,7 @@ const MOST_PAIRS: usize = 4096;
 pub(crate) struct Ledger {
     shared: Arc<Shared>,
     series: RefCell<HashMap<Pair, Arc<Series>>>,
+    observed: RefCell<HashMap<(Pair, Answer), Arc<Numbers>>>,
     /// As this thread last heard.
     recordings: RefCell<Active>,
 }
@@ -37,7 +40,7 @@ struct Pair {
 
 impl Ledger {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, series: RefCell::default(), recordings: RefCell::default() }
+        Self { shared, series: RefCell::default(), observed: RefCell::default(), recordings: RefCell::default() }
     }
 
     pub(crate) fn shared(&self) -> &Shared {
@@ -62,11 +65,24 @@ impl Ledger {
         if all.len() >= MOST_PAIRS {
             all.clear();
         }
-        let reporter = if known.direction == Direction::Outbound { "source" } else { "destination" };
-        let (service, tunnel) = (known.service.as_deref(), known.path == Path::Tunnel);
-        let series = self.shared.series.of(labels(reporter, &known.source, &known.destination, service, tunnel));
+        let series = self.shared.series.of(labels_of(known));
         all.insert(pair, Arc::clone(&series));
         series
+    }
+
+    /// What requests of this connection that were answered so count in.
+    pub(super) fn observed(&self, known: &Known, answer: Answer) -> Arc<Numbers> {
+        let key = (Pair::of(known), answer);
+        let mut all = self.observed.borrow_mut();
+        if let Some(numbers) = all.get(&key) {
+            return Arc::clone(numbers);
+        }
+        if all.len() >= MOST_PAIRS {
+            all.clear();
+        }
+        let numbers = self.shared.observed.of(labels_of(known), answer);
+        all.insert(key, Arc::clone(&numbers));
+        numbers
     }
 }
 
@@ -106,6 +122,11 @@ impl Hash for Pair {
         self.objects().hash(state);
         self.outbound.hash(state);
     }
+}
+
+fn labels_of(known: &Known) -> Box<Labels> {
+    let reporter = if known.direction == Direction::Outbound { "source" } else { "destination" };
+    labels(reporter, &known.source, &known.destination, known.service.as_deref(), known.path == Path::Tunnel)
 }
 
 /// `mutual`: the connection was in mutual TLS.

@@ -4,8 +4,10 @@ pub(crate) mod account;
 pub(crate) mod audit;
 pub(crate) mod edges;
 pub(crate) mod flow;
+mod histogram;
 pub(crate) mod ledger;
 pub(crate) mod limits;
+pub(crate) mod observed;
 mod otlp;
 pub(crate) mod queue;
 pub(crate) mod recording;
@@ -15,6 +17,7 @@ pub(crate) mod series;
 mod shown;
 pub(crate) mod spans;
 mod targets;
+pub(crate) mod watch;
 
 use std::sync::atomic::Ordering;
 

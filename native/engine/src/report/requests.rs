@@ -2,7 +2,6 @@
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::fmt::Write;
 use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,8 +17,9 @@ use trackbed_l7::{BackendKey, Client, Ejection, Flag, Report, RequestRecord, Str
 use super::access;
 use super::edges::{Answer, Answered};
 use super::flow::{self, End, Record};
+use super::histogram::{self, Numbers};
 use super::ledger;
-use super::series::{Escaped, Labels, header, write_labels};
+use super::series::{Escaped, Labels, write_labels};
 use super::spans;
 use super::targets::{Target, Targets};
 use crate::clock;
@@ -29,40 +29,8 @@ use crate::worker::shared::Shared;
 const MOST_SETS: usize = 1024;
 /// Sets that a thread remembers. When full all are forgotten, and those in use cost their texts once more.
 const MOST_REMEMBERED: usize = MOST_SETS;
-/// Upper bounds in milliseconds, with their texts: Istio's, so that existing dashboards and alerts find what they ask for.
-const BUCKETS: [(f64, &str); 19] = [
-    (0.5, "0.5"),
-    (1.0, "1"),
-    (5.0, "5"),
-    (10.0, "10"),
-    (25.0, "25"),
-    (50.0, "50"),
-    (100.0, "100"),
-    (250.0, "250"),
-    (500.0, "500"),
-    (1e3, "1000"),
-    (2.5e3, "2500"),
-    (5e3, "5000"),
-    (1e4, "10000"),
-    (3e4, "30000"),
-    (6e4, "60000"),
-    (3e5, "300000"),
-    (6e5, "600000"),
-    (1.8e6, "1800000"),
-    (3.6e6, "3600000"),
-];
-
 /// Requests of a thread that its director is told of in a second: enough to look on, and no load for a control that has many waypoints.
 const TOLD_A_SECOND: u32 = 50;
-
-/// What was counted of one label set, by all threads.
-#[derive(Debug, Default)]
-struct Numbers {
-    /// Each request in the one that it fits in; beyond the last it is in none.
-    buckets: [AtomicU64; BUCKETS.len()],
-    count: AtomicU64,
-    microseconds: AtomicU64,
-}
 
 /// The ends of a request, and what its answer was.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -104,39 +72,10 @@ impl AllRequests {
         if sets.is_empty() {
             return;
         }
-        let all: Vec<_> = sets.iter().map(|(names, numbers)| (names.to_string(), numbers)).collect();
-        let load = |number: &AtomicU64| number.load(Ordering::Relaxed);
-        let name = metrics::ISTIO_REQUESTS_TOTAL;
-        header(text, name, "counter", "requests that a waypoint answered");
-        for (labels, numbers) in &all {
-            // Writing into a String cannot fail.
-            let _ = writeln!(text, "{name}{{{labels}}} {}", load(&numbers.count));
-        }
-        let name = metrics::ISTIO_REQUEST_DURATION_MILLISECONDS;
-        header(text, name, "histogram", "time from a request's first byte to the last of its answer");
-        for (labels, numbers) in &all {
-            let mut below = 0;
-            for ((_, bound), number) in BUCKETS.iter().zip(&numbers.buckets) {
-                below += load(number);
-                let _ = writeln!(text, "{name}_bucket{{{labels},le=\"{bound}\"}} {below}");
-            }
-            // Read after the buckets: it is never less than they are.
-            let count = load(&numbers.count);
-            let _ = writeln!(text, "{name}_bucket{{{labels},le=\"+Inf\"}} {count}");
-            let sum = Duration::from_micros(load(&numbers.microseconds)).as_secs_f64() * 1e3;
-            let _ = writeln!(text, "{name}_sum{{{labels}}} {sum}\n{name}_count{{{labels}}} {count}");
-        }
-    }
-}
-
-impl Numbers {
-    fn add(&self, duration: Duration) {
-        let milliseconds = duration.as_secs_f64() * 1e3;
-        self.count.fetch_add(1, Ordering::Relaxed);
-        self.microseconds.fetch_add(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
-        if let Some(index) = BUCKETS.iter().position(|(bound, _)| milliseconds <= *bound) {
-            self.buckets[index].fetch_add(1, Ordering::Relaxed);
-        }
+        let all: Vec<_> = sets.iter().map(|(names, numbers)| (names.to_string(), &**numbers)).collect();
+        let total = (metrics::ISTIO_REQUESTS_TOTAL, "requests that a waypoint answered");
+        let duration = (metrics::ISTIO_REQUEST_DURATION_MILLISECONDS, "time from a request's first byte to the last of its answer");
+        histogram::write(text, total, duration, &all);
     }
 }
 
@@ -445,6 +384,6 @@ mod tests {
         }
         assert!(all.sets.lock().expect("lock").len() <= MOST_SETS);
         held[3].add(Duration::ZERO);
-        assert_eq!(all.of(names(3)).count.load(Ordering::Relaxed), 1, "what is in use stays");
+        assert_eq!(all.of(names(3)).count(), 1, "what is in use stays");
     }
 }

@@ -72,6 +72,7 @@ fn text(shared: &Shared) -> String {
     let mut text = String::new();
     shared.series.write(&mut text);
     shared.requests.write(&mut text);
+    shared.observed.write(&mut text);
     shared.audits.write(&mut text);
     shared.limits.write(&mut text, shared.routes.load().table());
     let counters = &shared.counters;
@@ -122,7 +123,7 @@ fn text(shared: &Shared) -> String {
         metrics::TRACKBED_SERIES_DROPPED_TOTAL,
         "counter",
         "connections and requests without metrics because the number of series is bounded",
-        &[("", shared.series.overflowed() + shared.requests.overflowed())],
+        &[("", shared.series.overflowed() + shared.requests.overflowed() + shared.observed.overflowed())],
     );
     one(
         metrics::TRACKBED_ACCEPT_PAUSES_TOTAL,

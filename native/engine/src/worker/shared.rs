@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use rustix::process::{Resource, getrlimit};
 use tokio::sync::{Notify, watch};
 use trackbed_contract::Identity;
+use trackbed_contract::engine::Observe;
 use trackbed_decide::{LocalPod, World};
 use trackbed_netns::Netns;
 use trackbed_tls::Certified;
@@ -16,6 +17,7 @@ use trackbed_tls::Certified;
 use crate::report::audit::Audits;
 use crate::report::edges::AllEdges;
 use crate::report::limits::Limits;
+use crate::report::observed::AllObserved;
 use crate::report::queue::ReportQueue;
 use crate::report::recording::Recordings;
 use crate::report::requests::AllRequests;
@@ -38,6 +40,7 @@ pub(crate) struct Shared {
     pub(crate) recordings: Recordings,
     pub(crate) series: AllSeries,
     pub(crate) requests: AllRequests,
+    pub(crate) observed: AllObserved,
     pub(crate) audits: Audits,
     pub(crate) limits: Limits,
     /// Of a waypoint that has a collector for them.
@@ -78,6 +81,7 @@ pub(crate) struct Pod {
     pub(crate) dns_search: Vec<String>,
     /// It serves what has it as its waypoint, and has no application.
     pub(crate) waypoint: bool,
+    pub(crate) observe: Observe,
     pub(crate) netns: Arc<Netns>,
     pub(crate) open: Arc<Open>,
 }
@@ -188,6 +192,7 @@ impl Shared {
             recordings: Recordings::default(),
             series: AllSeries::default(),
             requests: AllRequests::default(),
+            observed: AllObserved::default(),
             audits: Audits::default(),
             limits: Limits::default(),
             spans: None,

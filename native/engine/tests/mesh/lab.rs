@@ -116,6 +116,7 @@ impl Pod {
             capture_inbound: true,
             capture_dns: true,
             waypoint: false,
+            observe: 0,
         }
     }
 

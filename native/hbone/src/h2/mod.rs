@@ -17,8 +17,7 @@ pub(crate) use connection::{Bounds, Connection, Role};
 pub(crate) use fields::{Answered, Asked};
 pub(crate) use frame::{HEAD, Reason};
 pub(crate) use frozen::FrozenConnection;
-#[cfg(feature = "testing")]
-pub(crate) use hpack::Decoder;
+pub use hpack::{Broken, Decoder};
 pub(crate) use receive::Event;
 
 /// The connection cannot go on; the peer is told `reason` with GOAWAY.

@@ -23,11 +23,12 @@ impl Copier {
 }
 
 impl Tap for Copier {
-    fn moved(&self, from: Side, offset: u64, pieces: &[IoSlice<'_>], count: usize) {
+    fn moved(&self, from: Side, offset: u64, pieces: &[IoSlice<'_>], count: usize) -> bool {
         let now = clock::unix_nanoseconds();
         for (recording, id) in &self.targets {
             recording.tell(recording.queue.copy(*id, now, end(from), offset, pieces, count));
         }
+        true
     }
 
     fn finished(&self, from: Side, offset: u64) {

@@ -10,8 +10,9 @@ const STRING: usize = 64 << 10;
 /// (RFC 7541, 5.1, leaves the limit to the decoder).
 const INTEGER_BYTES: usize = 4;
 
+/// Reads the header blocks of one direction of a connection, one after the other.
 #[derive(Debug)]
-pub(crate) struct Decoder {
+pub struct Decoder {
     table: Table,
 }
 
@@ -27,7 +28,8 @@ enum Text<'a> {
 }
 
 impl Decoder {
-    pub(crate) fn new() -> Self {
+    #[allow(clippy::new_without_default)] // nothing wants one that it did not ask for
+    pub fn new() -> Self {
         Self { table: Table::new(TABLE) }
     }
 
@@ -41,7 +43,7 @@ impl Decoder {
     }
 
     /// Gives every field of the block, name and value, to `field`.
-    pub(crate) fn decode(&mut self, block: &[u8], mut field: impl FnMut(&[u8], &[u8])) -> Result<(), Broken> {
+    pub fn decode(&mut self, block: &[u8], mut field: impl FnMut(&[u8], &[u8])) -> Result<(), Broken> {
         let mut block = Block { rest: block };
         let mut begun = false;
         while let Some(&first) = block.rest.first() {

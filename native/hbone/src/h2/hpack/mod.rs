@@ -5,10 +5,10 @@ mod encode;
 mod huffman;
 mod table;
 
-pub(crate) use decode::Decoder;
+pub use decode::Decoder;
 pub(crate) use encode::Encoder;
 pub(crate) use table::FrozenTable;
 
 /// A header block that does not decode: the connection cannot go on, for its table is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Broken(pub(crate) &'static str);
+pub struct Broken(pub(crate) &'static str);
