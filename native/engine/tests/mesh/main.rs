@@ -10,6 +10,7 @@ mod contract;
 mod deaths;
 mod limits;
 mod names;
+mod observe;
 mod paths;
 mod pods;
 mod policy;
