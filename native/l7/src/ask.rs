@@ -1,6 +1,6 @@
 //! Asking an external authorization service about a request: what it cannot answer in time and in its own words denies, unless its provider says otherwise.
-use crate::ahead::Ahead;
 use crate::attempt::{Failure, NotReady, acquire};
+use crate::authorize::Asks;
 use crate::balancing::observe;
 use crate::check::{Answer, Question, Unusable};
 use crate::limits::{CHECK_BYTES, CHECKS, HEAD_WAIT, UNHEARD_TRIES};
@@ -10,7 +10,6 @@ use crate::session::Session;
 use crate::upload::Outgoing;
 use crate::{Outcome, Upstream};
 use bytes::{Bytes, BytesMut};
-use http::request::Parts;
 use http::{Request, Response};
 use http_body::Body;
 use std::cell::Cell;
@@ -31,17 +30,17 @@ pub(crate) enum Asking {
     Failed(String),
 }
 
-/// `path` in its normal form.
-pub(crate) async fn ask<U: Upstream>(session: &Session<U>, provider: &Provider, request: &Parts, path: &str, body: &mut Ahead) -> Asking {
+pub(crate) async fn ask<U: Upstream>(session: &Session<U>, provider: &Provider, about: &mut Asks<'_>) -> Asking {
     let body = match provider.body {
         None => None,
-        Some(with) => match timeout(HEAD_WAIT, body.beginning(with.most)).await {
+        Some(with) => match timeout(HEAD_WAIT, about.body.beginning(with.most)).await {
             Err(_) | Ok(Err(_)) => return Asking::Broken,
             Ok(Ok(beginning)) if !beginning.whole && !with.partial => return Asking::TooLong,
             Ok(Ok(beginning)) => Some((with, beginning)),
         },
     };
-    let question = Question { parties: &session.parties, request, path, body };
+    let question =
+        Question { client: &session.parties.client, destination: about.destination, request: about.request, path: about.path, body };
     let Some(_under_way) = UnderWay::begin(&session.context.checks) else {
         return Asking::Failed("too many requests wait for external authorization".to_owned());
     };

@@ -2,7 +2,7 @@
 //!
 //! That order is Istio's, and all of it is before routes, redirects, CORS, faults and mirrors: what is denied has no effect.
 use crate::access::Access;
-use crate::admission::{Admission, Facts, Request};
+use crate::admission::{Admission, Destination, Facts};
 use crate::ahead::Ahead;
 use crate::ask::{Asking, ask as asked};
 use crate::canonical::{Canonical, FORWARDED_FOR};
@@ -13,7 +13,7 @@ use crate::record::{Decided, Record};
 use crate::refusal::Refusal;
 use crate::session::Session;
 use crate::table::Guard;
-use crate::tokens::Denied;
+use crate::tokens::{Accepted, Denied};
 use crate::{Flag, Upstream};
 use http::header::WWW_AUTHENTICATE;
 use http::request::Parts;
@@ -23,13 +23,23 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 use trackbed_contract::tables::errors;
-use trackbed_policy::{Ask, Decision, PolicyRef, Refused, Token};
+use trackbed_policy::{Ask, Decision, Evaluation, PolicyRef, Refused};
 
 /// What a request goes on with.
 pub(crate) struct Admitted {
     pub(crate) admission: Rc<Admission>,
+    /// Its token.
+    pub(crate) accepted: Option<Arc<Accepted>>,
     /// What external authorization puts on the answer.
     pub(crate) answer: Vec<Change>,
+}
+
+/// A request on its way to a service, and the path that the service is asked for.
+pub(crate) struct Asks<'a> {
+    pub(crate) destination: Destination<'a>,
+    pub(crate) request: &'a mut Parts,
+    pub(crate) path: &'a str,
+    pub(crate) body: &'a mut Ahead,
 }
 
 /// None: nobody guards the service. The request is changed as tokens and external authorization want it.
@@ -45,41 +55,58 @@ pub(crate) async fn authorize<U: Upstream>(
         Guard::Unknown => return Err(refuse(not_known(), record)),
         Guard::By(access) => access,
     };
-    let token = access.tokens.authenticate(request, SystemTime::now()).map_err(|denied| refused_token(denied, record))?;
-    let facts = |access: &Access, request: &Parts, token: Option<Arc<Token>>| {
-        Facts::Request(Box::new(Request {
-            method: request.method.clone(),
-            uri: request.uri.clone(),
-            path: canonical.path.clone(),
-            headers: request.headers.clone(),
-            token,
-            remote_ip: remote_ip(session, request, access.trusted_proxies),
-        }))
+    let accepted = authenticate(&access, request, None, record)?;
+    let facts = |access: &Access, request: &Parts| {
+        let remote_ip = remote_ip(session, request, access.trusted_proxies);
+        Facts::of_request(request, canonical.path.clone(), accepted.as_ref(), remote_ip)
     };
-    let mut known = facts(&access, request, token.clone());
-    let asks = known.of(&session.parties, |subject| access.policies.custom(subject));
+    let destination = Destination::addressed(&session.parties);
+    let mut known = facts(&access, request);
+    let asks = known.of(&session.parties, destination, |subject| access.policies.custom(subject));
     let mut answer = Vec::new();
     if !asks.is_empty() {
-        for ask in asks {
-            let Some(provider) = access.provider(ask.provider) else { return Err(refuse(failed(&ask, "it is not there"), record)) };
-            let path = canonical.path.as_deref().unwrap_or(request.uri.path()).to_owned();
-            if let Some(changes) = external(session, provider, &ask, (request, &path, body), record).await? {
-                changes.apply(request).map_err(|cause| refuse(failed(&ask, &cause.to_string()), record))?;
-                answer.extend(changes.response);
-            }
-        }
+        let path = canonical.path.as_deref().unwrap_or(request.uri.path()).to_owned();
+        answer = ask_all(session, &access, asks, &mut Asks { destination, request, path: &path, body }, record).await?;
         // Policies may have changed while it was asked.
         access = match session.guard() {
             Guard::Nobody => access,
             Guard::Unknown => return Err(refuse(not_known(), record)),
             Guard::By(access) => access,
         };
-        known = facts(&access, request, token);
+        known = facts(&access, request);
     }
-    let admission = session.context.live.begin(&session.parties, known);
-    let (refusal, decided) = decide(&admission, &access);
-    record.decided = decided.map(Box::new);
-    refusal.map_or(Ok(Some(Admitted { admission, answer })), Err)
+    let admission = session.context.live.begin(&session.parties, Some(known));
+    settle(admission.evaluate(&access.policies), record)?;
+    Ok(Some(Admitted { admission, accepted, answer }))
+}
+
+/// The request's token; None: it has none, which policies may object to.
+pub(crate) fn authenticate(
+    access: &Access,
+    request: &mut Parts,
+    earlier: Option<&Arc<Accepted>>,
+    record: &mut Record,
+) -> Result<Option<Arc<Accepted>>, Refusal> {
+    access.tokens.authenticate(request, earlier, SystemTime::now()).map_err(|denied| refused_token(denied, record))
+}
+
+/// Changes the request as they say, and returns what they put on its answer.
+pub(crate) async fn ask_all<U: Upstream>(
+    session: &Session<U>,
+    access: &Access,
+    asks: Vec<Ask<'_>>,
+    about: &mut Asks<'_>,
+    record: &mut Record,
+) -> Result<Vec<Change>, Refusal> {
+    let mut answer = Vec::new();
+    for ask in asks {
+        let Some(provider) = access.provider(ask.provider) else { return Err(refuse(failed(&ask, "it is not there"), record)) };
+        if let Some(changes) = external(session, provider, &ask, about, record).await? {
+            changes.apply(about.request).map_err(|cause| refuse(failed(&ask, &cause.to_string()), record))?;
+            answer.extend(changes.response);
+        }
+    }
+    Ok(answer)
 }
 
 /// None: its provider lets it pass though it could not be asked.
@@ -87,10 +114,10 @@ async fn external<U: Upstream>(
     session: &Session<U>,
     provider: &Provider,
     ask: &Ask<'_>,
-    (request, path, body): (&Parts, &str, &mut Ahead),
+    about: &mut Asks<'_>,
     record: &mut Record,
 ) -> Result<Option<Box<Changes>>, Refusal> {
-    match asked(session, provider, request, path, body).await {
+    match asked(session, provider, about).await {
         Asking::Answered(Answer::Admitted(changes)) => Ok(Some(changes)),
         Asking::Answered(Answer::Denied(denied)) => {
             let (head, text) = denied.into_parts();
@@ -125,7 +152,7 @@ fn failed(ask: &Ask<'_>, reason: &str) -> Decided {
 }
 
 /// The words for operators are in the record alone.
-fn refuse(decided: Decided, record: &mut Record) -> Refusal {
+pub(crate) fn refuse(decided: Decided, record: &mut Record) -> Refusal {
     let refusal = match (decided.code, &decided.policy) {
         (errors::POLICY_EXTERNAL_FAILED, Some(policy)) => {
             let reason = format!("external authorization for {} failed", policy.name);
@@ -139,45 +166,48 @@ fn refuse(decided: Decided, record: &mut Record) -> Refusal {
 
 /// A connection that is not carried as HTTP. False: it is refused.
 pub(crate) fn authorize_connection<U: Upstream>(session: &Session<U>, server_name: Option<&str>, carried: &mut Carried<'_>) -> bool {
-    let (admitted, decided) = match session.guard() {
+    let facts = Facts::Connection { server_name: server_name.map(Into::into) };
+    match session.guard() {
         Guard::Nobody => {
             // It may last until somebody does.
-            carried.admission =
-                Some(session.context.live.begin(&session.parties, Facts::Connection { server_name: server_name.map(Into::into) }));
-            return true;
+            carried.admission = Some(session.context.live.begin(&session.parties, Some(facts)));
+            true
         }
-        Guard::Unknown => (false, Some(not_known())),
+        Guard::Unknown => carried.judged(false, Some(not_known())),
         Guard::By(access) => {
-            let facts = Facts::Connection { server_name: server_name.map(Into::into) };
-            let admission = session.context.live.begin(&session.parties, facts);
-            // External authorization is of requests: what it should decide cannot pass as bytes.
-            let asks = admission.custom(&access.policies, |ask| failed(ask, "it is asked about requests alone, and this is not HTTP"));
-            let (refusal, decided) = decide(&admission, &access);
+            let admission = session.context.live.begin(&session.parties, Some(facts));
+            let asks = admission.custom(&access.policies, not_asked);
+            let (refused, decided) = decide(admission.evaluate(&access.policies));
             carried.admission = Some(admission);
-            (refusal.is_none() && asks.is_none(), asks.or(decided))
+            carried.judged(refused.is_none() && asks.is_none(), asks.or(decided))
         }
-    };
-    carried.decided = decided;
-    if !admitted {
-        carried.flag = Some(Flag::Denied);
     }
-    admitted
 }
 
-fn decide(admission: &Admission, access: &Arc<Access>) -> (Option<Refusal>, Option<Decided>) {
-    let evaluation = admission.evaluate(&access.policies);
+/// External authorization is of requests: what it should decide cannot pass as bytes.
+pub(crate) fn not_asked(ask: &Ask<'_>) -> Decided {
+    failed(ask, "it is asked about requests alone, and this is not HTTP")
+}
+
+/// What policies say, for the record; or the answer to what they do not admit.
+pub(crate) fn settle(evaluation: Evaluation, record: &mut Record) -> Result<(), Refusal> {
+    let (refused, decided) = decide(evaluation);
+    record.decided = Decided::both(record.decided.take().map(|before| *before), decided).map(Box::new);
+    refused.map_or(Ok(()), |refused| Err(denied(&refused)))
+}
+
+pub(crate) fn decide(evaluation: Evaluation) -> (Option<Refused>, Option<Decided>) {
+    let audit = evaluation.audit.and_then(Decision::refused);
     let (by, refused) = match evaluation.decision {
         Decision::Allowed { by } => (by, None),
-        Decision::Denied(refused) => (Some(refused.policy.clone()), Some(refused)),
+        Decision::Denied(refused) => (None, Some(refused)),
     };
-    let refusal = refused.as_ref().map(denied);
-    let audit = evaluation.audit.and_then(Decision::refused);
-    let said = by.is_some() || audit.is_some();
-    let decided = said.then(|| {
-        let (code, reason) = refused.map_or(("", String::new()), |refused| (refused.code, refused.reason));
-        Decided { policy: by, code, reason, audit }
-    });
-    (refusal, decided)
+    let decided = match (&refused, by) {
+        (Some(refused), _) => Some(Decided { audit, ..Decided::of(refused.clone()) }),
+        (None, None) if audit.is_none() => None,
+        (None, policy) => Some(Decided { policy, audit, ..Decided::nobody("", String::new()) }),
+    };
+    (refused, decided)
 }
 
 /// Also of a stream that is denied while it lasts.
@@ -204,7 +234,7 @@ fn refused_token(denied: Denied, record: &mut Record) -> Refusal {
     Refusal { headers: Some(Box::new(headers)), ..refusal }
 }
 
-fn not_known() -> Decided {
+pub(crate) fn not_known() -> Decided {
     let reason = "the policies of the service are not known here yet".to_owned();
     Decided { policy: None, code: errors::ACCESS_UNKNOWN, reason, audit: None }
 }

@@ -46,6 +46,15 @@ impl<'a> Carried<'a> {
         }
     }
 
+    /// Notes what policies said of it. False: it is refused.
+    pub(crate) fn judged(&mut self, admitted: bool, decided: Option<Decided>) -> bool {
+        self.decided = Decided::both(self.decided.take(), decided);
+        if !admitted {
+            self.flag = Some(Flag::Denied);
+        }
+        admitted
+    }
+
     /// Until both directions have ended, each by itself; an error of one side is a reset for the other.
     pub(crate) async fn carry<C, B>(mut self, client: C, backend: B) -> End
     where

@@ -1,7 +1,8 @@
 //! The words of external authorization: what is asked about a request, and what the answer makes of it. Envoy's ext_authz v3 over gRPC, and its HTTP flavour.
+use crate::admission::Destination;
 use crate::ahead::Beginning;
+use crate::client::Client;
 use crate::provider::{ByHttp, WithBody};
-use crate::record::Parties;
 use crate::token_place::parameters;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TE, TRANSFER_ENCODING};
@@ -22,7 +23,8 @@ const PARTIAL: HeaderName = HeaderName::from_static("x-envoy-auth-partial-body")
 
 /// A request as it would go on, and as much of its body as goes along.
 pub(crate) struct Question<'a> {
-    pub(crate) parties: &'a Parties,
+    pub(crate) client: &'a Client,
+    pub(crate) destination: Destination<'a>,
     pub(crate) request: &'a Parts,
     /// In its normal form.
     pub(crate) path: &'a str,
@@ -80,8 +82,7 @@ impl Question<'_> {
     }
 
     fn attributes(&self) -> CheckRequest {
-        let Self { parties, request, .. } = self;
-        let client = &parties.client;
+        let Self { client, destination, request, .. } = self;
         let host = text(&request.headers, HOST);
         let mut headers = std::collections::HashMap::new();
         for name in request.headers.keys().filter(|name| **name != HOST) {
@@ -117,8 +118,8 @@ impl Question<'_> {
             service: client.identity.as_ref().map(Identity::service_account).unwrap_or_default().to_owned(),
             ..Peer::default()
         };
-        let addressed = client.addressed.map(|ip| address(ip.to_canonical().to_string(), parties.served.port));
-        let destination = Peer { address: addressed, service: parties.served.service.to_string(), ..Peer::default() };
+        let addressed = destination.ip.map(|ip| address(ip.to_canonical().to_string(), destination.port));
+        let destination = Peer { address: addressed, service: destination.service.to_owned(), ..Peer::default() };
         let asked = AskedRequest { time: Some(std::time::SystemTime::now().into()), http: Some(http) };
         let attributes =
             AttributeContext { source: Some(source), destination: Some(destination), request: Some(asked), ..AttributeContext::default() };

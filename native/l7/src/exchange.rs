@@ -8,6 +8,7 @@ use crate::canonical::{self, canonical, for_backend, is_grpc};
 use crate::extended::{self, Tunnel};
 use crate::limits::REPLAY_BYTES;
 use crate::mirror::mirror;
+use crate::onward::{Way, authorize_onward};
 use crate::record::Record;
 use crate::refusal::{Refusal, grpc_status};
 use crate::restrain::restrain;
@@ -98,7 +99,7 @@ async fn pass<U: Upstream>(
     record.authority = request.headers.get(HOST).cloned();
     record.trace = Some(Trace::of(&mut request.headers, |asked| session.parties.report.traces(asked)));
     let mut incoming = Ahead::new(incoming);
-    let admitted = authorize(session, &mut request, &canonical, &mut incoming, record).await?;
+    let mut admitted = authorize(session, &mut request, &canonical, &mut incoming, record).await?;
 
     let (rule, prefix) = match port.rules(session.parties.client.namespace()) {
         None => (&port.own.http, None),
@@ -138,6 +139,11 @@ async fn pass<U: Upstream>(
         return Ok(Passed::Here(answered));
     }
 
+    let path = shaped.path.as_deref().or(canonical.path.as_deref());
+    if let Some(way) = Way::of(served, rule.name.as_ref(), &backend.key) {
+        admitted = authorize_onward(session, way, (&mut request, path, &mut incoming), admitted, record).await?;
+    }
+
     let http2 = speaks_http2(backend.protocol, if tunnel.is_some() { Version::HTTP_11 } else { request.version }, grpc);
     canonical.upgrade = wished(canonical.upgrade, http2, tunnel.is_some())?;
     let upload = (!incoming.is_end_stream()).then(|| {
@@ -145,7 +151,7 @@ async fn pass<U: Upstream>(
         Upload::new(incoming, keep, scope.as_ref().and_then(|scope| scope.most_body_bytes), Rc::clone(&record.request_bytes))
     });
     for copy in shaped.mirrors.iter().filter(|mirror| mirror.drawn()) {
-        mirror(session, copy, &request, &canonical, shaped.path.as_deref(), upload.as_ref());
+        mirror(session, copy, &request, &canonical, path, (rule, admitted.as_ref()), upload.as_ref());
     }
     let table = session.context.table();
     let settings = table.backend(&backend.key.service, backend.key.port);
@@ -154,7 +160,6 @@ async fn pass<U: Upstream>(
     let session_of = persistence.and_then(|persistence| persistence.session(&request.headers));
     let about = About { client: &session.parties.client, request: &request, path: canonical.merged(&request), route: rule.name.as_ref() };
     let (hash, cookie) = settings.map_or((None, None), |settings| settings.hash(&about));
-    let path = shaped.path.as_deref().or(canonical.path.as_deref());
     for_backend(&mut request, path, http2, &canonical)?;
     let errand = Errand { rule, backend, request, http2, upgrade: canonical.upgrade.is_some(), upload, begun, hash, session: session_of };
     let arrived = match &admitted {

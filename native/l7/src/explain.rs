@@ -44,7 +44,7 @@ impl Table {
         let mut explained = match self.guard(&served.service) {
             Guard::Nobody => Explained::default(),
             Guard::Unknown => return refused(errors::ACCESS_UNKNOWN, "the policies of the service are not known".to_owned()),
-            Guard::By(access) => match access.tokens.authenticate(&mut request, SystemTime::now()) {
+            Guard::By(access) => match access.tokens.authenticate(&mut request, None, SystemTime::now()) {
                 Err(denied) => {
                     let policy = Some(PolicyRef { name: denied.policy, rule: None });
                     let reason = format!("{}: {}", denied.why, denied.reason);
@@ -55,7 +55,13 @@ impl Table {
                     let path = canonical.path.as_deref().unwrap_or(request.uri.path());
                     // Who stands before the client cannot be told from a question.
                     let remote = (access.trusted_proxies == 0).then(|| client.address.ip());
-                    judge(&access.policies, client, served, &request, &Facts { path, token: token.as_deref(), remote })
+                    judge(
+                        &access.policies,
+                        client,
+                        served,
+                        &request,
+                        &Facts { path, token: token.as_ref().map(|accepted| &*accepted.token), remote },
+                    )
                 }
             },
         };

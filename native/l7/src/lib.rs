@@ -36,6 +36,7 @@ mod link;
 mod matching;
 mod metered;
 mod mirror;
+mod onward;
 mod pool;
 mod provider;
 mod record;

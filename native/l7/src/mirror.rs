@@ -1,11 +1,14 @@
 //! Copies of requests for mirrors: they run beside the request, nobody waits for them, and their answers go nowhere.
 use crate::attempt::{NotReady, acquire};
+use crate::authorize::Admitted;
 use crate::balancing::observe;
 use crate::canonical::{Canonical, for_backend, is_grpc};
 use crate::exchange::speaks_http2;
 use crate::filter::Mirror;
 use crate::limits::{MIRROR_WAIT, MIRRORS};
+use crate::onward::{Way, may_copy};
 use crate::report::Copied;
+use crate::rule::HttpRule;
 use crate::session::Session;
 use crate::shaping::Shaped;
 use crate::upload::{Outgoing, Upload};
@@ -30,6 +33,7 @@ pub(crate) fn mirror<U: Upstream>(
     request: &Parts,
     canonical: &Canonical,
     path: Option<&str>,
+    (rule, admitted): (&HttpRule, Option<&Admitted>),
     upload: Option<&Rc<RefCell<Upload>>>,
 ) {
     let context = &session.context;
@@ -39,7 +43,11 @@ pub(crate) fn mirror<U: Upstream>(
     let mut shaped = Shaped::default();
     let http2 = speaks_http2(backend.protocol, request.version, is_grpc(&request.headers));
     let answered = shaped.apply(&backend.filters, &mut request, canonical, None, session.parties.served.port);
-    let path = shaped.path.as_deref().or(path).or(canonical.path.as_deref());
+    let path = shaped.path.as_deref().or(path);
+    let way = Way::of(&session.parties.served, rule.name.as_ref(), &backend.key);
+    if way.is_some_and(|way| !may_copy(session, way, &mut request, path, admitted)) {
+        return report(Copied::Denied);
+    }
     if answered.is_some() || for_backend(&mut request, path, http2, &canonical.for_copy()).is_err() {
         return report(Copied::Failed);
     }

@@ -45,6 +45,17 @@ impl Decided {
         let Refused { code, policy, reason } = refused;
         Self { policy: Some(policy), code, reason, audit: None }
     }
+
+    /// Of the service that was addressed, and of the one that a route sends to: who refuses is told, and otherwise who admitted it first.
+    pub(crate) fn both(before: Option<Self>, then: Option<Self>) -> Option<Self> {
+        let (before, then) = match (before, then) {
+            (Some(before), Some(then)) => (before, then),
+            (before, then) => return before.or(then),
+        };
+        let (mut told, other) = if then.code.is_empty() && before.policy.is_some() { (before, then) } else { (then, before) };
+        told.audit = told.audit.or(other.audit);
+        Some(told)
+    }
 }
 
 pub(crate) struct Record {

@@ -29,6 +29,8 @@ pub enum Copied {
     Failed,
     /// Too many were under way.
     Dropped,
+    /// Policies of the mirror's service do not admit it, or would have to ask somebody about it.
+    Denied,
 }
 
 /// What a request is in its trace.

@@ -7,6 +7,7 @@ use crate::hello::{Hello, hello};
 use crate::http_server::{serve_http1, serve_http2};
 use crate::learnt::First;
 use crate::limits::{CLIENT_FIRST, FIRST_WORDS, HEAD_WAIT, HELLO_BYTES, TELLING, UNHEARD_TRIES};
+use crate::onward::{Way, authorize_connection_onward};
 use crate::rewound::Rewound;
 use crate::service::{Port, Rules};
 use crate::session::Session;
@@ -134,16 +135,23 @@ where
     async fn stream_to(self, rule: &StreamRule, server_name: Option<String>, reached: Option<Reached<U>>) -> End {
         let mut carried = Carried::begin(&self.session.parties, rule.name.as_ref());
         let admitted = authorize_connection(&self.session, server_name.as_deref(), &mut carried);
-        carried.server_name = server_name;
         if !admitted {
+            carried.server_name = server_name;
             return End::Refused;
         }
         let backend = rule.backends.choose().filter(|backend| backend.refuse.is_none());
         let Some(backend) = backend else {
+            carried.server_name = server_name;
             carried.flag = Some(Flag::NoBackend);
             return End::Refused;
         };
         carried.backend = Some(backend);
+        let way = Way::of(&self.session.parties.served, rule.name.as_ref(), &backend.key);
+        let admitted = way.is_none_or(|way| authorize_connection_onward(&self.session, way, server_name.as_deref(), &mut carried));
+        carried.server_name = server_name;
+        if !admitted {
+            return End::Refused;
+        }
         let reached = match reached {
             Some(reached) => Ok(reached),
             None => reach(&self.session.context, &backend.key).await,

@@ -130,6 +130,16 @@ impl Table {
         }
     }
 
+    /// Of a service that a route sends to. One that this waypoint does not serve, or that nobody guards, has none here: what it asks for is asked on
+    /// the nodes of its pods. An Access comes before the routes that could lead to its service (proto/authorization.proto).
+    pub(crate) fn guard_of_backend(&self, name: &str) -> Guard {
+        match self.accesses.get(name) {
+            Some(access) => Guard::By(Arc::clone(access)),
+            None if self.services.get(name).is_some_and(|service| service.guarded) => Guard::Unknown,
+            None => Guard::Nobody,
+        }
+    }
+
     /// What is counted, and how it stands.
     pub fn limits(&self) -> impl Iterator<Item = LimitSeen<'_>> {
         self.traffic.limits()

@@ -30,9 +30,7 @@ pub(crate) struct Tokens {
 
 #[derive(Debug)]
 struct Rule {
-    policy: Arc<str>,
-    issuer: String,
-    audiences: Vec<String>,
+    grounds: Arc<Grounds>,
     keys: Keys,
     /// Why there are none.
     missing: String,
@@ -43,11 +41,20 @@ struct Rule {
     spaced: Vec<String>,
 }
 
+/// What a token is accepted on. Two services for which the same RequestAuthentication holds have rules on the same grounds.
+#[derive(Debug, PartialEq, Eq)]
+struct Grounds {
+    policy: Arc<str>,
+    issuer: String,
+    audiences: Vec<String>,
+}
+
 /// What was verified.
 #[derive(Debug)]
-struct Accepted {
+pub(crate) struct Accepted {
     rule: usize,
-    token: Arc<Token>,
+    grounds: Arc<Grounds>,
+    pub(crate) token: Arc<Token>,
     headers: Vec<(HeaderName, HeaderValue)>,
     /// Unix seconds.
     until: u64,
@@ -86,7 +93,14 @@ impl Tokens {
     }
 
     /// None: no token, which policies may object to. What the client sent in headers that are ours is taken out in any case.
-    pub(crate) fn authenticate(&self, request: &mut Parts, now: SystemTime) -> Result<Option<Arc<Token>>, Denied> {
+    ///
+    /// `earlier`: what another service's rules accepted of the same request, and may have taken out of it.
+    pub(crate) fn authenticate(
+        &self,
+        request: &mut Parts,
+        earlier: Option<&Arc<Accepted>>,
+        now: SystemTime,
+    ) -> Result<Option<Arc<Accepted>>, Denied> {
         if self.rules.is_empty() {
             return Ok(None);
         }
@@ -94,7 +108,11 @@ impl Tokens {
             request.headers.remove(name);
         }
         let found: Vec<(usize, &Place, Cow<'_, str>)> = self.found(request).collect();
-        let Some((first, _, text)) = found.first() else { return Ok(None) };
+        let Some((first, _, text)) = found.first() else {
+            let accepted = earlier.filter(|earlier| self.rules.iter().any(|rule| rule.grounds == earlier.grounds));
+            accepted.inspect(|accepted| accepted.tell(request));
+            return Ok(accepted.cloned());
+        };
         if found.iter().any(|(.., other)| other != text) {
             return Err(self.denied(*first, Refused::Several));
         }
@@ -114,10 +132,8 @@ impl Tokens {
                 return Err(self.denied(accepted.rule, Refused::Malformed));
             }
         }
-        for (name, value) in &accepted.headers {
-            request.headers.insert(name, value.clone());
-        }
-        Ok(Some(Arc::clone(&accepted.token)))
+        accepted.tell(request);
+        Ok(Some(accepted))
     }
 
     fn found<'s, 'r>(&'s self, request: &'r Parts) -> impl Iterator<Item = (usize, &'s Place, Cow<'r, str>)> + use<'s, 'r> {
@@ -133,16 +149,17 @@ impl Tokens {
         let mut refused = self.denied(first, Refused::Issuer);
         for number in rules {
             let rule = &self.rules[number];
-            if signed.issuer() != Some(rule.issuer.as_str()) {
+            if signed.issuer() != Some(rule.grounds.issuer.as_str()) {
                 continue;
             }
-            match signed.verify(&rule.keys, &rule.audiences, now).and_then(|()| signed.expires()) {
+            match signed.verify(&rule.keys, &rule.grounds.audiences, now).and_then(|()| signed.expires()) {
                 Err(why) => refused = self.denied(number, why),
                 Ok(expires) => {
                     let until = expires.map_or(now + ENDLESS, |expires| expires.saturating_add(SKEW));
                     let payload = signed.payload();
                     let token = Arc::new(Token::of(signed.into_claims(), &rule.spaced));
-                    return Ok(Accepted { rule: number, headers: rule.headers(&token, payload), token, until });
+                    let (grounds, headers) = (Arc::clone(&rule.grounds), rule.headers(&token, payload));
+                    return Ok(Accepted { rule: number, grounds, token, headers, until });
                 }
             }
         }
@@ -152,7 +169,17 @@ impl Tokens {
     fn denied(&self, rule: usize, why: Refused) -> Denied {
         let rule = &self.rules[rule];
         let more = if why == Refused::NoKey && !rule.missing.is_empty() { format!(": {}", rule.missing) } else { String::new() };
-        Denied { why, policy: Arc::clone(&rule.policy), reason: format!("{}: {why}{more}", rule.policy) }
+        let policy = &rule.grounds.policy;
+        Denied { why, policy: Arc::clone(policy), reason: format!("{policy}: {why}{more}") }
+    }
+}
+
+impl Accepted {
+    /// In the headers that only we write.
+    fn tell(&self, request: &mut Parts) {
+        for (name, value) in &self.headers {
+            request.headers.insert(name, value.clone());
+        }
     }
 }
 
@@ -174,10 +201,13 @@ impl Rule {
             Ok((header_name(&from.header).at("header")?, from.claim.clone()))
         };
         let payload_header = Some(&from.payload_header).filter(|name| !name.is_empty());
-        Ok(Self {
+        let grounds = Grounds {
             policy: named("policy", &from.policy)?.into(),
             issuer: named("issuer", &from.issuer)?,
             audiences: from.audiences.clone(),
+        };
+        Ok(Self {
+            grounds: Arc::new(grounds),
             keys,
             missing: if from.missing.is_empty() { unread } else { from.missing.clone() },
             places: Place::parse(from)?,

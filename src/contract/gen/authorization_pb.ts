@@ -4,6 +4,7 @@
 // Rules that hold for every message:
 //   - Whether a service has an Access is said by its routes (Routes.guarded in route.proto). Where they say so, nothing is served before it is there:
 //     503, E_ACCESS_UNKNOWN. Control sends both in one delta, or the Access first; what comes in between denies.
+//   - It holds for what is addressed to the service, and for what a route of another service, or of the client's namespace, sends to it: as it goes on.
 //   - A reader that meets an unset oneof, an unspecified or unknown enum value, a field that it does not know, or a value outside of what the comment
 //     says, rejects the whole resource (Applied.rejected), and denies every request for the service until it is corrected or removed: E_POLICY_INVALID.
 //   - What control could not compile, it sends as a Policy with `invalid`, which denies what it stands for and names it.

@@ -23,8 +23,8 @@ type Asked = Arc<Mutex<Vec<CheckRequest>>>;
 
 /// Answers what it was told to, or never.
 #[derive(Clone)]
-struct Decider {
-    asked: Asked,
+pub(crate) struct Decider {
+    pub(crate) asked: Asked,
     answer: Arc<Mutex<Option<Result<CheckResponse, tonic::Code>>>>,
 }
 
@@ -42,7 +42,7 @@ impl Authorization for Decider {
 }
 
 impl Decider {
-    async fn start() -> (Self, SocketAddr) {
+    pub(crate) async fn start() -> (Self, SocketAddr) {
         let decider = Self { asked: Asked::default(), answer: Arc::default() };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -59,22 +59,22 @@ impl Decider {
         (decider, address)
     }
 
-    fn answers(&self, answer: Result<CheckResponse, tonic::Code>) {
+    pub(crate) fn answers(&self, answer: Result<CheckResponse, tonic::Code>) {
         *self.answer.lock().unwrap() = Some(answer);
     }
 
-    fn last(&self) -> HttpRequest {
+    pub(crate) fn last(&self) -> HttpRequest {
         self.asked.lock().unwrap().last().unwrap().attributes.clone().unwrap().request.unwrap().http.unwrap()
     }
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "one of the answers that a decider can have")]
-fn ok(response: OkHttpResponse) -> Result<CheckResponse, tonic::Code> {
+pub(crate) fn ok(response: OkHttpResponse) -> Result<CheckResponse, tonic::Code> {
     Ok(CheckResponse { status: Some(Status::default()), http_response: Some(HttpResponse::OkResponse(response)) })
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "one of the answers that a decider can have")]
-fn denied(response: DeniedHttpResponse) -> Result<CheckResponse, tonic::Code> {
+pub(crate) fn denied(response: DeniedHttpResponse) -> Result<CheckResponse, tonic::Code> {
     let status = Some(Status { code: 7, ..Status::default() });
     Ok(CheckResponse { status, http_response: Some(HttpResponse::DeniedResponse(response)) })
 }
@@ -88,12 +88,12 @@ fn provider(protocol: Protocol) -> Provider {
     Provider { name: "decider".into(), service: "auth/decider".into(), port: PORT.into(), protocol: Some(protocol), ..Provider::default() }
 }
 
-fn grpc() -> Provider {
+pub(crate) fn grpc() -> Provider {
     provider(Protocol::Grpc(GrpcCheck {}))
 }
 
 /// Everything below /private is asked about.
-fn asking(provider: Provider) -> Access {
+pub(crate) fn asking(provider: Provider) -> Access {
     let private = Match { paths: any(&[prefix("/private")]), ..Match::default() };
     let custom = Policy { provider: provider.name.clone(), ..policy("ask", Action::Custom, &[private]) };
     Access { providers: vec![provider], ..access(vec![custom]) }

@@ -7,6 +7,7 @@ mod external;
 mod limits;
 mod mirrors;
 mod nginx;
+mod onward;
 mod outliers;
 mod peers;
 mod replay;

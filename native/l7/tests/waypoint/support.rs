@@ -135,6 +135,8 @@ pub(crate) struct Told {
     pub(crate) server_name: Option<String>,
     /// Code, policy and rule; empty when no policy said anything.
     pub(crate) decided: String,
+    /// The policy that would have refused it.
+    pub(crate) audited: String,
 }
 
 fn decided(decided: Option<&Decided>) -> String {
@@ -142,6 +144,10 @@ fn decided(decided: Option<&Decided>) -> String {
     let name = policy.as_ref().map_or("", |policy| &*policy.name);
     let rule = policy.as_ref().and_then(|policy| policy.rule).map_or("-".to_owned(), |rule| rule.to_string());
     format!("{code} {name} {rule}")
+}
+
+fn audited(decided: Option<&Decided>) -> String {
+    decided.and_then(|decided| decided.audit.as_ref()).map_or(String::new(), |refused| refused.policy.name.to_string())
 }
 
 #[derive(Default)]
@@ -170,6 +176,7 @@ impl Report for Notes {
             response_bytes: record.response_bytes,
             server_name: None,
             decided: decided(record.decided),
+            audited: audited(record.decided),
         });
     }
 
@@ -188,6 +195,7 @@ impl Report for Notes {
             response_bytes: record.sent_bytes,
             server_name: record.server_name.map(Into::into),
             decided: decided(record.decided),
+            audited: audited(record.decided),
         });
     }
 

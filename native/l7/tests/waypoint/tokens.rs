@@ -12,10 +12,10 @@ use trackbed_l7::Flag;
 
 const ISSUER: &str = "https://issuer.example";
 
-struct Issuer(EcdsaKeyPair);
+pub(crate) struct Issuer(EcdsaKeyPair);
 
 impl Issuer {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap())
     }
 
@@ -24,7 +24,7 @@ impl Issuer {
         json!({"keys": [{"kty": "EC", "crv": "P-256", "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y)}]}).to_string()
     }
 
-    fn token(&self, claims: &Value) -> String {
+    pub(crate) fn token(&self, claims: &Value) -> String {
         let mut all = json!({"iss": ISSUER, "sub": "ann"});
         all.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
         let header = URL_SAFE_NO_PAD.encode("{\"alg\":\"ES256\"}");
@@ -33,7 +33,7 @@ impl Issuer {
         format!("{input}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
 
-    fn rule(&self) -> TokenRule {
+    pub(crate) fn rule(&self) -> TokenRule {
         TokenRule {
             policy: "shop/jwt".into(),
             issuer: ISSUER.into(),

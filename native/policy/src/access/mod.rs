@@ -2,6 +2,7 @@
 mod compile;
 mod condition;
 mod index;
+mod onward;
 mod partly;
 mod policies;
 mod subject;

@@ -123,6 +123,15 @@ impl Policies {
         self.asks(subject)
     }
 
+    /// Of a policy of these.
+    pub(super) fn name(&self, number: usize) -> &str {
+        &self.all[number].name
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.all.iter().any(|policy| *policy.name == *name)
+    }
+
     pub(super) fn asks(&self, matching: &impl Matching) -> Vec<Ask<'_>> {
         let mut asked: Vec<Ask<'_>> = Vec::new();
         if !self.custom {

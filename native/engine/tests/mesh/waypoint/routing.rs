@@ -4,9 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use prost::Message;
+use trackbed_contract::authorization::{self, Access, Action, Clause, Match, Policy, Rule, Texts};
 use trackbed_contract::engine::{Resource, ResourceType};
 use trackbed_contract::istio::workload::TunnelProtocol;
-use trackbed_contract::route::{Backend, HttpEntry, HttpMatch, HttpRule, HttpRules, Protocol, RuleId, RuleSet, Text, rule_set, text};
+use trackbed_contract::route::{
+    Backend, HttpEntry, HttpMatch, HttpRule, HttpRules, Protocol, Routes, RuleId, RuleSet, Text, rule_set, text,
+};
 use trackbed_contract::traffic::{
     Algorithm, BackendPort, BackendSettings, CircuitBreaker, LoadBalancer, RateLimit, RequestScope, RequestSettings,
 };
@@ -138,6 +141,38 @@ fn a_request_goes_to_the_service_that_its_route_names_and_without_a_route_to_its
         Some(1),
         "{metrics}"
     );
+}
+
+#[test]
+fn a_route_to_another_service_of_the_waypoint_is_no_way_around_its_policies() {
+    let Some(shop) = Shop::new(&["gate"]) else { return };
+    let news = "shop/news.shop.svc.cluster.local";
+    let guarded = |namespace: &str| {
+        let from =
+            Texts { any: vec![authorization::Text { kind: Some(authorization::text::Kind::Exact(namespace.to_owned())) }], none: vec![] };
+        let clause = Clause { matches: vec![Match { namespaces: Some(from), ..Match::default() }] };
+        let policy = Policy {
+            name: "shop/readers".into(),
+            action: Action::Allow.into(),
+            rules: vec![Rule { clauses: vec![clause] }],
+            ..Policy::default()
+        };
+        let access = Access { service: news.into(), policies: vec![policy], ..Access::default() };
+        let routes = Routes { service: news.into(), guarded: true, ..Routes::default() };
+        shop.resources(&[
+            resource(ResourceType::Access, news, access.encode_to_vec()),
+            resource(ResourceType::Routes, news, routes.encode_to_vec()),
+            cart(vec![to("news", "/news"), to("cart", "/")]),
+        ])
+    };
+    let waypoint = Waypoint::start(&shop.fabric, &shop.gates[0], &guarded("bank"));
+    let mut client = Client::new(&shop.web, CART, PORT).unwrap();
+    assert_eq!((client.get("/news").status, client.get("/").by()), (403, "cart"));
+    let told = waypoint.director.flow("the refusal", |flow| flow.request.as_ref().is_some_and(|request| request.status == 403));
+    assert_eq!((&*told.policy, &*told.code), ("shop/readers", "E_POLICY_NO_ALLOW"));
+    assert_eq!((&*told.service, &*told.request.unwrap().backend), ("shop/cart.shop.svc.cluster.local", news));
+    assert_eq!(waypoint.director.state(guarded("shop")), []);
+    assert_eq!(client.get("/news").by(), "news");
 }
 
 #[test]
