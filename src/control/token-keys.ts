@@ -1,7 +1,7 @@
 // The keys that tokens are verified by: fetched for every RequestAuthentication that says where they are, kept fresh, and told as if it had changed.
 import { type FetchedKeys, keysUrlOf, type RequestAuthentication } from "#mesh/authorization.ts";
-import { keyOf, type MeshObject, type ObjectKey } from "#mesh/objects.ts";
-import type { Change, Source } from "#source/source.ts";
+import type { Source } from "#source/source.ts";
+import { answering, type Questions } from "./answering.ts";
 
 /** What an issuer's server said; `unchanged`: what it said last still holds. */
 export type Fetched =
@@ -31,7 +31,7 @@ const TIMES = {
   /** A first batch waits this long, so that a control that restarts does not take every key away. */
   firstMilliseconds: 2_000,
 };
-/** URLs asked at the same time, and all in all: tokens of an issuer whose URL comes later in the list are refused. */
+/** URLs asked at the same time, and all in all: tokens of an issuer whose URL is beyond are refused. */
 const AT_ONCE = 8;
 const MOST_URLS = 256;
 const MOST_TIMEOUT_MILLISECONDS = 30_000;
@@ -49,53 +49,23 @@ const NONE: FetchedKeys = { jwks: "", missing: "" };
 
 /** The same changes with `keys` filled in, and one more whenever they are others. */
 export function fetchingKeys(source: Source, options: TokenKeysOptions): Source {
-  return (stop) => follow(source, options, stop);
-}
-
-const urlsOf = ({ jwtRules }: RequestAuthentication): string[] => jwtRules.map(keysUrlOf).filter((url) => url !== "");
-
-async function* follow(source: Source, options: TokenKeysOptions, stop: AbortSignal): AsyncGenerator<Change> {
   const times = { ...TIMES, ...options.times };
-  const rules = new Map<ObjectKey, RequestAuthentication>();
-  const known = new Map<string, Known>();
-  let latest: Pick<Change, "faults" | "places"> = { faults: [], places: new Map() };
-
-  const everyUrl = (): string[] => [...new Set([...rules.values()].flatMap(urlsOf))].sort();
-  const wanted = (): string[] => everyUrl().slice(0, MOST_URLS);
-  const due = (now: number): string[] =>
-    wanted()
-      .filter((url) => (known.get(url)?.due ?? 0) <= now)
-      .slice(0, AT_ONCE);
-
-  const timeoutOf = (url: string): number =>
-    Math.min(
-      Math.max(
-        ...[...rules.values()].flatMap(({ jwtRules }) =>
-          jwtRules.filter((rule) => keysUrlOf(rule) === url).map((rule) => rule.timeoutMilliseconds),
-        ),
-      ),
-      MOST_TIMEOUT_MILLISECONDS,
-    );
-
-  /** Not all replicas of a moment at once. */
-  const jittered = (milliseconds: number): number => Date.now() + milliseconds * (0.9 + Math.random() * 0.2);
 
   function freshFor(seconds: number | null): number {
     if (seconds === null) return jittered(times.freshMilliseconds);
     return jittered(Math.min(Math.max(seconds * 1000, times.leastFreshMilliseconds), times.mostFreshMilliseconds));
   }
 
-  async function ask(url: string): Promise<void> {
-    const before = known.get(url);
+  async function ask(url: string, before: Known | undefined, askers: readonly RequestAuthentication[]): Promise<Known> {
     try {
-      const got = await options.fetch(url, { etag: before?.etag ?? "", timeoutMilliseconds: timeoutOf(url) });
+      const got = await options.fetch(url, { etag: before?.etag ?? "", timeoutMilliseconds: timeoutOf(url, askers) });
       const keys = got.kind === "keys" ? { jwks: got.jwks, missing: "" } : (before?.keys ?? NONE);
       const etag = got.kind === "keys" ? got.etag : (before?.etag ?? "");
-      known.set(url, { keys, etag, at: Date.now(), due: freshFor(got.freshSeconds), failures: 0 });
       if ((before?.failures ?? 0) > 0) options.onTrouble(url, null);
+      return { keys, etag, at: Date.now(), due: freshFor(got.freshSeconds), failures: 0 };
     } catch (error) {
-      known.set(url, failed(before, error));
       if ((before?.failures ?? 0) === 0) options.onTrouble(url, error);
+      return failed(before, error);
     }
   }
 
@@ -115,77 +85,34 @@ async function* follow(source: Source, options: TokenKeysOptions, stop: AbortSig
     };
   }
 
-  /** Resolves with the URLs that have other keys now. */
-  async function askAll(urls: readonly string[]): Promise<ReadonlySet<string>> {
-    const before = new Map(urls.map((url) => [url, known.get(url)?.keys]));
-    await Promise.all(urls.map(ask));
-    return new Set(urls.filter((url) => JSON.stringify(before.get(url)) !== JSON.stringify(known.get(url)?.keys)));
-  }
-
-  const filled = (object: MeshObject): MeshObject => (object.kind === "RequestAuthentication" ? fill(object) : object);
-
-  function fill(one: RequestAuthentication): RequestAuthentication {
-    const among = new Set(wanted());
-    const found = urlsOf(one).flatMap((url): [string, FetchedKeys][] => {
-      if (!among.has(url)) return [[url, { jwks: "", missing: `more than ${MOST_URLS} URLs are asked for keys` }]];
-      const keys = known.get(url)?.keys;
-      return keys === undefined ? [] : [[url, keys]];
-    });
-    return found.length === 0 ? one : { ...one, keys: Object.fromEntries(found) };
-  }
-
-  function note({ reset, put, remove }: Change): void {
-    if (reset) rules.clear();
-    for (const key of remove) rules.delete(key);
-    for (const object of put) if (object.kind === "RequestAuthentication") rules.set(keyOf(object), object);
-    const still = new Set(wanted());
-    for (const url of known.keys()) if (!still.has(url)) known.delete(url);
-  }
-
-  const changes = source(stop)[Symbol.asyncIterator]();
-  let asking: Promise<ReadonlySet<string>> | null = null;
-  try {
-    let next = changes.next();
-    for (;;) {
-      const urls = asking === null ? due(Date.now()) : [];
-      if (urls.length > 0) asking = askAll(urls);
-      const pause = until(asking === null ? Math.min(...wanted().map((url) => known.get(url)?.due ?? 0)) : Number.POSITIVE_INFINITY);
-      const came = await Promise.race([next, pause.promise, ...(asking === null ? [] : [asking])]).finally(pause.cancel);
-      if (came === null) continue;
-      if ("size" in came) {
-        asking = null;
-        const put = [...rules.values()].filter((one) => urlsOf(one).some((url) => came.has(url))).map(fill);
-        if (put.length > 0) yield { reset: false, put, remove: [], ...latest };
-        continue;
-      }
-      if (came.done === true) return;
-      next = changes.next();
-      const change = came.value;
-      latest = { faults: change.faults, places: change.places };
-      note(change);
-      if (change.reset) await firstAnswers();
-      yield { ...change, put: change.put.map(filled) };
-    }
-  } finally {
-    await changes.return?.();
-  }
-
-  async function firstAnswers(): Promise<void> {
-    const end = Date.now() + times.firstMilliseconds;
-    for (let urls = due(Date.now()); urls.length > 0 && Date.now() < end; urls = due(Date.now())) {
-      const late = until(end);
-      await Promise.race([askAll(urls), late.promise]).finally(late.cancel);
-    }
-  }
+  const questions: Questions<RequestAuthentication, Known> = {
+    kind: "RequestAuthentication",
+    of: urlsOf,
+    ask,
+    said: (answer) => answer?.keys,
+    fill: (one, answers) => {
+      const found = urlsOf(one).flatMap((url): [string, FetchedKeys][] => {
+        const answer = answers(url);
+        if (answer === "beyond") return [[url, { jwks: "", missing: `more than ${MOST_URLS} URLs are asked for keys` }]];
+        return answer === undefined ? [] : [[url, answer.keys]];
+      });
+      return found.length === 0 ? one : { ...one, keys: Object.fromEntries(found) };
+    },
+    bounds: { atOnce: AT_ONCE, most: MOST_URLS, firstMilliseconds: times.firstMilliseconds },
+  };
+  return answering(source, questions);
 }
 
-/** setTimeout takes no more than 2^31 ms. */
-const LONGEST_MILLISECONDS = 2 ** 31 - 1;
+const urlsOf = ({ jwtRules }: RequestAuthentication): string[] => jwtRules.map(keysUrlOf).filter((url) => url !== "");
 
-/** Resolves with null at a time; never at infinity. */
-function until(time: number): { readonly promise: Promise<null>; cancel(): void } {
-  const { promise, resolve } = Promise.withResolvers<null>();
-  const wait = Math.min(Math.max(0, time - Date.now()), LONGEST_MILLISECONDS);
-  const timer = Number.isFinite(time) ? setTimeout(() => resolve(null), wait) : undefined;
-  return { promise, cancel: () => clearTimeout(timer) };
-}
+/** The longest that somebody wants to wait. */
+const timeoutOf = (url: string, askers: readonly RequestAuthentication[]): number =>
+  Math.min(
+    Math.max(
+      ...askers.flatMap(({ jwtRules }) => jwtRules.filter((rule) => keysUrlOf(rule) === url).map((rule) => rule.timeoutMilliseconds)),
+    ),
+    MOST_TIMEOUT_MILLISECONDS,
+  );
+
+/** Not all replicas of a moment at once. */
+const jittered = (milliseconds: number): number => Date.now() + milliseconds * (0.9 + Math.random() * 0.2);
