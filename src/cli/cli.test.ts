@@ -211,6 +211,8 @@ test("flows of several nodes come in the order of time, and what was dropped is 
       firstByteMicroseconds: 0,
       durationMicroseconds: 0,
       tls: null,
+      protocol: "http/1.1",
+      serverName: null,
       closedBy: "client",
       reset: false,
       podUid: "u",

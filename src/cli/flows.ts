@@ -28,7 +28,7 @@ export type FlowsOptions = AskingOptions & {
   readonly step?: string;
 };
 
-const HEADER = ["TIME", "PHASE", "SOURCE", "DESTINATION", "SERVICE", "SIDE", "PATH", "VERDICT", "SENT", "RECEIVED", "WHY"];
+const HEADER = ["TIME", "PHASE", "SOURCE", "DESTINATION", "SERVICE", "SIDE", "PATH", "PROTOCOL", "VERDICT", "SENT", "RECEIVED", "WHY"];
 
 export async function runFlows(options: FlowsOptions, format: Format): Promise<Exit> {
   const question = questionOf(options);
@@ -135,9 +135,10 @@ function cells(line: FlowLine): string[] {
   if (line.type === "malformed") return ["", "malformed", `record ${line.sequence} cannot be read: ${line.fault}`, "E_CONTRACT_VERSION"];
   if (line.type === "event") return [line.event.time, line.event.level, line.event.message, line.event.code ?? ""];
   const { start, phase, source, destination, service, direction, path, verdict, bytesSent, bytesReceived } = line.flow;
+  const protocol = line.flow.request?.protocol ?? line.flow.protocol ?? "-";
   const painted = paint(verdict, VERDICT_STYLE[verdict]);
   const bytes = [bytesSent, bytesReceived].map((count) => (phase === "opened" ? "-" : String(count)));
-  return [start, phase, end(source), end(destination), service ?? "-", direction, path ?? "-", painted, ...bytes, why(line.flow)];
+  return [start, phase, end(source), end(destination), service ?? "-", direction, path ?? "-", protocol, painted, ...bytes, why(line.flow)];
 }
 
 /** The proven identity, shortened to what tells; else the pod's name; else the address. */

@@ -51,6 +51,10 @@ export type FlowRecord = {
   readonly firstByteMicroseconds: number;
   readonly durationMicroseconds: number;
   readonly tls: { readonly version: string; readonly cipher: string; readonly group: string; readonly peerSerial: string } | null;
+  /** What the connection spoke, by its first bytes; null while it is open, and when it was nothing that is known. */
+  readonly protocol: string | null;
+  /** The name that a client of TLS asked for. */
+  readonly serverName: string | null;
   readonly closedBy: "client" | "server" | "engine" | null;
   readonly reset: boolean;
   readonly podUid: string;
@@ -187,6 +191,8 @@ function project(flow: Flow): FlowRecord | Fault {
       flow.tlsVersion === ""
         ? null
         : { version: flow.tlsVersion, cipher: flow.tlsCipher, group: flow.tlsGroup, peerSerial: flow.peerSerial },
+    protocol: none(flow.protocol),
+    serverName: none(flow.serverName),
     closedBy: closerOf(flow.closedBy),
     reset: flow.reset,
     podUid: flow.podUid,
