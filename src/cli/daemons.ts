@@ -1,10 +1,11 @@
 // Finds the daemons to talk to and asks them: HTTP on their admin sockets.
 import { existsSync } from "node:fs";
-import { request } from "node:http";
+import { type IncomingMessage, request } from "node:http";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { paths } from "#contract/tables.ts";
 import type { FlowLine } from "#inspect/flow.ts";
+import { lineOf, readFrames } from "#inspect/frames.ts";
 import type { RecordingLine, RecordingRequest } from "#inspect/pcap/recording.ts";
 import { RECORDINGS } from "#inspect/pcap/stream.ts";
 import type { AnswerLine, Question } from "#inspect/question.ts";
@@ -94,7 +95,7 @@ export async function* askDaemon(
   }
   connected?.();
   try {
-    for await (const line of createInterface({ input: response })) if (line !== "") yield JSON.parse(line) as AnswerLine;
+    for await (const frame of readFrames(response)) yield lineOf<AnswerLine>(frame);
   } catch (error) {
     if (!stop.aborted) throw error;
   }
@@ -119,7 +120,7 @@ export async function* record(daemon: Daemon, recording: RecordingRequest, stop:
   stop.addEventListener("abort", end, { once: true });
   try {
     if (stop.aborted) end();
-    for await (const line of createInterface({ input: response })) if (line !== "") yield JSON.parse(line) as RecordingLine;
+    for await (const frame of readFrames(response)) yield lineOf<RecordingLine>(frame);
   } catch (error) {
     if (!stop.aborted) throw error;
   } finally {
@@ -144,9 +145,9 @@ async function get(daemon: Daemon, path: string): Promise<{ code: number; body: 
   return { code: response.statusCode ?? 0, body: await text(response) };
 }
 
-async function text(stream: AsyncIterable<unknown>): Promise<string> {
+async function text(response: IncomingMessage): Promise<string> {
   let all = "";
-  for await (const chunk of stream) {
+  for await (const chunk of response.setEncoding("utf8")) {
     all += String(chunk);
     if (all.length > LARGEST_ANSWER) throw new Error(`an answer of more than ${LARGEST_ANSWER} bytes`);
   }
@@ -161,10 +162,10 @@ export function openAdmin(
   path: string,
   signal: AbortSignal,
   { method, body }: Asking = { method: "GET" },
-): Promise<import("node:http").IncomingMessage> {
+): Promise<IncomingMessage> {
   const socketPath = join(run, paths.adminSocket);
   return new Promise((resolve, reject) => {
-    const req = request({ socketPath, path, signal, method }, (response) => resolve(response.setEncoding("utf8")));
+    const req = request({ socketPath, path, signal, method }, resolve);
     req.once("error", (cause) => reject(daemonAway(`no daemon answers on ${socketPath}`, cause)));
     req.end(body === undefined ? undefined : JSON.stringify(body));
   });

@@ -1,13 +1,14 @@
 // Puts questions to the daemons that are attached here and gathers their answers: bounded, as fast as they are read, ended when nobody reads.
 import { Code, ConnectError, type HandlerContext, type ServiceImpl } from "@connectrpc/connect";
 import type { AnswerPart, Inspection, Question as QuestionMessage } from "#contract/gen/control_pb.ts";
+import type { Frame } from "#inspect/frames.ts";
 import type { Question } from "#inspect/question.ts";
 import { meshError } from "#mesh/error.ts";
 import { createBell } from "#xds/bell.ts";
 import { callerNode } from "./access.ts";
 
 /** A line of an answer as it goes on, with its moment in Unix milliseconds. */
-export type Item = { readonly time: number; readonly json: string };
+export type Item = Frame & { readonly time: number };
 
 export type Missing = { readonly node: string; readonly reason: string };
 
@@ -80,7 +81,7 @@ export function createInspection(): InspectionServer {
         inbox ??= inboxes.get(keyOf(node, part.value.id));
         if (inbox === undefined) throw new ConnectError("this was not asked, or nobody waits for it any more", Code.Canceled);
         const { lines, code, reason, complete } = part.value;
-        await inbox.take(lines.map(({ time, json }) => ({ time: Number(time), json })));
+        await inbox.take(lines.map(({ time, json, behind }) => ({ time: Number(time), json, behind: behind ?? null })));
         if (complete) inbox.end(null);
         else if (code !== "") inbox.end(`${reason.slice(0, REASON_CHARACTERS)} (${code})`);
       }

@@ -1,8 +1,8 @@
 // The other replicas of control: each has its own nodes and waypoints, and is asked with the very token of whoever asks us.
 import { type ClientHttp2Session, connect, constants } from "node:http2";
-import { createInterface } from "node:readline";
 import { kubernetes } from "#contract/tables.ts";
 import { timeOf } from "#inspect/answer.ts";
+import { type Frame, readFrames } from "#inspect/frames.ts";
 import type { AnswerLine, Question } from "#inspect/question.ts";
 import type { Item, Missing } from "./inspection.ts";
 import { ASK_PATH, HERE } from "./people.ts";
@@ -44,10 +44,9 @@ export function createPeers({ list, port, roots, serverName }: PeersOptions): Pe
         stream.once("error", reject);
         stream.once("close", () => reject(new Error("it closed the connection")));
       });
-      stream.setEncoding("utf8");
-      for await (const json of createInterface({ input: stream })) {
-        if (status !== 200) throw new Error(`it refused: ${json.slice(0, REFUSAL_CHARACTERS)}`);
-        if (json !== "") yield* read(json, gathered);
+      for await (const frame of readFrames(stream)) {
+        if (status !== 200) throw new Error(`it refused: ${frame.json.slice(0, REFUSAL_CHARACTERS)}`);
+        yield* read(frame, gathered);
       }
       if (stream.rstCode !== 0) throw new Error("its answer broke off");
     } catch (error) {
@@ -63,11 +62,11 @@ export function createPeers({ list, port, roots, serverName }: PeersOptions): Pe
   };
 }
 
-function* read(json: string, { missing, nodes }: Gathered): Generator<Item> {
-  const line = JSON.parse(json) as AnswerLine;
+function* read(frame: Frame, { missing, nodes }: Gathered): Generator<Item> {
+  const line = JSON.parse(frame.json) as AnswerLine;
   if (line.type === "missing") missing.push({ node: line.node, reason: line.reason });
   else if (line.type === "answered") for (const node of line.nodes) nodes.add(node);
-  else yield { time: timeOf(line), json };
+  else yield { time: timeOf(line), ...frame };
 }
 
 function open(origin: string, ca: string, servername: string): Promise<ClientHttp2Session> {

@@ -2,6 +2,7 @@
 import type { Http2ServerRequest, Http2ServerResponse } from "node:http2";
 import { type ErrorCode, errors, kubernetes } from "#contract/tables.ts";
 import type { Answer } from "#inspect/answer.ts";
+import { type Frame, frameOf } from "#inspect/frames.ts";
 import { createTally } from "#inspect/ledger/tally.ts";
 import { LINES, writeLines } from "#inspect/lines.ts";
 import { merge } from "#inspect/merge.ts";
@@ -72,7 +73,7 @@ export function servePeople(options: PeopleOptions): (request: Http2ServerReques
     const stop = new AbortController();
     response.on("close", () => stop.abort());
     if (!url.searchParams.has(HERE)) options.onAsked(viewer.username, question);
-    let lines: AsyncIterable<string>;
+    let lines: AsyncIterable<string | Frame>;
     try {
       if (question.about === "recording" && !url.searchParams.has(HERE)) await options.announce(question);
       lines = gather(options, question, url.searchParams.has(HERE) ? null : token, stop.signal);
@@ -139,7 +140,7 @@ const kubernetesGroup = "trackbed.dev";
 const namespacesOf = ({ pods }: AboutRecording): string[] => [...new Set(pods.map(({ namespace }) => namespace))];
 
 /** `token` null: only what is attached here. Throws before the first line when nothing can be asked. */
-function gather(options: PeopleOptions, question: Question, token: string | null, stop: AbortSignal): AsyncGenerator<string> {
+function gather(options: PeopleOptions, question: Question, token: string | null, stop: AbortSignal): AsyncGenerator<string | Frame> {
   const { inspection, waypoints, peers } = options;
   const missing: Missing[] = [];
   const nodes = new Set(inspection.nodes());
@@ -148,7 +149,7 @@ function gather(options: PeopleOptions, question: Question, token: string | null
   const ordered = question.about === "edges" || (question.about === "flows" && !question.follow);
   return tell(merge(sources, ordered));
 
-  async function* tell(items: AsyncGenerator<Item>): AsyncGenerator<string> {
+  async function* tell(items: AsyncGenerator<Item>): AsyncGenerator<string | Frame> {
     if (question.about === "flows") {
       let told = 0;
       for await (const { json } of items) {
@@ -156,7 +157,7 @@ function gather(options: PeopleOptions, question: Question, token: string | null
         else break;
       }
       if (told > question.limit) yield JSON.stringify({ type: "cut", limit: question.limit } satisfies AnswerLine);
-    } else if (question.about === "recording") for await (const { json } of items) yield json;
+    } else if (question.about === "recording") yield* items;
     else {
       const tally = createTally(question);
       for await (const { json } of items) tally.merge(JSON.parse(json) as AnswerLine);
@@ -173,7 +174,7 @@ function gather(options: PeopleOptions, question: Question, token: string | null
 }
 
 async function* texts(lines: ReturnType<Answer>): AsyncGenerator<Item> {
-  for await (const { time, line } of lines) yield { time, json: JSON.stringify(line) };
+  for await (const { time, line } of lines) yield { time, ...frameOf(line) };
 }
 
 function refuse(response: Http2ServerResponse, { status, code, message }: Refusal): void {

@@ -5,6 +5,7 @@ import { createClient, type Transport } from "@connectrpc/connect";
 import { type AnswerPartSchema, Inspection, type Question as QuestionMessage } from "#contract/gen/control_pb.ts";
 import type { ErrorCode } from "#contract/tables.ts";
 import type { Answer, TimedLine } from "#inspect/answer.ts";
+import { frameOf } from "#inspect/frames.ts";
 import { readQuestion } from "#inspect/question.ts";
 import { isMeshError } from "#mesh/error.ts";
 import { backoff } from "#xds/backoff.ts";
@@ -51,7 +52,7 @@ export function inspection({ node, transport, answer, broken, random = Math.rand
     yield { id, lines: [] };
     try {
       for await (const lines of inBursts(answer(readQuestion(JSON.parse(text)), signal), PART_LINES))
-        yield { id, lines: lines.map(({ time, line }) => ({ time: BigInt(Math.floor(time)), json: JSON.stringify(line) })) };
+        yield { id, lines: lines.map(partLine) };
       // The search was ended, not over. Where control itself has ended it nobody hears this.
       if (!signal.aborted) yield { id, complete: true };
     } catch (error) {
@@ -79,6 +80,11 @@ export function inspection({ node, transport, answer, broken, random = Math.rand
   }
 
   return { run };
+}
+
+function partLine({ time, line }: TimedLine) {
+  const { json, behind } = frameOf(line);
+  return { time: BigInt(Math.floor(time)), json, ...(behind === null ? {} : { behind }) };
 }
 
 async function* busy(id: bigint): AsyncGenerator<Part> {

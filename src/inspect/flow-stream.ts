@@ -2,6 +2,7 @@
 import type { ServerResponse } from "node:http";
 import type { Answer, TimedLine } from "./answer.ts";
 import type { Flows } from "./flows.ts";
+import { type Frame, frameOf } from "./frames.ts";
 import { LINES, writeLines } from "./lines.ts";
 import { type Question, readQuestion } from "./question.ts";
 
@@ -43,6 +44,6 @@ export async function streamAnswer(url: URL, response: ServerResponse, answer: A
   return null;
 }
 
-async function* linesOf(lines: AsyncIterable<TimedLine>): AsyncGenerator<string> {
-  for await (const { line } of lines) yield JSON.stringify(line);
+async function* linesOf(lines: AsyncIterable<TimedLine>): AsyncGenerator<Frame> {
+  for await (const { line } of lines) yield frameOf(line);
 }

@@ -25,7 +25,7 @@ function through({ token, control }: Answers, account: string | null = null) {
     },
     open: async (request) => {
       asked.push(request);
-      return Readable.from([control?.() ?? '\n{"type":"answered","nodes":["a"]}\n']);
+      return Readable.from([Buffer.from(control?.() ?? '\n{"type":"answered","nodes":["a"]}\n')]);
     },
     close: async () => undefined,
   };

@@ -1,6 +1,6 @@
 // Puts a question to a cluster: a token of an account from the API server, shown to control through the API server. Our own credentials stay there.
-import { createInterface } from "node:readline";
 import { kubernetes, ports, product } from "#contract/tables.ts";
+import { lineOf, readFrames } from "#inspect/frames.ts";
 import type { AnswerLine, Question } from "#inspect/question.ts";
 import { meshError } from "#mesh/error.ts";
 import { type Api, connectApi } from "#source/kubernetes/api.ts";
@@ -61,7 +61,7 @@ export function askerThrough(api: Api, account: string | null): ClusterAsker {
         throw explained(error);
       });
     try {
-      for await (const text of createInterface({ input: body })) if (text !== "") yield JSON.parse(text) as AnswerLine;
+      for await (const frame of readFrames(body)) yield lineOf<AnswerLine>(frame);
     } catch (error) {
       if (!stop.aborted) throw error;
     } finally {

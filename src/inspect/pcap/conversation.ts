@@ -88,12 +88,11 @@ export function conversation(
     chunk({ from, offset, length, payload, time: at }) {
       const [side, time] = [sides[from], BigInt(at)];
       skipTo(side, from, offset);
-      const bytes = Buffer.from(payload, "base64");
       const packets: Packet[] = [];
       for (let sent = 0; sent < length; sent += SEGMENT_BYTES) {
         const size = Math.min(SEGMENT_BYTES, length - sent);
         const last = sent + size === length ? flags.psh : 0;
-        packets.push(segment(time, from, flags.ack | last, bytes.subarray(sent, sent + size), size));
+        packets.push(segment(time, from, flags.ack | last, payload.subarray(sent, sent + size), size));
         side.offset += size;
       }
       return [...packets, ack(time, other(from))];

@@ -1,4 +1,4 @@
-// What people ask of a recording, and the lines of JSON that come back: from a daemon's socket to whoever makes a pcapng file of them.
+// What people ask of a recording, and the lines that come back: from a daemon's socket to whoever makes a pcapng file of them.
 import { z } from "zod";
 import { type Recorded, type RecordedBatch, RecordedEnd, RecordingEnd } from "#contract/gen/engine_pb.ts";
 import type { RecordOrder } from "#engine/director.ts";
@@ -13,7 +13,7 @@ const NAMED = 256;
 const LONGEST_MS = 3_600_000;
 const MOST_BYTES = 10 * 2 ** 30;
 /** Payload of one line: 64 of them are one message from a node to control, whose limit is 4 MiB, and 512 wait there for a reader. */
-const LINE_BYTES = 16_384;
+const LINE_BYTES = 32_768;
 
 const port = z.number().int().min(1).max(65535);
 const peer = z.strictObject({
@@ -75,8 +75,8 @@ export type RecordingLine =
       readonly type: "chunk";
       readonly from: From;
       readonly offset: number;
-      readonly length: number /** base64 */;
-      readonly payload: string;
+      readonly length: number /** May be less: see snapBytes. */;
+      readonly payload: Uint8Array;
     })
   | (Of & { readonly type: "fin"; readonly from: From; readonly offset: number })
   | (Of & { readonly type: "closed"; readonly flow: FlowRecord })
@@ -136,9 +136,8 @@ function* linesOfOne({ connection, time, what }: Recorded): Generator<RecordingL
       const { from, offset, length, payload } = what.value;
       for (let at = 0; at < length; at += LINE_BYTES) {
         const piece = payload.subarray(at, at + LINE_BYTES);
-        const base64 = Buffer.from(piece.buffer, piece.byteOffset, piece.length).toString("base64");
         const size = Math.min(LINE_BYTES, length - at);
-        yield { type: "chunk", ...of, from: sideOf(from), offset: Number(offset) + at, length: size, payload: base64 };
+        yield { type: "chunk", ...of, from: sideOf(from), offset: Number(offset) + at, length: size, payload: piece };
       }
       return;
     }

@@ -32,7 +32,7 @@ type From = "client" | "server";
 type Talk = { readonly methods: string[]; isHttp: boolean; isUpgraded: boolean };
 type Side = { blank(bytes: Buffer, offset: number): void };
 
-/** Lines come in the order of their connections, and go out in it. */
+/** Lines come in the order of their connections, and go out in it; their bytes are blanked where they are. */
 export function redactor(what: readonly Redaction[]): (line: RecordingLine) => RecordingLine {
   const sides = new Map<string, Record<From, Side>>();
   return (line) => {
@@ -44,11 +44,12 @@ export function redactor(what: readonly Redaction[]): (line: RecordingLine) => R
     }
     if (line.type === "closed") sides.delete(line.connection);
     if (line.type !== "chunk") return line;
-    const bytes = Buffer.from(line.payload, "base64");
+    const { buffer, byteOffset, length } = line.payload;
+    const bytes = Buffer.from(buffer, byteOffset, length);
     const side = sides.get(line.connection)?.[line.from];
     if (side === undefined) bytes.fill(X);
     else side.blank(bytes, line.offset);
-    return { ...line, payload: bytes.toString("base64") };
+    return line;
   };
 }
 

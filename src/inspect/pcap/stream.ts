@@ -1,6 +1,8 @@
-// POST /v1/recordings: what connections of some pods carry, as lines of JSON. DELETE of the answer's Location ends it after its last byte.
+// POST /v1/recordings: what connections of some pods carry, as lines of JSON with bytes behind them. DELETE of the answer's Location ends it after its last byte.
 import { randomUUID } from "node:crypto";
 import type { ServerResponse } from "node:http";
+import { type Frame, frameOf } from "../frames.ts";
+import { LINES, writeLines } from "../lines.ts";
 import type { RecordingLine } from "./recording.ts";
 
 export const RECORDINGS = "/v1/recordings";
@@ -22,17 +24,13 @@ export function createRecordingStreams(): RecordingStreams {
     const [location, stop] = [`${RECORDINGS}/${randomUUID()}`, new AbortController()];
     running.set(location, stop);
     response.on("close", () => stop.abort());
+    const lines = record(stop.signal);
     try {
-      for await (const line of record(stop.signal)) {
-        if (!response.headersSent) response.writeHead(201, { "content-type": "application/x-ndjson", location });
-        if (response.write(`${JSON.stringify(line)}\n`) || response.closed) continue;
-        await new Promise<void>((resolve) => {
-          response.once("drain", resolve);
-          response.once("close", resolve);
-        });
-      }
-      response.end();
+      const first = await lines.next();
+      response.writeHead(201, { ...LINES, location });
+      await writeLines(response, frames(first, lines));
     } finally {
+      await lines.return(undefined); // also of a reader who left before the second line
       running.delete(location);
     }
   }
@@ -43,4 +41,10 @@ export function createRecordingStreams(): RecordingStreams {
   }
 
   return { send, stop };
+}
+
+async function* frames(first: IteratorResult<RecordingLine>, rest: AsyncGenerator<RecordingLine>): AsyncGenerator<Frame> {
+  if (first.done === true) return;
+  yield frameOf(first.value);
+  for await (const line of rest) yield frameOf(line);
 }

@@ -72,7 +72,7 @@ const chunk = (connection: string, from: "client" | "server", offset: number, pa
   from,
   offset,
   length,
-  payload: payload.toString("base64"),
+  payload,
 });
 const fin = (connection: string, from: "client" | "server", offset: number): RecordingLine => ({
   type: "fin",
