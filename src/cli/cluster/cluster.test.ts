@@ -110,6 +110,9 @@ test("uninstall lets every daemon leave before it deletes anything, engines incl
   const left = cluster.done.indexOf("apply DaemonSet trackbed-system/trackbed-daemon");
   const cleaned = cluster.done.indexOf("apply DaemonSet trackbed-system/trackbed-clean");
   assert.ok(left >= 0 && left < firstRemoval && firstRemoval < cleaned);
+  // Who has time to end keeps the namespace for half of that: nobody is left but the cleaner.
+  const control = cluster.done.indexOf("remove Deployment trackbed-system/trackbed-control");
+  assert.ok(firstRemoval <= control && control < cleaned);
   assert.equal(cluster.done.at(-1), "remove Namespace trackbed-system");
   assert.deepEqual([...cluster.objects.keys()], []);
 });

@@ -112,13 +112,15 @@ export async function uninstall(
   for (const manifest of leaving(manifests, drainSeconds)) await cluster.apply(manifest);
   await rolledOut(cluster, kubernetes.daemon, timeoutMs, say);
   await conditionsGone(cluster, say);
-  say("daemons and engines end");
+  say("daemons, engines and control end");
   for (const name of [kubernetes.engine, kubernetes.daemon]) await cluster.remove("DaemonSet", name, ourNamespace);
+  await cluster.remove("Deployment", kubernetes.control, ourNamespace);
+  const ending: readonly string[] = [kubernetes.engine, kubernetes.daemon, kubernetes.control];
   await waitFor(
     async () => {
       const pods = (await cluster.list<V1Pod>("Pod", { namespace: ourNamespace, labelSelector: PART_OF })) ?? [];
-      const left = pods.filter((pod) => [kubernetes.engine, kubernetes.daemon].some((name) => name === partOf(pod)));
-      return { done: left.length === 0, text: `${left.length} pods of daemons and engines are left` };
+      const left = pods.filter((pod) => ending.includes(partOf(pod)));
+      return { done: left.length === 0, text: `${left.length} pods of daemons, engines and control are left` };
     },
     timeoutMs,
     say,
@@ -197,7 +199,8 @@ async function conditionsGone(cluster: Cluster, say: Say): Promise<void> {
     const pods = await marked();
     return { done: pods.length === 0, text: `${pods.length} pods still say that they are in the mesh` };
   };
-  await waitFor(seen, CONDITIONS_MS, say).catch(async () => {
+  const control = await cluster.get("Deployment", kubernetes.control, ourNamespace);
+  await waitFor(seen, control === null ? 0 : CONDITIONS_MS, say).catch(async () => {
     for (const pod of await marked())
       await cluster.removeCondition(pod.metadata?.namespace ?? "", pod.metadata?.name ?? "", kubernetes.capturedCondition);
   });
