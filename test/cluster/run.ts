@@ -3,7 +3,7 @@ import { globSync } from "node:fs";
 import { basename, join } from "node:path";
 import { helm, type Part } from "./build.ts";
 import { gatewayApi, suite } from "./conformance-suite.ts";
-import { runTier } from "./tier.ts";
+import { runTier, type Stage } from "./tier.ts";
 import { up } from "./up.ts";
 
 const DRILL_TIMEOUT_MS = 600_000;
@@ -20,6 +20,19 @@ const PARTS: Readonly<Record<string, readonly Part[]>> = {
   release: [helm],
 };
 
+/**
+ * Drills that neither look at a node's cable nor send in clear over it, and leave the processes of the mesh and of the cluster alone: they run
+ * beside those of their number that do look.
+ */
+const BESIDE = ["1-manifests", "4-flows", "4-policy"];
+
+/** Numbers are stages: one after the other, and so the drills of one number but for those that may run beside the others. */
+function stagesOf(files: readonly string[]): Stage[] {
+  const name = (file: string): string => basename(file, ".test.ts");
+  const numbers = Object.values(Object.groupBy(files, (file) => name(file).charAt(0)));
+  return numbers.map((of = []) => [of.filter((file) => !BESIDE.includes(name(file))), of.filter((file) => BESIDE.includes(name(file)))]);
+}
+
 const asked = process.argv.slice(2);
 const all = globSync("*.test.ts", { cwd: DRILLS })
   .sort()
@@ -27,7 +40,7 @@ const all = globSync("*.test.ts", { cwd: DRILLS })
 const files = asked.length > 0 ? asked : all;
 process.exitCode = await runTier({
   cluster: "cluster-test",
-  files,
+  stages: stagesOf(files),
   parts: [...new Set(files.flatMap((file) => PARTS[basename(file, ".test.ts")] ?? []))],
   timeoutMs: DRILL_TIMEOUT_MS,
   raise: up,

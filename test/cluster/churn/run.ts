@@ -8,7 +8,7 @@ const CHURN_TIMEOUT_MS = 600_000;
 
 process.exitCode = await runTier({
   cluster: "churn",
-  files: [join(import.meta.dirname, "churn.test.ts")],
+  stages: [[[join(import.meta.dirname, "churn.test.ts")]]],
   timeoutMs: CHURN_TIMEOUT_MS,
   // Nobody renews these nodes' heartbeats: they would become NotReady in the midst of it.
   settings: { TRACKBED_CLUSTER_KUBELET: "churn", TRACKBED_CLUSTER_NODE_GRACE: "3600s" },

@@ -32,7 +32,7 @@ try {
     if (what === "engines") process.env["TRACKBED_ENGINE"] = engine; // the last one: programs are looked for in our own environment
     const code = await runTier({
       cluster: "churn-skew",
-      files: [join(import.meta.dirname, "churn.test.ts")],
+      stages: [[[join(import.meta.dirname, "churn.test.ts")]]],
       timeoutMs: CHURN_TIMEOUT_MS,
       settings: { TRACKBED_CLUSTER_KUBELET: "churn", TRACKBED_CLUSTER_NODE_GRACE: "3600s", ...settings },
       raise: upChurn,

@@ -7,6 +7,9 @@ import { witness } from "../witness.ts";
 
 const APP = 8080;
 const HBONE = 15008;
+const ECHO = 9000;
+/** Five a second: a deletion on a busy machine falls among them. */
+const WORDS = 30;
 
 describe("pods born into an enrolled namespace", { concurrency: false }, () => {
   let c: Cluster;
@@ -72,25 +75,54 @@ describe("pods born into an enrolled namespace", { concurrency: false }, () => {
     await c.kubectl("-n", shop.namespace, "delete", "pod", "on-host", "--wait=false");
   });
 
-  test("an address that goes from one pod to another at once never carries the first one's identity", async () => {
+  test("an address that goes from one pod to another at once never carries the first one's identity", async (t) => {
     await c.apply(onlyFrom(shop.namespace, "client"));
     const url = podUrl(await shop.podOn("web", "node2"));
     await waitFor("only the account client is allowed", async () => shop.reaches("node1", url));
     const names = Array.from({ length: 8 }, (_, index) => `stranger-${index}`);
-    for (const name of names)
-      await c.apply(pod(name, shop.namespace, {}, false, `for i in 1 2 3; do ${fetching(url)} && echo ALLOWED; done; sleep 1000`));
-    for (const name of names) {
-      await waitFor(`${name} asked`, async () => (await c.get("pod", name, "-n", shop.namespace)).status?.phase === "Running");
-      await c.kubectl("-n", shop.namespace, "delete", "pod", name, "--grace-period=0", "--force");
-      await c.apply(
-        pod(`${name}-again`, shop.namespace, {}, false, `for i in 1 2 3; do ${fetching(url)} && echo ALLOWED; done; sleep 1000`),
-      );
-    }
+    const asks = `for i in 1 2 3; do ${fetching(url)} && echo ALLOWED; done; sleep 1000`;
+    const born = (suffix: string): Promise<void> =>
+      c.apply(names.map((name) => pod(`${name}${suffix}`, shop.namespace, {}, false, asks)).join("\n---\n"));
+    // The plugin that gives addresses gives the next one, until it has forgotten which was the last.
+    const lowestFirst = (): Promise<string> => c.onNode("node1", "rm -f /var/lib/cni/networks/*/last_reserved_ip.*");
+    const addresses = async (again: boolean): Promise<(string | undefined)[]> => {
+      const { items } = await c.get<List>("pods", "-n", shop.namespace, "-l", "app=loose");
+      const running = items.filter(({ metadata, status }) => /^stranger-\d/.test(metadata.name) && status?.phase === "Running");
+      return running.filter(({ metadata }) => metadata.name.endsWith("-again") === again).map(({ status }) => status?.podIP);
+    };
+    await lowestFirst();
+    await born("");
+    await waitFor("they ask", async () => (await addresses(false)).length === names.length);
+    const first = await addresses(false);
+    await c.kubectl("-n", shop.namespace, "delete", "pods", ...names, "--grace-period=0", "--force");
+    await lowestFirst();
+    await born("-again");
     for (const name of names) {
       await c.kubectl("-n", shop.namespace, "wait", `pod/${name}-again`, "--for=condition=Ready", "--timeout=60s");
       assert.doesNotMatch(await c.kubectl("-n", shop.namespace, "logs", `${name}-again`), /ALLOWED/);
     }
+    const second = await addresses(true);
+    t.diagnostic(`${second.filter((address) => first.includes(address)).length} of ${names.length} addresses came back at once`);
     await c.kubectl("-n", shop.namespace, "delete", "authorizationpolicy", "only-client");
+  });
+
+  test("a pod that is deleted with grace keeps its open connections until it ends", async () => {
+    await c.apply(pod("echo", shop.namespace, {}, false, `exec nc -ll -p ${ECHO} -e cat`)); // the first process of a pod has no ear for SIGTERM
+    await c.kubectl("-n", shop.namespace, "wait", "pod/echo", "--for=condition=Ready", "--timeout=60s");
+    const client = (await shop.podOn("client", "node2")).metadata.name;
+    const to = (await c.get("pod", "echo", "-n", shop.namespace)).status?.podIP;
+    let over = false;
+    const talk = c
+      .podExec(shop.namespace, client, `for i in $(seq ${WORDS}); do echo $i; sleep 0.2; done | nc ${to} ${ECHO}`)
+      .finally(() => (over = true));
+    await waitFor("they talk", async () => (await c.inPod(shop.namespace, "echo", `ss -Htn state established sport = :${ECHO}`)) !== "");
+    await c.kubectl("-n", shop.namespace, "delete", "pod", "echo", "--grace-period=10", "--wait=false");
+    assert.ok(!over, "it was over before the pod was deleted");
+    assert.equal((await talk).trim(), Array.from({ length: WORDS }, (_, i) => i + 1).join("\n"));
+    assert.ok(
+      (await c.get("pod", "echo", "-n", shop.namespace)).metadata.deletionTimestamp !== undefined,
+      "the pod goes, and is still there",
+    );
   });
 
   test("deleted pods leave no namespace, listener or engine descriptor behind", async () => {
