@@ -21,9 +21,16 @@ impl Drop for Nginx {
 }
 
 impl Nginx {
-    /// What was asked, in the order of its log.
-    fn log(&self) -> Vec<String> {
-        fs::read_to_string(self.directory.join("log")).unwrap().lines().map(str::to_owned).collect()
+    /// What was asked, in the order of its log. It writes a line when it has sent the answer, so that whoever has the answer may be ahead of the line:
+    /// one more request is the last, and what came before it is in the log when that is.
+    async fn log(&self, waypoint: &Waypoint) -> Vec<String> {
+        assert_eq!(waypoint.http1().await.get("/the-last-one").await.status, 200);
+        let lines = || -> Vec<String> { fs::read_to_string(self.directory.join("log")).unwrap().lines().map(str::to_owned).collect() };
+        let last = "GET /the-last-one";
+        until("nginx has written down what it was asked", || lines().iter().any(|line| line == last)).await;
+        let mut all = lines();
+        assert_eq!(all.pop().as_deref(), Some(last), "nothing comes behind it");
+        all
     }
 }
 
@@ -106,7 +113,7 @@ fn nginx_understands_every_path_as_it_was_matched() {
             }
         }
         assert!(counts.0 > 300 && counts.1 > 300, "{counts:?}");
-        let log = nginx.log();
+        let log = nginx.log(&waypoint).await;
         assert_eq!(log.len(), counts.1);
         for line in log {
             let path = line.split_once(' ').unwrap().1;
@@ -132,7 +139,7 @@ fn nginx_never_sees_what_was_smuggled() {
             let answer = waypoint.raw(format!("{request}Connection: close\r\n\r\n").as_bytes()).await;
             assert!(answer.starts_with("HTTP/1.1 200 "), "{request:?}: {answer}");
         }
-        let log = nginx.log();
+        let log = nginx.log(&waypoint).await;
         // nginx answers before it has read a body: it may have seen the heads of those whose bodies broke off.
         let (broken, whole): (Vec<_>, Vec<_>) = log.iter().partition(|line| line.starts_with("POST /broken"));
         assert!(broken.len() <= MALFORMED_BODIES.len());
