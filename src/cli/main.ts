@@ -125,7 +125,7 @@ Exit codes: 0 fine · 1 not healthy, or it did not work · 64 wrong command line
     .option("--run <dir>", "run directory of a daemon (repeatable)", collect, [])
     .option("--out <file>", "write it there instead of to standard output")
     .option("--enforced", "without dry run", false)
-    .option("--enforce <file>", "take the dry run out of this file's policies, watch, and put it back when something good is denied")
+    .option("--enforce <file>", "end the dry run of this file's policies, watch, and put it back when something good is denied")
     .option("--watch <duration>", "with --enforce: how long, such as 10m", "10m")
     .addOption(outputOption())
     .action((namespace: string, { output, ...options }: Common & GenerateOptions) =>
