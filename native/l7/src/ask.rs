@@ -31,7 +31,8 @@ pub(crate) enum Asking {
 }
 
 pub(crate) async fn ask<U: Upstream>(session: &Session<U>, provider: &Provider, about: &mut Asks<'_>) -> Asking {
-    let body = match provider.body {
+    let empty = about.body.is_end_stream();
+    let body = match provider.body.filter(|_| !empty) {
         None => None,
         Some(with) => match timeout(HEAD_WAIT, about.body.beginning(with.most)).await {
             Err(_) | Ok(Err(_)) => return Asking::Broken,
@@ -40,7 +41,7 @@ pub(crate) async fn ask<U: Upstream>(session: &Session<U>, provider: &Provider, 
         },
     };
     let question =
-        Question { client: &session.parties.client, destination: about.destination, request: about.request, path: about.path, body };
+        Question { client: &session.parties.client, destination: about.destination, request: about.request, path: about.path, body, empty };
     let Some(_under_way) = UnderWay::begin(&session.context.checks) else {
         return Asking::Failed("too many requests wait for external authorization".to_owned());
     };

@@ -5,7 +5,7 @@ use crate::client::Client;
 use crate::provider::{ByHttp, WithBody};
 use crate::token_place::parameters;
 use bytes::{BufMut, Bytes, BytesMut};
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TE, TRANSFER_ENCODING};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, TE, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
@@ -28,7 +28,10 @@ pub(crate) struct Question<'a> {
     pub(crate) request: &'a Parts,
     /// In its normal form.
     pub(crate) path: &'a str,
+    /// None: it has none, or none goes along.
     pub(crate) body: Option<(WithBody, Beginning)>,
+    /// It has no body.
+    pub(crate) empty: bool,
 }
 
 #[derive(Debug)]
@@ -86,8 +89,10 @@ impl Question<'_> {
         let host = text(&request.headers, HOST);
         let mut headers = std::collections::HashMap::new();
         for name in request.headers.keys().filter(|name| **name != HOST) {
-            let values: Vec<_> = request.headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
-            headers.insert(name.as_str().to_owned(), values.join(","));
+            let values: Vec<_> = request.headers.get_all(name).iter().map(|value| readable(value.as_bytes())).collect();
+            // HTTP/2 may cut what is one cookie in HTTP/1.1 into several.
+            let cut = *name == COOKIE && request.version == Version::HTTP_2;
+            headers.insert(name.as_str().to_owned(), values.join(if cut { "; " } else { "," }));
         }
         let path = self.path_and_query();
         for (name, value) in [(":method", request.method.as_str()), (":path", &path), (":authority", host), (":scheme", "http")] {
@@ -96,15 +101,14 @@ impl Question<'_> {
         let (mut body, mut raw_body) = (String::new(), Vec::new());
         if let Some((with, Beginning { bytes, whole })) = &self.body {
             headers.insert(PARTIAL.as_str().to_owned(), (!whole).to_string());
-            if with.as_bytes { raw_body = bytes.to_vec() } else { body = String::from_utf8_lossy(bytes).into_owned() }
+            if with.as_bytes { raw_body = bytes.to_vec() } else { body = readable(bytes) }
         }
         let http = HttpRequest {
             id: text(&request.headers, HeaderName::from_static("x-request-id")).to_owned(),
             method: request.method.to_string(),
             host: host.to_owned(),
             scheme: "http".to_owned(),
-            query: request.uri.query().unwrap_or_default().to_owned(),
-            size: request.headers.get(CONTENT_LENGTH).and_then(|size| size.to_str().ok()?.parse().ok()).unwrap_or(-1),
+            size: self.size(),
             protocol: self.version().to_owned(),
             headers,
             path,
@@ -124,6 +128,16 @@ impl Question<'_> {
         let attributes =
             AttributeContext { source: Some(source), destination: Some(destination), request: Some(asked), ..AttributeContext::default() };
         CheckRequest { attributes: Some(attributes) }
+    }
+
+    /// -1: not known.
+    fn size(&self) -> i64 {
+        let told = self.request.headers.get(CONTENT_LENGTH).and_then(|size| size.to_str().ok()?.parse().ok());
+        let read = || match &self.body {
+            None => self.empty.then_some(0),
+            Some((_, beginning)) => beginning.whole.then(|| i64::try_from(beginning.bytes.len()).ok())?,
+        };
+        told.or_else(read).unwrap_or(-1)
     }
 
     /// A request of the same kind, without what only the backend should hear.
@@ -280,6 +294,16 @@ impl Change {
             }
         }
     }
+}
+
+/// As Envoy writes down what is no text: servers compare it.
+fn readable(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().map(|_| '!'));
+    }
+    text
 }
 
 fn denial(denied: &DeniedHttpResponse) -> Result<Response<Bytes>, Unusable> {

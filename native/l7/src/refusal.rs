@@ -66,14 +66,18 @@ impl Refusal {
             }
         }
         if !grpc {
-            headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("text/plain; charset=utf-8"));
+            if !self.reason.is_empty() {
+                headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("text/plain; charset=utf-8"));
+            }
             *response.status_mut() = self.status;
             return (response, None);
         }
         let code = self.grpc_status();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert(GRPC_STATUS, HeaderValue::from(code));
-        headers.insert(GRPC_MESSAGE, message(&self.reason));
+        if !self.reason.is_empty() {
+            headers.insert(GRPC_MESSAGE, message(&self.reason));
+        }
         (response, Some(code))
     }
 

@@ -3,6 +3,7 @@
 mod access;
 mod balancing;
 mod differential;
+mod envoy;
 mod external;
 mod limits;
 mod mirrors;

@@ -370,17 +370,11 @@ impl Waypoint {
     }
 
     pub(crate) async fn http1(&self) -> Http1 {
-        let io = TcpStream::connect(self.address).await.unwrap();
-        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await.unwrap();
-        spawn_local(async move { drop(connection.with_upgrades().await) });
-        Http1(sender)
+        Http1::to(self.address).await
     }
 
     pub(crate) async fn http2(&self) -> Http2 {
-        let io = TcpStream::connect(self.address).await.unwrap();
-        let (sender, connection) = hyper::client::conn::http2::handshake(Local, TokioIo::new(io)).await.unwrap();
-        spawn_local(async move { drop(connection.await) });
-        Http2(sender)
+        Http2::to(self.address).await
     }
 
     /// Everything that comes back for these bytes, until the waypoint closes. The client's side stays open.
@@ -436,6 +430,13 @@ pub(crate) fn get(path: &str) -> http::request::Builder {
 }
 
 impl Http1 {
+    pub(crate) async fn to(address: SocketAddr) -> Self {
+        let io = TcpStream::connect(address).await.unwrap();
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await.unwrap();
+        spawn_local(async move { drop(connection.with_upgrades().await) });
+        Self(sender)
+    }
+
     pub(crate) async fn send(&mut self, request: Request<Body>) -> Got {
         self.0.ready().await.unwrap();
         Got::of(self.0.send_request(request).await.unwrap()).await.unwrap()
@@ -447,6 +448,13 @@ impl Http1 {
 }
 
 impl Http2 {
+    pub(crate) async fn to(address: SocketAddr) -> Self {
+        let io = TcpStream::connect(address).await.unwrap();
+        let (sender, connection) = hyper::client::conn::http2::handshake(Local, TokioIo::new(io)).await.unwrap();
+        spawn_local(async move { drop(connection.await) });
+        Self(sender)
+    }
+
     pub(crate) async fn send(&mut self, mut request: Request<Body>) -> Got {
         request.headers_mut().remove("host");
         let uri = format!("http://cart{}", request.uri());
