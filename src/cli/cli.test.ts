@@ -215,6 +215,7 @@ test("flows of several nodes come in the order of time, and what was dropped is 
       serverName: null,
       closedBy: "client",
       reset: false,
+      responseFlags: null,
       podUid: "u",
       request: null,
       audit: null,

@@ -717,6 +717,11 @@ export const metrics = {
   },
   trackbed_concurrency_limit: { type: "gauge", help: "requests that load shedding lets be under way now, by limit" },
   trackbed_flows_dropped_total: { type: "counter", help: "flow records dropped because a queue was full" },
+  trackbed_exported_records_total: { type: "counter", help: "flow records that were exported, by sink: otlp, file" },
+  trackbed_export_lost_records_total: {
+    type: "counter",
+    help: "flow records that an export will never have, by sink and reason: missed (overwritten before they were read), refused",
+  },
   trackbed_certificates_issued_total: { type: "counter", help: "certificates signed" },
   trackbed_certificates_refused_total: { type: "counter", help: "certificate requests refused, by code" },
   trackbed_certificate_expiry_seconds: { type: "gauge", help: "seconds until a certificate ends, by kind: root, issuer, workload" },

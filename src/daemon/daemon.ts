@@ -12,6 +12,7 @@ import { glanceAt, readBootId } from "#engine/namespace.ts";
 import { listenOn, privateDirectory } from "#engine/socket.ts";
 import { answering } from "#inspect/answer.ts";
 import { resourceOf, type StateLine } from "#inspect/eval/state.ts";
+import { createExports } from "#inspect/export/export.ts";
 import { createFlows } from "#inspect/flows.ts";
 import { ledgerFile, removeLedger } from "#inspect/ledger/file.ts";
 import { createLedger } from "#inspect/ledger/ledger.ts";
@@ -87,6 +88,11 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
     ...(cluster === null ? {} : { quarters: cluster.quarters, decide: cluster.decide }),
   });
   const flows = createFlows();
+  const exports = createExports(options.exports, flows, { node, version, output: process.stdout }, (sink, reason) =>
+    reason === null
+      ? log.info({ sink }, "flow records are exported again")
+      : log.warn({ sink, reason }, "flow records cannot all be exported"),
+  );
   const noLedger = (what: string, error: unknown): void => log.error(error === null ? {} : { error: explainError(error) }, what);
   const leaving = options.kubernetes?.leave === true;
   if (leaving && options.ledger !== null) removeLedger(options.ledger);
@@ -115,7 +121,8 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
 
   const settings = (): MeshSettings => relay?.settings ?? snapshot?.settings ?? { ...DEFAULTS, clusterDomain: options.clusterDomain };
   const refusals = createRefusals({ director: () => director, versionOf: (resource) => relay.versionOf(resource) });
-  const forEngine = () => create(MeshSettingsSchema, { node, ...settings(), holdMilliseconds: bounds.holdMilliseconds });
+  const forEngine = () =>
+    create(MeshSettingsSchema, { node, ...settings(), holdMilliseconds: bounds.holdMilliseconds, uncounted: ledger === null });
 
   const certificate = certifier({
     transport: channel.transport,
@@ -324,7 +331,7 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
     };
   }
 
-  const metrics = createMetrics(status, cluster === null ? null : () => cluster.notReady().length === 0);
+  const metrics = createMetrics(status, exports.counts, cluster === null ? null : () => cluster.notReady().length === 0);
   const admin = adminServer(
     {
       status,
@@ -381,7 +388,8 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
     status,
     run: async () => {
       log.info({ node, version, run, snapshot: snapshot !== null }, "daemon runs");
-      await Promise.all([watch(), discovery.run(stop.signal), reports.run(stop.signal), asked.run(stop.signal)]);
+      const exported = exports.run(stop.signal).catch(noted("flow records are not exported any more"));
+      await Promise.all([watch(), discovery.run(stop.signal), reports.run(stop.signal), asked.run(stop.signal), exported]);
     },
     drain: async () => {
       stop.abort();

@@ -2,6 +2,7 @@
 import { createServer, type Server } from "node:http";
 import { Counter, Gauge, Registry } from "prom-client";
 import { metrics as table } from "#contract/tables.ts";
+import type { Exported } from "#inspect/export/exporter.ts";
 import type { NodeStatus } from "#inspect/status.ts";
 
 export type Metrics = {
@@ -18,7 +19,11 @@ const PHASES = ["absent", "captured", "ready", "leaving"] as const;
 
 /** Gauges are read from the status when somebody asks, so that they cannot disagree with `trackbed status`. */
 /** `installed` is null where there is no CNI plugin to keep in place. */
-export function createMetrics(status: () => NodeStatus, installed: (() => boolean) | null = null): Metrics {
+export function createMetrics(
+  status: () => NodeStatus,
+  exported: () => readonly Exported[],
+  installed: (() => boolean) | null = null,
+): Metrics {
   const registry = new Registry();
   const named = <N extends string>(name: keyof typeof table & N) => ({ name, help: table[name].help, registers: [registry] });
   const drift = new Counter({ ...named("trackbed_drift_total"), labelNames: ["pod"] });
@@ -61,6 +66,25 @@ export function createMetrics(status: () => NodeStatus, installed: (() => boolea
     },
   });
   dropped.inc(0);
+  new Counter({
+    ...named("trackbed_exported_records_total"),
+    labelNames: ["sink"],
+    collect() {
+      this.reset();
+      for (const { sink, taken } of exported()) this.inc({ sink }, taken);
+    },
+  });
+  new Counter({
+    ...named("trackbed_export_lost_records_total"),
+    labelNames: ["sink", "reason"],
+    collect() {
+      this.reset();
+      for (const { sink, missed, refused } of exported()) {
+        this.inc({ sink, reason: "missed" }, missed);
+        this.inc({ sink, reason: "refused" }, refused);
+      }
+    },
+  });
   return {
     drifted: (pod) => drift.inc({ pod }),
     repaired: (result) => repairs.inc({ result }),

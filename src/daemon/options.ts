@@ -2,6 +2,7 @@
 import { basename, join } from "node:path";
 import { Command, InvalidArgumentError, Option } from "commander";
 import { bounds, paths, product } from "#contract/tables.ts";
+import { DEFAULT_FILE_BYTES, DEFAULT_FILTER, type ExportSettings, exportSettings } from "#inspect/export/settings.ts";
 import { ADOPTIONS, type Adoption } from "#mesh/enrolment.ts";
 import { meshError } from "#mesh/error.ts";
 import { isSubdomain } from "#mesh/identity.ts";
@@ -22,6 +23,8 @@ export type DaemonOptions = {
   readonly log: string;
   /** File of the ledger; null: none is kept. */
   readonly ledger: string | null;
+  /** Where flow records go besides. */
+  readonly exports: ExportSettings;
   /** Whose labels count beside ours; control must say the same. */
   readonly adopt: Adoption;
   /** By what pods are captured; auto: the first that works on this node. */
@@ -47,7 +50,7 @@ const DRAIN_SECONDS_MOST = 24 * 60 * 60;
 
 const LEVELS = ["fatal", "error", "warn", "info", "debug", "trace"];
 
-export function parseOptions(argv: readonly string[]): DaemonOptions {
+export function parseOptions(argv: readonly string[], env: NodeJS.ProcessEnv = process.env): DaemonOptions {
   const command = new Command(`${product.labelPrefix.split(".")[0]}-daemon`)
     .description("Enrol the pods of one node and direct its engine. Its end leaves pods, rules and engine as they are.")
     .requiredOption("--node <name>", "name of this node, as the Pods name it")
@@ -67,6 +70,10 @@ export function parseOptions(argv: readonly string[]): DaemonOptions {
     .option("--cluster-domain <name>", "DNS domain of services until control says it for the first time", domainName, "cluster.local")
     .option("--health <address>", "ADDRESS:PORT of /healthz/ready and /metrics", listenAddress)
     .option("--ledger <file>", `where edges are kept for days, or none (default: ${paths.ledger}, with --mesh below --run)`)
+    .option("--otlp-endpoint <url>", "OTLP collector that takes flow records as logs (default: as OTEL_EXPORTER_OTLP_ENDPOINT says)", "")
+    .option("--export-file <file>", "flow records as lines of JSON, there or (-) on standard output", "")
+    .option("--export-file-bytes <count>", "most bytes of that file and its three predecessors together", exportBytes, DEFAULT_FILE_BYTES)
+    .option("--export-filter <filter>", "which records leave, as of trackbed flows", DEFAULT_FILTER)
     .addOption(
       new Option("--redirect <backend>", "by what pods are captured; auto is the first that works on this node")
         .choices(["auto", ...BACKENDS])
@@ -97,6 +104,7 @@ export function parseOptions(argv: readonly string[]): DaemonOptions {
     health,
     log,
     ledger: ledger === "none" ? null : ledger,
+    exports: exportSettings(given, env),
     redirect,
     adopt,
     mesh,
@@ -106,6 +114,10 @@ export function parseOptions(argv: readonly string[]): DaemonOptions {
 
 /** What commander found; what was not given is absent. */
 type Given = Pick<DaemonOptions, "node" | "run" | "control" | "root" | "token" | "clusterDomain" | "log" | "redirect" | "adopt"> & {
+  readonly otlpEndpoint: string;
+  readonly exportFile: string;
+  readonly exportFileBytes: number;
+  readonly exportFilter: string;
   readonly health?: NonNullable<DaemonOptions["health"]>;
   readonly ledger?: string;
   readonly mesh?: string;
@@ -128,6 +140,17 @@ function kubernetesOf({ kubeconfig, cniPlugin, cniBin, cniConf, cniState, leave 
 function seconds(text: string): number {
   const value = /^[0-9]{1,6}$/.test(text) ? Number(text) : DRAIN_SECONDS_MOST + 1;
   if (value > DRAIN_SECONDS_MOST) throw new InvalidArgumentError(`expected seconds from 0 to ${DRAIN_SECONDS_MOST}`);
+  return value;
+}
+
+/** Less would not hold a minute of a quiet node. */
+const EXPORT_BYTES_LEAST = 1 << 20;
+const EXPORT_BYTES_MOST = 2 ** 40;
+
+function exportBytes(text: string): number {
+  const value = /^[0-9]{1,13}$/.test(text) ? Number(text) : 0;
+  if (value < EXPORT_BYTES_LEAST || value > EXPORT_BYTES_MOST)
+    throw new InvalidArgumentError(`expected bytes from ${EXPORT_BYTES_LEAST} to ${EXPORT_BYTES_MOST}`);
   return value;
 }
 

@@ -39,7 +39,7 @@ export type FlowRecord = {
   readonly rule: number | null;
   readonly code: string | null;
   readonly reason: string | null;
-  /** RFC 3339 with milliseconds. */
+  /** RFC 3339 with microseconds. */
   readonly start: string;
   readonly source: FlowEndpoint;
   readonly destination: FlowEndpoint;
@@ -57,6 +57,8 @@ export type FlowRecord = {
   readonly serverName: string | null;
   readonly closedBy: "client" | "server" | "engine" | null;
   readonly reset: boolean;
+  /** Istio's, of a connection that was denied or failed: DENY, TLS_FAILURE, IDENTITY_ERROR or CONNECT. */
+  readonly responseFlags: string | null;
   readonly podUid: string;
   /** Of a waypoint: the request whose record this is; null for a connection. */
   readonly request: RequestRecord | null;
@@ -115,6 +117,10 @@ const none = (text: string): string | null => (text === "" ? null : text);
 
 /** Nanoseconds since 1970 as RFC 3339 with milliseconds. */
 const time = (nanoseconds: bigint): string => new Date(Number(nanoseconds / 1_000_000n)).toISOString();
+
+/** With microseconds, as the durations of a record have them. */
+export const fineTime = (nanoseconds: bigint): string =>
+  time(nanoseconds).replace("Z", `${String((nanoseconds / 1000n) % 1000n).padStart(3, "0")}Z`);
 
 const directions = { [Direction.UNSPECIFIED]: null, [Direction.OUTBOUND]: "outbound", [Direction.INBOUND]: "inbound" } as const;
 const flowPaths = { [Path.UNSPECIFIED]: null, [Path.RELAY]: "relay", [Path.TUNNEL]: "tunnel", [Path.PLAIN]: "plain" } as const;
@@ -177,7 +183,7 @@ function project(flow: Flow): FlowRecord | Fault {
     rule: flow.policy === "" ? null : flow.rule,
     code: none(flow.code),
     reason: none(flow.reason),
-    start: time(flow.start),
+    start: fineTime(flow.start),
     source: endpoint(flow.source),
     destination: endpoint(flow.destination),
     service: none(flow.service),
@@ -195,6 +201,7 @@ function project(flow: Flow): FlowRecord | Fault {
     serverName: none(flow.serverName),
     closedBy: closerOf(flow.closedBy),
     reset: flow.reset,
+    responseFlags: none(flow.responseFlags),
     podUid: flow.podUid,
     request: flow.request === undefined ? null : projectRequest(flow.request),
     audit: flow.audit === undefined ? null : projectAudit(flow.audit),

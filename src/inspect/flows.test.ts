@@ -113,10 +113,10 @@ test("addresses, times and names are text, and what is not known is null", async
     identity: "spiffe://d/ns/shop/sa/web",
   };
   const destination = { address: new Uint8Array([0xfd, ...Array(14).fill(0), 1]), port: 80 };
-  flows.take(encoded({ ...flow(1, 1_700_000_000n * SECOND), source, destination, policy: "shop/deny", rule: 0 }));
+  flows.take(encoded({ ...flow(1, 1_700_000_000n * SECOND + 123_456_789n), source, destination, policy: "shop/deny", rule: 0 }));
   const { value } = await flows.read({ since: 0, follow: false, stop: idle }).next();
   assert.ok(value?.type === "flow");
-  assert.equal(value.flow.start, "2023-11-14T22:13:20.000Z");
+  assert.equal(value.flow.start, "2023-11-14T22:13:20.123456Z");
   assert.deepEqual(value.flow.source, { ...source, address: "10.0.0.1", node: null });
   assert.deepEqual(value.flow.destination, {
     address: "fd00::1",

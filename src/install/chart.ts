@@ -15,6 +15,8 @@ const placeholders: Values = {
   clusterDomain: "@@.Values.clusterDomain@@",
   adopt: "@@.Values.adopt@@",
   issuer: "@@.Values.issuer@@",
+  otlpEndpoint: "@@.Values.otlpEndpoint@@",
+  exportFile: "@@.Values.exportFile@@",
   cniBin: "@@.Values.cniBin@@",
   cniConf: "@@.Values.cniConf@@",
   kubelet: "@@.Values.kubelet@@",
@@ -29,6 +31,8 @@ const HELP: Record<keyof Values, string> = {
   adopt: "none, or istio: its label istio.io/dataplane-mode counts as ours",
   issuer:
     "cert-manager's Issuer/NAME, ClusterIssuer/NAME or KIND.GROUP/NAME that signs the mesh's issuer; empty: Secret cacerts, or control itself",
+  otlpEndpoint: "base address of the OTLP collector that takes flow records as logs; empty: what the Secret trackbed-otlp says, or none",
+  exportFile: "file on the nodes below /var/lib/trackbed, or - for the daemon's standard output, that flow records go to; empty: none",
   cniBin: "where the nodes' container runtime looks for CNI plugins",
   cniConf: "and for their configuration",
   kubelet: "the kubelet's own directory",

@@ -22,6 +22,8 @@ const other: Values = {
   clusterDomain: "k8s.example.org",
   adopt: "istio",
   issuer: "ClusterIssuer/mesh-ca",
+  otlpEndpoint: "http://collector.observe.svc:4318",
+  exportFile: "/var/lib/trackbed/flows.jsonl",
   cniBin: "/home/kubernetes/bin",
   cniConf: "/var/lib/rancher/net.d",
   kubelet: "/data/kubelet",
@@ -54,6 +56,8 @@ test("values that could break out of their place are refused", () => {
     { registry: "a b" },
     { trustDomain: "Not.A.Name" },
     { cniBin: "relative" },
+    { otlpEndpoint: "collector:4318" },
+    { exportFile: "/var/lib/trackbed/../passwd" },
     { imagePullSecrets: ["A"] },
   ])
     assert.throws(() => render({ ...other, ...change }), /does not match|is not a DNS name/);

@@ -36,6 +36,12 @@ const EDITS: readonly Edit[] = [
   { what: "clusterDomain", matches: after("--cluster-domain="), replace: (_, { clusterDomain }) => `--cluster-domain=${clusterDomain}` },
   { what: "adopt", matches: after("--adopt="), replace: (_, { adopt }) => `--adopt=${adopt}` },
   { what: "issuer", matches: after("--issuer="), replace: (_, { issuer }) => `--issuer=${issuer}` },
+  {
+    what: "otlpEndpoint",
+    matches: after("--otlp-endpoint="),
+    replace: (_, { otlpEndpoint }) => `--otlp-endpoint=${otlpEndpoint}`,
+  },
+  { what: "exportFile", matches: after("--export-file="), replace: (_, { exportFile }) => `--export-file=${exportFile}` },
   { what: "cniBin", matches: (key, text) => key === "path" && text === "/opt/cni/bin", replace: (_, { cniBin }) => cniBin },
   { what: "cniConf", matches: (key, text) => key === "path" && text === "/etc/cni/net.d", replace: (_, { cniConf }) => cniConf },
   {

@@ -15,6 +15,10 @@ export type Values = {
   readonly adopt: string;
   /** KIND/NAME of what signs the mesh's issuer, by cert-manager's API; empty: a Secret `cacerts`, or control itself. */
   readonly issuer: string;
+  /** Base address of the OTLP collector that takes flow records as logs; empty: what the Secret trackbed-otlp says, or none. */
+  readonly otlpEndpoint: string;
+  /** File on the nodes below /var/lib/trackbed, or - for the daemon's standard output, that flow records go to; empty: none. */
+  readonly exportFile: string;
   /** Where the container runtime of the nodes looks for CNI plugins and their configuration. */
   readonly cniBin: string;
   readonly cniConf: string;
@@ -30,6 +34,8 @@ export const defaults = (version: string): Values => ({
   clusterDomain: "cluster.local",
   adopt: "none",
   issuer: "",
+  otlpEndpoint: "",
+  exportFile: "",
   cniBin: "/opt/cni/bin",
   cniConf: "/etc/cni/net.d",
   kubelet: "/var/lib/kubelet",
@@ -44,6 +50,8 @@ export const patterns = {
   clusterDomain: "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$",
   adopt: "^(none|istio)$",
   issuer: "^$|^[A-Za-z]+([.][a-z0-9.-]+)?/[a-z0-9]([-a-z0-9.]*[a-z0-9])?$",
+  otlpEndpoint: "^$|^https?://[A-Za-z0-9._:/\\[\\]-]+$",
+  exportFile: "^$|^-$|^/var/lib/trackbed(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+$",
   cniBin: "^(/[A-Za-z0-9._-]+)+$",
   cniConf: "^(/[A-Za-z0-9._-]+)+$",
   kubelet: "^(/[A-Za-z0-9._-]+)+$",

@@ -528,6 +528,10 @@ pub mod metrics {
     pub const TRACKBED_CONCURRENCY_LIMIT: &str = "trackbed_concurrency_limit";
     /// flow records dropped because a queue was full
     pub const TRACKBED_FLOWS_DROPPED_TOTAL: &str = "trackbed_flows_dropped_total";
+    /// flow records that were exported, by sink: otlp, file
+    pub const TRACKBED_EXPORTED_RECORDS_TOTAL: &str = "trackbed_exported_records_total";
+    /// flow records that an export will never have, by sink and reason: missed (overwritten before they were read), refused
+    pub const TRACKBED_EXPORT_LOST_RECORDS_TOTAL: &str = "trackbed_export_lost_records_total";
     /// certificates signed
     pub const TRACKBED_CERTIFICATES_ISSUED_TOTAL: &str = "trackbed_certificates_issued_total";
     /// certificate requests refused, by code

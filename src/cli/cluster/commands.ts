@@ -80,6 +80,12 @@ export function addClusterCommands(program: Command, act: Act): void {
     .option("--adopt <mesh>", "none, or istio: namespaces and pods labelled istio.io/dataplane-mode=ambient are in the mesh", own.adopt)
     .option("--cluster-domain <name>", "DNS domain of services", own.clusterDomain)
     .option("--issuer <kind/name>", "cert-manager's Issuer, ClusterIssuer or KIND.GROUP that signs the mesh's issuer", own.issuer)
+    .option("--otlp-endpoint <url>", "base address of the OTLP collector that takes flow records as logs", own.otlpEndpoint)
+    .option(
+      "--export-file <file>",
+      "flow records as lines of JSON: below /var/lib/trackbed of the nodes, or - in the daemons' logs",
+      own.exportFile,
+    )
     .option("--dry-run", "only print the manifests", false)
     .option("--skip-checks", "install although something stands against it", false)
     .addOption(timeout("5m"))
@@ -91,14 +97,16 @@ export function addClusterCommands(program: Command, act: Act): void {
             adopt: string;
             clusterDomain: string;
             issuer: string;
+            otlpEndpoint: string;
+            exportFile: string;
             dryRun: boolean;
             skipChecks: boolean;
             timeout: string;
           }
         >,
       ) => {
-        const { trustDomain, adopt, clusterDomain, issuer, dryRun, skipChecks } = options;
-        const values = { ...image(options), trustDomain, adopt, clusterDomain, issuer };
+        const { trustDomain, adopt, clusterDomain, issuer, otlpEndpoint, exportFile, dryRun, skipChecks } = options;
+        const values = { ...image(options), trustDomain, adopt, clusterDomain, issuer, otlpEndpoint, exportFile };
         act(runInstall(target(options), { values, dryRun, skipChecks, timeoutMs: milliseconds(options.timeout) }, options.output));
       },
     );

@@ -65,6 +65,7 @@ export const flowFields: Fields<FlowRecord> = {
   serverName: text(({ serverName }) => serverName),
   closedBy: text(({ closedBy }) => closedBy),
   reset: flag(({ reset }) => reset),
+  responseFlags: text(({ responseFlags }) => responseFlags),
   podUid: text(({ podUid }) => podUid),
   request: flag(({ request }) => request !== null),
   "request.method": text(({ request }) => request?.method ?? null),

@@ -120,6 +120,9 @@ pub struct MeshSettings {
     /// Refuse every connection of a captured pod that has no workload, identity or policy yet after this time. 0 = 5 s.
     #[prost(uint32, tag = "6")]
     pub hold_milliseconds: u32,
+    /// Nobody keeps edges: none are counted, and ReportBatch.edges stays empty.
+    #[prost(bool, tag = "7")]
+    pub uncounted: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Resource {
@@ -666,6 +669,10 @@ pub struct Flow {
     /// endpoint that answered, the service what the client addressed.
     #[prost(message, optional, tag = "27")]
     pub request: ::core::option::Option<Request>,
+    /// Of a connection that was denied or failed, as Istio's metric `response_flags` names it: DENY, TLS_FAILURE, IDENTITY_ERROR, CONNECT;
+    /// empty otherwise. Those of a request are in `request`.
+    #[prost(string, tag = "30")]
+    pub response_flags: ::prost::alloc::string::String,
     /// Set where dry-run policies would have decided otherwise.
     #[prost(message, optional, tag = "40")]
     pub audit: ::core::option::Option<Audit>,

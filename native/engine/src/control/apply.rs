@@ -79,6 +79,7 @@ impl Control {
             self.shared.routes.store(Arc::clone(routes));
         }
         self.shared.world.store(Arc::new(self.state.world().cloned()));
+        self.shared.edges.wanted(!self.state.settings().is_some_and(|settings| settings.uncounted));
         self.shared.ring();
     }
 

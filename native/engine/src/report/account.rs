@@ -209,7 +209,7 @@ fn is_policy(code: &str) -> bool {
 }
 
 /// Istio's `response_flags`.
-fn response_flag(code: &str) -> Failure {
+pub(super) fn response_flag(code: &str) -> Failure {
     match code {
         code if is_policy(code) => Failure::Denied,
         errors::TUNNEL_HANDSHAKE => Failure::Handshake,

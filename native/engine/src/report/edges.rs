@@ -2,6 +2,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -26,7 +27,11 @@ const BUCKETS: usize = bounds::LATENCY_BUCKETS as usize;
 
 /// Shared by all threads of a worker. The lock is held for one addition, never across a wait; the texts are made by whoever takes the edges.
 #[derive(Debug, Default)]
-pub(crate) struct AllEdges(Mutex<HashMap<About, Counts>>);
+pub(crate) struct AllEdges {
+    counts: Mutex<HashMap<About, Counts>>,
+    /// Nobody keeps them.
+    idle: AtomicBool,
+}
 
 /// What an edge is told apart by. Workloads count by what made them: the pods of a Deployment are one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -97,32 +102,43 @@ pub(super) struct Answered<'a> {
 }
 
 impl AllEdges {
+    /// Whether somebody keeps what is counted; what was counted until now is still told.
+    pub(crate) fn wanted(&self, wanted: bool) {
+        self.idle.store(!wanted, Ordering::Relaxed);
+    }
+
     /// Bytes can move.
     pub(super) fn opened(&self, known: &Known) {
-        self.add(About::of(known, Verdict::Allowed, "", known.policy.as_ref()), |counts| counts.count += 1);
+        self.add(|| About::of(known, Verdict::Allowed, "", known.policy.as_ref()), |counts| counts.count += 1);
     }
 
     /// They did, and it goes on.
     pub(super) fn moved(&self, known: &Known, sent: u64, received: u64) {
-        self.add(About::of(known, Verdict::Allowed, "", known.policy.as_ref()), |counts| counts.moved(sent, received));
+        self.add(|| About::of(known, Verdict::Allowed, "", known.policy.as_ref()), |counts| counts.moved(sent, received));
     }
 
     /// The end of a connection that was opened; `sent` and `received` since it was counted last.
     pub(super) fn closed(&self, known: &Known, closing: &Closing, sent: u64, received: u64) {
-        self.add(About::of(known, closing.verdict, closing.code, closing.policy(known)), |counts| {
-            counts.ended += 1;
-            counts.moved(sent, received);
-            counts.took(closing.first_byte);
-            counts.spoke(closing.protocol);
-        });
+        self.add(
+            || About::of(known, closing.verdict, closing.code, closing.policy(known)),
+            |counts| {
+                counts.ended += 1;
+                counts.moved(sent, received);
+                counts.took(closing.first_byte);
+                counts.spoke(closing.protocol);
+            },
+        );
     }
 
     /// The end of one that never was.
     pub(super) fn refused(&self, known: &Known, closing: &Closing) {
-        self.add(About::of(known, closing.verdict, closing.code, closing.policy(known)), |counts| {
-            counts.count += 1;
-            counts.ended += 1;
-        });
+        self.add(
+            || About::of(known, closing.verdict, closing.code, closing.policy(known)),
+            |counts| {
+                counts.count += 1;
+                counts.ended += 1;
+            },
+        );
     }
 
     pub(super) fn answered(&self, request: Answered<'_>) {
@@ -141,16 +157,23 @@ impl AllEdges {
             request: Some(request.about),
             other: false,
         };
-        self.add(about, |counts| {
-            counts.count += 1;
-            counts.ended += 1;
-            counts.moved(request.sent, request.received);
-            counts.took(Some(request.duration));
-        });
+        self.add(
+            || about,
+            |counts| {
+                counts.count += 1;
+                counts.ended += 1;
+                counts.moved(request.sent, request.received);
+                counts.took(Some(request.duration));
+            },
+        );
     }
 
-    fn add(&self, about: About, count: impl FnOnce(&mut Counts)) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    fn add(&self, about: impl FnOnce() -> About, count: impl FnOnce(&mut Counts)) {
+        if self.idle.load(Ordering::Relaxed) {
+            return;
+        }
+        let about = about();
+        let mut all = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let about = if all.len() < MOST_EDGES || all.contains_key(&about) { about } else { about.other() };
         let about = if all.len() < MOST_EDGES + MOST_OTHERS || all.contains_key(&about) { about } else { about.nameless() };
         count(all.entry(about).or_default());
@@ -158,7 +181,7 @@ impl AllEdges {
 
     /// What was counted since the last call.
     pub(crate) fn take(&self) -> Vec<Edge> {
-        let taken = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let taken = std::mem::take(&mut *self.counts.lock().unwrap_or_else(PoisonError::into_inner));
         // No data thread waits while texts are made.
         taken.into_iter().map(|(about, counts)| counts.to_wire(&about)).collect()
     }
@@ -322,6 +345,18 @@ mod tests {
         all.sort_by_key(|edge| told(edge).port);
         assert_eq!((all.len(), all[0].count, all[0].bytes_sent, all[0].bytes_received, all[1].count), (2, 2, 3, 4, 1));
         assert_eq!(edges.take(), []);
+    }
+
+    #[test]
+    fn what_nobody_keeps_is_not_counted_until_somebody_does() {
+        let edges = AllEdges::default();
+        edges.opened(&known(80));
+        edges.wanted(false);
+        edges.opened(&known(80));
+        assert_eq!(edges.take().iter().map(|edge| edge.count).sum::<u64>(), 1, "what was counted before is told");
+        edges.wanted(true);
+        edges.opened(&known(80));
+        assert_eq!(edges.take().len(), 1);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use trackbed_observe::Protocol;
 use trackbed_policy::{PolicyRef, Refused};
 use trackbed_tls::PeerInfo;
 
+use super::account::response_flag;
 use crate::clock;
 
 /// What there is to say about a connection, by phase.
@@ -183,6 +184,11 @@ impl Closing {
         self.refusal.as_ref().map_or(known.policy.as_ref(), |refusal| refusal.policy.as_ref())
     }
 
+    /// Empty of one that ended as it should.
+    fn response_flags(&self) -> &'static str {
+        if self.verdict == Verdict::Allowed { "" } else { response_flag(self.code).text() }
+    }
+
     pub(super) fn reason(&self) -> &str {
         self.refusal.as_ref().map_or("", |refusal| &refusal.reason)
     }
@@ -209,6 +215,7 @@ impl Record {
                 reset: closing.reset,
                 protocol: closing.protocol.map_or("", Protocol::as_str).to_owned(),
                 server_name: closing.server_name.as_deref().unwrap_or_default().to_owned(),
+                response_flags: closing.response_flags().to_owned(),
                 ..known.to_wire(FlowPhase::Closed, closing.verdict, closing.policy(known))
             },
         }
@@ -217,7 +224,34 @@ impl Record {
 
 #[cfg(test)]
 mod tests {
+    use trackbed_contract::tables::errors;
+
     use super::*;
+
+    #[test]
+    fn a_record_says_by_what_a_connection_failed_as_the_metric_does() {
+        let known = Arc::new(Known::new(1, Direction::Outbound, "pod".into()));
+        let of = |verdict, code| {
+            let closing = Closing {
+                verdict,
+                closed_by: CloseBy::Engine,
+                reset: true,
+                sent: 0,
+                received: 0,
+                duration: Duration::ZERO,
+                first_byte: None,
+                code,
+                refusal: None,
+                protocol: None,
+                server_name: None,
+            };
+            Flow::decode(&*Record::Closed(Arc::clone(&known), Box::new(closing)).encode()).expect("a flow").response_flags
+        };
+        assert_eq!(of(Verdict::Denied, errors::POLICY_DENIED), "DENY");
+        assert_eq!(of(Verdict::Failed, errors::TUNNEL_HANDSHAKE), "TLS_FAILURE");
+        assert_eq!(of(Verdict::Failed, "E_OTHER"), "CONNECT");
+        assert_eq!(of(Verdict::Allowed, ""), "");
+    }
 
     /// Each holds an idle connection's memory: more than this shows in the bench.
     #[test]

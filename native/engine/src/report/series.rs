@@ -48,6 +48,12 @@ pub(crate) enum Failure {
 
 const FLAGS: [&str; 4] = ["DENY", "TLS_FAILURE", "IDENTITY_ERROR", "CONNECT"];
 
+impl Failure {
+    pub(super) const fn text(self) -> &'static str {
+        FLAGS[self as usize]
+    }
+}
+
 /// Written by one thread only, so that counting needs no locked instruction; anybody may read.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
