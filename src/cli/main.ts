@@ -1,8 +1,8 @@
 // The command line: parse → build → run. Each command is a function in a file of its own name and answers with an exit code.
 import { Command, CommanderError, Option } from "commander";
-import { type AskOptions, runConnection } from "./ask/connection.ts";
+import { runConnection } from "./ask/connection.ts";
 import { runEnforce } from "./ask/enforce.ts";
-import { isFlowId, runFlow } from "./ask/flow.ts";
+import { type FlowOptions, isFlowId, runFlow } from "./ask/flow.ts";
 import { type GenerateOptions, runGenerate } from "./ask/generate.ts";
 import { runSimulate, type SimulateOptions } from "./ask/simulate.ts";
 import { addClusterCommands, withTarget } from "./cluster/commands.ts";
@@ -109,7 +109,8 @@ Exit codes: 0 fine · 1 not healthy, or it did not work · 64 wrong command line
     .option("--method <method>", "of a request, for the waypoint on its way (default GET where --path or --header is given)")
     .option("--path <path>", "of the request, with its query (default /)")
     .option("--header <header>", "of the request, NAME: VALUE (repeatable)", collect, [])
-    .action((what: string, destination: string | undefined, { output, ...options }: Common & AskOptions) => {
+    .option("--account <namespace/name>", "of a flow in a cluster: the ServiceAccount whose right to read it counts")
+    .action((what: string, destination: string | undefined, { output, ...options }: Common & FlowOptions) => {
       if (destination !== undefined) act(runConnection(what, destination, options, output));
       else if (isFlowId(what)) act(runFlow(what, options, output));
       else act(runExplain(what, options.namespace, options.run, output));

@@ -73,7 +73,7 @@ function ends({ source, destination, service, tls, request }: FlowRecord): Attri
     "client.address": source.address,
     "client.port": source.port,
     "server.address": request?.authority.replace(/:\d+$/, "") || (service?.slice(service.indexOf("/") + 1) ?? destination.address),
-    "server.port": destination.port,
+    "server.port": request?.port ?? destination.port,
     "destination.address": destination.address,
     "destination.port": destination.port,
     [`${PREFIX}.service`]: service,
