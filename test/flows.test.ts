@@ -1,16 +1,18 @@
 // What was said between pods is counted exactly, told by fields, there again after a restart of the daemon, and proven to be mutual TLS.
 import assert from "node:assert/strict";
 import { statSync } from "node:fs";
+import { type IncomingMessage, request } from "node:http";
 import { join } from "node:path";
+import { createInterface } from "node:readline";
 import { after, before, test } from "node:test";
 import { isDeepStrictEqual } from "node:util";
-import { paths } from "#contract/tables.ts";
+import { paths, ports } from "#contract/tables.ts";
 import type { FlowRecord } from "#inspect/flow.ts";
 import type { AnswerLine, EdgesQuestion, FlowsQuestion, GroupRow } from "#inspect/question.ts";
-import { verified } from "../src/cli/verify.ts";
+import { verified, type Wire } from "../src/cli/verify.ts";
 import { get } from "../src/lab/mesh.ts";
 import { until } from "../src/lab/until.ts";
-import { address, SERVER_PORT, startTestMesh, type TestMesh, tryConnect } from "./mesh.ts";
+import { address, LOAD, SERVER_PORT, startTestMesh, type TestMesh, tryConnect } from "./mesh.ts";
 
 const DENY = `apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
@@ -112,6 +114,44 @@ test("what the source saw is not counted a second time, and what never arrived i
     ];
     return rows.reduce((sum, { failed }) => sum + failed, 0) > 0;
   });
+});
+
+/** From outside of the mesh; its end does not matter. */
+const sendPlain = (host: string, port: number, text: string): Promise<unknown> => {
+  const script = `require("net").connect(${port}, "${host.replace(/[[\]]/g, "")}", function () { this.end(${JSON.stringify(text)}) }).on("error", () => {}).resume()`;
+  return mesh.lab.pod("legacy/outsider").exec([process.execPath, "-e", script], { timeoutMs: 10_000 });
+};
+
+test("what is on the wire of a pod's tunnels is TLS to the byte, and plaintext to the tunnels' port is seen as what it is", async () => {
+  const server = mesh.lab.pod("app/server");
+  /** What was on the wire of the server while `act` ran. */
+  async function watched(act: () => Promise<unknown>): Promise<Wire> {
+    const question = { about: "frames", pods: [{ namespace: "app", name: "server" }], milliseconds: 2000 };
+    const socketPath = join(mesh.lab.node("node-b").runDirectory, paths.adminSocket);
+    const path = `/v1/ask?${new URLSearchParams({ question: JSON.stringify(question) })}`;
+    const response = await new Promise<IncomingMessage>((resolve, reject) =>
+      request({ socketPath, path }, resolve).once("error", reject).end(),
+    );
+    let acted: Promise<unknown> = Promise.resolve();
+    let counts: Wire | null = null;
+    for await (const text of createInterface({ input: response })) {
+      const line = JSON.parse(text) as AnswerLine;
+      if (line.type === "frames" && line.counts === null) acted = act();
+      if (line.type === "frames" && line.counts !== null) counts = { node: line.node, pod: line.pod, ...line.counts };
+    }
+    await acted;
+    return counts ?? assert.fail("nothing was counted");
+  }
+  const good = await watched(() =>
+    mesh.lab.pod("app/client").run([LOAD, "bulk", `${address(server)}:${SERVER_PORT}`, "--seconds", "1"], { timeoutMs: 20_000 }),
+  );
+  assert.ok(good.records > 100 && good.tlsBytes > 1e6, JSON.stringify(good));
+  assert.equal(good.otherBytes, 0, JSON.stringify(good));
+  const text = "GET / HTTP/1.1\r\nhost: server\r\n\r\n";
+  const bad = await watched(() => sendPlain(address(server), ports.hbone, text));
+  assert.equal(bad.otherBytes, text.length, JSON.stringify(bad));
+  assert.match(bad.examples.join(), new RegExp(`→ .*:${ports.hbone}`));
+  assert.equal(verified([], [], [good]).proven, null, "frames alone say nothing of who talks");
 });
 
 test("records answer to the same filters, and are proof of mutual TLS for the one pair and not for the other", async () => {

@@ -9,13 +9,13 @@ import { addClusterCommands, withTarget } from "./cluster/commands.ts";
 import { runDemo } from "./demo/demo.ts";
 import { runExec } from "./exec.ts";
 import { runExplain } from "./explain.ts";
-import { type AskingOptions, type FlowsOptions, runFlows } from "./flows.ts";
+import { type FlowsOptions, runFlows } from "./flows.ts";
 import { addNodeCommands } from "./node/commands.ts";
 import { describeError, exit, exitOf, type Format } from "./outcome.ts";
 import { type PcapOptions, runPcap } from "./pcap.ts";
 import { runRescue } from "./rescue.ts";
 import { runTop, SORTS, type TopOptions } from "./top.ts";
-import { runVerify } from "./verify.ts";
+import { runVerify, type VerifyOptions } from "./verify.ts";
 import { runVersion, version } from "./version.ts";
 import { runStatusSomewhere, type Where } from "./where.ts";
 
@@ -99,7 +99,8 @@ Exit codes: 0 fine · 1 not healthy, or it did not work · 64 wrong command line
     .argument("<source>", "NAMESPACE/WORKLOAD")
     .argument("<destination>", "NAMESPACE/WORKLOAD")
     .option("--since <time>", "connections from then on", "5m")
-    .action((source: string, destination: string, { output, ...options }: Common & AskingOptions) =>
+    .option("--watch <duration>", "how long the wire between them is watched; 0s: not at all", "3s")
+    .action((source: string, destination: string, { output, ...options }: Common & VerifyOptions) =>
       act(runVerify(source, destination, options, output)),
     );
   withWritten(asking("explain", "what would become of a connection, and why; what decided one that happened; or how a pod stands"))

@@ -130,7 +130,7 @@ const flow = (time: number, namespace: string): TimedLine => ({
 /** Of records of two namespaces, at these times. */
 const records = (...times: number[]): Answer =>
   async function* (question: Question) {
-    const namespaces = question.about === "recording" ? [] : question.namespaces;
+    const namespaces = "pods" in question ? [] : question.namespaces;
     for (const time of times) {
       const namespace = time % 2 === 0 ? "shop" : "bank";
       if (namespaces === null || namespaces.includes(namespace)) yield flow(time, namespace);
@@ -246,6 +246,47 @@ test("strangers, pods and whoever asks for another namespace are refused, and da
   assert.deepEqual(all.asked, [], "nothing was asked of any node");
   assert.deepEqual(sequences(await ask(one.address, all.root, "bob", { about: "flows", namespaces: ["shop"] }).done), [2, 4]);
   assert.match(all.refused.join("\n"), /bob may not get flows.trackbed.dev of namespace bank/);
+});
+
+test("frames on the wire of pods are for who may read flows of every namespace that the pods are in", async (t) => {
+  const all = await mesh(t, ["node-a"]);
+  const counts = {
+    frames: 2,
+    streams: 1,
+    records: 2,
+    tlsBytes: 90,
+    otherBytes: 0,
+    unknownBytes: 0,
+    repeatedBytes: 0,
+    missedBytes: 0,
+    unwatched: 0,
+  };
+  const watching: Answer = async function* (question) {
+    if (question.about !== "frames") return;
+    for (const { namespace, name } of question.pods)
+      yield { time: 0, line: { type: "frames", node: "node-a", pod: `${namespace}/${name}`, counts: { ...counts, examples: [] } } };
+  };
+  const one = await all.replica("one", () => []);
+  await all.daemon("node-a", one, watching);
+  const frames = (...pods: string[]): object => ({
+    about: "frames",
+    pods: pods.map((pod) => ({ namespace: pod.split("/")[0], name: pod.split("/")[1] })),
+  });
+  const status = async (token: string, question: object): Promise<number> =>
+    (await ask(one.address, all.root, token, question).done).status;
+  assert.equal(await status("", frames("shop/web")), 401);
+  assert.equal(await status("node-a", frames("shop/web")), 401, "nor may a daemon");
+  assert.equal(await status("pod", frames("shop/web")), 403);
+  assert.equal(await status("bob", frames("bank/db")), 403, "of another namespace");
+  assert.equal(await status("bob", frames("shop/web", "bank/db")), 403, "nor among his own");
+  assert.equal(await status("bob", { ...frames("shop/web"), milliseconds: 3_600_000 }), 400, "nobody is watched for long");
+  assert.equal(await status("bob", { about: "frames", pods: [] }), 400);
+  assert.deepEqual(all.asked, [], "nothing was asked of any node");
+  const { lines } = await ask(one.address, all.root, "bob", frames("shop/web")).done;
+  assert.deepEqual(
+    lines.map((line) => (line.type === "frames" ? `${line.pod} ${line.counts?.records}` : line.type)),
+    ["shop/web 2", "answered"],
+  );
 });
 
 test("a recording needs its own right in the namespace of every pod, is announced first, and goes to the node that has the pod", async (t) => {

@@ -6,7 +6,7 @@ import { type Frame, frameOf } from "#inspect/frames.ts";
 import { createTally } from "#inspect/ledger/tally.ts";
 import { LINES, writeLines } from "#inspect/lines.ts";
 import { merge } from "#inspect/merge.ts";
-import { type AboutRecording, type AnswerLine, type Question, readQuestion } from "#inspect/question.ts";
+import { type AboutRecording, type AnswerLine, type FramesQuestion, type Question, readQuestion } from "#inspect/question.ts";
 import type { AdminError } from "#inspect/status.ts";
 import { explainError, isMeshError, meshError } from "#mesh/error.ts";
 import type { InspectionServer, Item, Missing } from "./inspection.ts";
@@ -110,7 +110,7 @@ export function servePeople(options: PeopleOptions): (request: Http2ServerReques
       return { status: 400, code: "E_QUESTION", message: error instanceof Error ? error.message : String(error) };
     }
     const records = question.about === "recording";
-    const namespaces = question.about === "recording" ? namespacesOf(question) : (question.namespaces ?? [null]);
+    const namespaces = "pods" in question ? namespacesOf(question) : (question.namespaces ?? [null]);
     const mayAsk = (namespace: string | null): Promise<boolean> =>
       records ? viewers.mayRecord(viewer, namespace ?? "") : viewers.mayRead(viewer, namespace);
     if (namespaces.length > NAMESPACES) return { status: 400, code: "E_QUESTION", message: `more than ${NAMESPACES} namespaces` };
@@ -137,7 +137,7 @@ export function servePeople(options: PeopleOptions): (request: Http2ServerReques
 
 const kubernetesGroup = "trackbed.dev";
 
-const namespacesOf = ({ pods }: AboutRecording): string[] => [...new Set(pods.map(({ namespace }) => namespace))];
+const namespacesOf = ({ pods }: AboutRecording | FramesQuestion): string[] => [...new Set(pods.map(({ namespace }) => namespace))];
 
 /** `token` null: only what is attached here. Throws before the first line when nothing can be asked. */
 function gather(options: PeopleOptions, question: Question, token: string | null, stop: AbortSignal): AsyncGenerator<string | Frame> {
@@ -158,6 +158,7 @@ function gather(options: PeopleOptions, question: Question, token: string | null
       }
       if (told > question.limit) yield JSON.stringify({ type: "cut", limit: question.limit } satisfies AnswerLine);
     } else if (question.about === "recording") yield* items;
+    else if (question.about === "frames") for await (const { json } of items) yield json;
     else {
       const tally = createTally(question);
       for await (const { json } of items) tally.merge(JSON.parse(json) as AnswerLine);

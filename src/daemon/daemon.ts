@@ -27,6 +27,7 @@ import { adminServer } from "./admin.ts";
 import { certifier } from "./certificates.ts";
 import type { Cluster } from "./cluster.ts";
 import { desiredPods } from "./desired.ts";
+import { frameCounter } from "./frames.ts";
 import { createHands, type HandsOptions } from "./hands.ts";
 import { inspection } from "./inspection.ts";
 import { createMetrics, healthServer } from "./metrics.ts";
@@ -107,7 +108,8 @@ export async function buildDaemon(options: DaemonOptions, parts: DaemonParts): P
     director: { record: (order, ended) => director.record(order, ended) },
     pods: () => pods.records.values(),
   };
-  const answer = answering(node, { flows, ledger, record: (question, ended) => recordSome(question, recordingParts, ended) });
+  const frames = frameCounter({ node, helper: parts.helper, pods: () => pods.records.values() });
+  const answer = answering(node, { flows, ledger, record: (question, ended) => recordSome(question, recordingParts, ended), frames });
   const engine = { since: started, inSync: false, counters: new Map<string, number>() };
   let sourceRead = false;
   let meeting: NodeJS.Timeout | undefined;

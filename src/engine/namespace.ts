@@ -3,7 +3,8 @@ import { spawn } from "node:child_process";
 import { constants, readFileSync, statSync } from "node:fs";
 import { type FileHandle, open, stat } from "node:fs/promises";
 import { isAbsolute } from "node:path";
-import type { Readable } from "node:stream";
+import { createInterface } from "node:readline";
+import { Readable } from "node:stream";
 import { z } from "zod";
 import { type ErrorCode, errors } from "#contract/tables.ts";
 import { meshError } from "#mesh/error.ts";
@@ -92,6 +93,67 @@ export async function handOver(helper: string, socket: string, uid: string, name
   return BigInt(receipt.netns_cookie);
 }
 
+const Frames = z.object({
+  /** Segments with payload. */
+  frames: z.number(),
+  streams: z.number(),
+  records: z.number(),
+  /** Of payload, each byte once: parts of records, */
+  tlsBytes: z.number(),
+  /** what cannot be, */
+  otherBytes: z.number(),
+  /** and of streams that were joined in the middle, or had gaps, what is too little to tell. */
+  unknownBytes: z.number(),
+  repeatedBytes: z.number(),
+  missedBytes: z.number(),
+  /** Frames that were not looked at: there were too many. */
+  unwatched: z.number(),
+  /** Streams with bytes that cannot be TLS, some of them. */
+  examples: z.array(z.string()),
+});
+
+/** See native/netns/src/frames.rs, which counts them. */
+export type FrameCounts = z.output<typeof Frames>;
+
+export type FrameWatch = {
+  readonly port: number;
+  /** Only between these addresses; none: all. */
+  readonly between: readonly string[];
+  readonly milliseconds: number;
+};
+
+/** What TCP to and from a port carried on the wire of a namespace for a while. `began`: from now on everything is looked at. */
+export async function countFrames(
+  helper: string,
+  namespace: OpenNamespace,
+  { port, between, milliseconds }: FrameWatch,
+  began: () => void,
+  stop: AbortSignal,
+): Promise<FrameCounts> {
+  const args = ["frames", "--port", `${port}`, "--for", `${milliseconds}`, ...between.flatMap((address) => ["--between", address])];
+  const child = spawn(helper, args, {
+    stdio: ["ignore", "pipe", "pipe", namespace.fd],
+    timeout: milliseconds + HELPER_MS,
+    killSignal: "SIGKILL",
+    signal: stop,
+  });
+  const err = collect(child.stderr);
+  const ended = new Promise<number | null>((resolve, reject) => {
+    child.once("error", reject);
+    child.once("close", resolve);
+  });
+  ended.catch(() => undefined); // awaited behind its lines
+  let last = "";
+  for await (const line of createInterface({ input: child.stdout ?? Readable.from([]) })) {
+    if (line === '{"began":true}') began();
+    last = line;
+  }
+  const code = await ended.catch((cause: unknown) => {
+    throw meshError("E_HANDOVER_REFUSED", `${helper} could not be run`, cause);
+  });
+  return answerOf("frames", code, last, err(), Frames);
+}
+
 /** The namespace is descriptor 3 of the helper: Node cannot pass descriptors over a socket, but a child inherits them. */
 async function run<T>(helper: string, args: readonly string[], fd: number, answer: z.ZodType<T>): Promise<T> {
   const child = spawn(helper, args, { stdio: ["ignore", "pipe", "pipe", fd], timeout: HELPER_MS, killSignal: "SIGKILL" });
@@ -103,14 +165,18 @@ async function run<T>(helper: string, args: readonly string[], fd: number, answe
   }).catch((cause: unknown) => {
     throw meshError("E_HANDOVER_REFUSED", `${helper} could not be run`, cause);
   });
-  const parsed = parseLine(out());
+  return answerOf(args[0] ?? "", code, out(), err(), answer);
+}
+
+function answerOf<T>(verb: string, code: number | null, out: string, err: string, answer: z.ZodType<T>): T {
+  const parsed = parseLine(out);
   const good = answer.safeParse(parsed);
   if (code === 0 && good.success) return good.data;
   const failure = Failure.safeParse(parsed);
   if (failure.success) throw meshError(knownCode(failure.data.code), failure.data.reason);
   throw meshError(
     "E_HANDOVER_REFUSED",
-    `trackbed-netns ${args[0]} ended with ${code ?? "a signal"}: ${err().trim() || out().trim() || "no output"}`,
+    `trackbed-netns ${verb} ended with ${code ?? "a signal"}: ${err.trim() || out.trim() || "no output"}`,
   );
 }
 

@@ -5,7 +5,7 @@ import type { Flows } from "./flows.ts";
 import { flowFields } from "./ledger/fields.ts";
 import type { Ledger } from "./ledger/ledger.ts";
 import type { RecordingLine, RecordingQuestion } from "./pcap/recording.ts";
-import type { AboutRecording, AnswerLine, FlowsQuestion, Question } from "./question.ts";
+import type { AboutRecording, AnswerLine, FlowsQuestion, FramesQuestion, Question } from "./question.ts";
 
 /** A line with the moment that it is about (Unix milliseconds), by which answers are merged. */
 export type TimedLine = { readonly time: number; readonly line: AnswerLine };
@@ -16,17 +16,23 @@ export type Answer = (question: Question, stop: AbortSignal) => AsyncGenerator<T
 /** Copies what connections of pods carry, of those that are here. */
 export type Record = (question: RecordingQuestion, stop: AbortSignal) => AsyncGenerator<RecordingLine>;
 
+/** What is on the wire of the pods that are here. */
+export type CountFrames = (question: FramesQuestion, stop: AbortSignal) => AsyncGenerator<AnswerLine>;
+
 export type Knowledge = {
+  /** Without: there are no pods here. */
+  readonly frames?: CountFrames;
   /** Null: nothing can be recorded here. */ readonly record: Record | null;
   readonly flows: Pick<Flows, "read"> /** Null: none is kept. */;
   readonly ledger: Pick<Ledger, "answer"> | null;
 };
 
 /** `node`: who answers, as people name it. */
-export function answering(node: string, { flows, ledger, record }: Knowledge): Answer {
+export function answering(node: string, { flows, ledger, record, frames }: Knowledge): Answer {
   return (question, stop) => {
     if (question.about === "flows") return tellFlows(node, flows, question, stop);
     if (question.about === "recording") return record === null ? tellEdges([]) : tellRecording(node, record, question, stop);
+    if (question.about === "frames") return frames === undefined ? tellEdges([]) : untimed(frames(question, stop));
     return tellEdges(ledger === null ? [] : ledger.answer(question));
   };
 }
@@ -38,6 +44,10 @@ async function* tellRecording(
   stop: AbortSignal,
 ): AsyncGenerator<TimedLine> {
   for await (const line of record(question, stop)) yield { time: 0, line: { type: "recorded", node, line } };
+}
+
+async function* untimed(lines: AsyncGenerator<AnswerLine>): AsyncGenerator<TimedLine> {
+  for await (const line of lines) yield { time: 0, line };
 }
 
 async function* tellEdges(lines: readonly AnswerLine[] | Promise<readonly AnswerLine[]>): AsyncGenerator<TimedLine> {

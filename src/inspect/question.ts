@@ -1,5 +1,6 @@
 // What people may ask of nodes and waypoints, and the lines that come back: one language for the admin socket, for control and for the command line.
 import { z } from "zod";
+import type { FrameCounts } from "#engine/namespace.ts";
 import { meshError } from "#mesh/error.ts";
 import { parseFilter } from "./filter.ts";
 import type { FlowLine } from "./flow.ts";
@@ -12,6 +13,10 @@ const LIMIT = 100_000;
 /** What can be grouped by at once. */
 const COLUMNS = 12;
 const FILTER_CHARACTERS = 4_096;
+/** Each is a process and a packet socket for as long as it is watched. */
+export const WATCHED_PODS = 16;
+export const WATCHED_ADDRESSES = 64;
+const LONGEST_WATCH_MS = 30_000;
 
 const common = {
   /** Unix milliseconds; `until` is not part of it. Null: as far as there is something. */
@@ -43,11 +48,27 @@ const edges = z.strictObject({
 /** What goes over connections of pods, from now on, until a limit or until nobody reads any more. */
 const recording = z.strictObject({ ...recordingFields, about: z.literal("recording") });
 
-const question = z.discriminatedUnion("about", [flows, edges, recording]);
+/** What is on the wire of pods: whether what their tunnels carry is TLS, counted for a while from now on. */
+const frames = z.strictObject({
+  about: z.literal("frames"),
+  pods: z
+    .array(z.strictObject({ namespace: z.string().min(1), name: z.string().min(1) }))
+    .min(1)
+    .max(WATCHED_PODS),
+  /** Only between these addresses; none: all. */
+  between: z
+    .array(z.union([z.ipv4(), z.ipv6()]))
+    .max(WATCHED_ADDRESSES)
+    .default([]),
+  milliseconds: z.number().int().min(100).max(LONGEST_WATCH_MS).default(3000),
+});
+
+const question = z.discriminatedUnion("about", [flows, edges, recording, frames]);
 
 export type Question = z.output<typeof question>;
 export type FlowsQuestion = z.output<typeof flows>;
 export type EdgesQuestion = z.output<typeof edges>;
+export type FramesQuestion = z.output<typeof frames>;
 export type AboutRecording = z.output<typeof recording>;
 
 /** What was counted of all edges that have these values. `failed`: those of `ended` that were refused, failed or were cut. */
@@ -67,6 +88,8 @@ export type AnswerLine =
   | ({ readonly type: "edge" } & EdgeRow)
   | ({ readonly type: "group" } & GroupRow)
   | { readonly type: "recorded"; readonly node: string; readonly line: RecordingLine }
+  /** `counts` null: from now on everything is looked at. */
+  | { readonly type: "frames"; readonly node: string; readonly pod: string; readonly counts: FrameCounts | null }
   | { readonly type: "missing"; readonly node: string; readonly reason: string }
   | { readonly type: "cut"; readonly limit: number }
   | { readonly type: "answered"; readonly nodes: readonly string[] };

@@ -3,11 +3,13 @@
 //! A socket belongs for ever to the namespace it was made in, so only its making happens inside; everything after works from outside.
 
 pub mod datagram;
+pub mod frames;
 pub mod handover;
 pub mod memory;
 pub mod namespace;
 mod netlink;
 pub mod packet;
+pub mod sniff;
 pub mod socket;
 mod sys;
 pub mod watch;

@@ -34,6 +34,19 @@ pub(crate) fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
     if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Packets that a packet socket had no room for since this was asked last.
+pub(crate) fn packet_drops(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    // struct tpacket_stats of include/uapi/linux/if_packet.h: packets, drops.
+    let mut statistics = [0_u32; 2];
+    let mut size = libc::socklen_t::try_from(size_of_val(&statistics)).map_err(io::Error::other)?;
+    // SAFETY: the kernel writes at most `size` bytes to `statistics`, which has that size, and the written length to `size`; both outlive the
+    // call.
+    let result = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_PACKET, libc::PACKET_STATISTICS, statistics.as_mut_ptr().cast(), &raw mut size)
+    };
+    if result == 0 { Ok(statistics[1]) } else { Err(io::Error::last_os_error()) }
+}
+
 /// The user that connected. Asked for by ourselves, because a peer in another process-id namespace has process 0, which the safe libraries
 /// cannot express: on a node daemon and engine are two pods.
 pub(crate) fn peer_uid(socket: BorrowedFd<'_>) -> io::Result<u32> {

@@ -110,6 +110,9 @@ const decision = ({ verdict, policy, rule, code, reason, responseFlags, audit }:
 function course(flow: FlowRecord): Attributes {
   const open = flow.phase === "opened";
   return {
+    // A request says it better.
+    ...protocolFacts(flow.request?.protocol ?? flow.protocol ?? ""),
+    [`${PREFIX}.tls.server_name`]: flow.serverName,
     [`${PREFIX}.id`]: flow.id,
     [`${PREFIX}.phase`]: flow.phase,
     [`${PREFIX}.direction`]: flow.direction,
@@ -127,11 +130,14 @@ function course(flow: FlowRecord): Attributes {
   };
 }
 
+/** "HTTP/2.0", "http/1.1", "postgresql". */
+function protocolFacts(text: string): Attributes {
+  const [name = "", version = ""] = text.split("/");
+  return { "network.protocol.name": name.toLowerCase(), "network.protocol.version": version.replace(/^2\.0$/, "2") };
+}
+
 function requestFacts(request: RequestRecord): Attributes {
-  const [protocol, version] = request.protocol.split("/");
   return {
-    "network.protocol.name": protocol?.toLowerCase() ?? null,
-    "network.protocol.version": version?.replace(/^2\.0$/, "2") ?? null,
     "http.request.method": request.method,
     "url.path": request.path,
     "http.response.status_code": request.status,
