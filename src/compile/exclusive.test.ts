@@ -120,6 +120,20 @@ test("both of two waypoints count, whatever their pods run as, and what a port's
   assert.deepEqual([denied(mesh).ports, carried(mesh, "web-2")], [[8080, 9090], [NAME]]);
 });
 
+test("a route of another waypoint to the service opens nothing to that waypoint", () => {
+  const mesh = held();
+  const other = { ...GATE, [kubernetes.gatewayNameLabel]: "other" };
+  const till = service("shop", "till", { app: "till" }, { metadata: meta("shop", "till", { "trackbed.dev/use-waypoint": "other" }) });
+  const route = httpRoute("shop", "around", [httpRule({ backends: [backendOf("shop", "web", { port: 80 })] })], {
+    parents: [parentOf("shop", "till")],
+  });
+  const theirs = [till, gatewayOf("shop", "other"), pod("shop", "other-1", other, { serviceAccountName: "other" }), route];
+  mesh.apply(put(...MESH, guard, ...theirs));
+  release(mesh);
+  assert.deepEqual(denied(mesh).principals, ["cluster.local/ns/shop/sa/gate"]);
+  assert.ok(mesh.compiler.scopeOf("shop/other")?.addresses.has("shop/web.shop.svc.cluster.local"), "it does send there");
+});
+
 test("whatever came and went: the same as from scratch, once nodes know", () => {
   const pool: MeshObject[] = [
     ...MESH.slice(1),

@@ -124,8 +124,10 @@ fn each_value_of_a_header_counts() {
         let deny = policy("no-admins", Action::Deny, &[header("x-role", admin())]);
         let (waypoint, _v1) = guarded(&access(vec![deny])).await;
         let status = async |values: &[&str]| {
-            let request = values.iter().fold(get("/"), |request, value| request.header("x-role", *value)).body(body("")).unwrap();
-            waypoint.http1().await.send(request).await.status.as_u16()
+            let request = || values.iter().fold(get("/"), |request, value| request.header("x-role", *value)).body(body("")).unwrap();
+            let status = waypoint.http1().await.send(request()).await.status.as_u16();
+            assert_eq!(waypoint.http2().await.send(request()).await.status, status, "{values:?} in HTTP/2");
+            status
         };
         for (values, expected) in
             [(&["admin"][..], 403), (&["user", "admin"], 403), (&["admin", "user"], 403), (&["user"], 200), (&[], 200)]
