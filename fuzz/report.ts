@@ -1,6 +1,6 @@
 // Reads what libFuzzer says at its end.
 
-export const TARGETS = ["record", "h2", "hpack", "authority"] as const;
+export const TARGETS = ["record", "h2", "hpack", "authority", "observe"] as const;
 
 export type Report = {
   readonly executions: number;

@@ -6,6 +6,7 @@
 mod authority;
 mod frames;
 mod hpack;
+mod observe;
 mod record;
 mod script;
 pub mod seeds;
@@ -13,6 +14,7 @@ mod talk;
 
 pub use authority::authority;
 pub use hpack::hpack;
+pub use observe::observe;
 pub use record::record;
 
 /// A hostile peer, or two of ours.

@@ -7,11 +7,12 @@ pub struct Target {
     pub seeds: fn() -> Vec<Vec<u8>>,
 }
 
-pub const TARGETS: [Target; 4] = [
+pub const TARGETS: [Target; 5] = [
     Target { name: "record", oracle: crate::record, seeds: record },
     Target { name: "h2", oracle: crate::h2, seeds: h2 },
     Target { name: "hpack", oracle: crate::hpack, seeds: hpack },
     Target { name: "authority", oracle: crate::authority, seeds: authority },
+    Target { name: "observe", oracle: crate::observe, seeds: observe },
 ];
 
 /// Writes the seeds of a target into the folder that the environment names, before libFuzzer reads it.
@@ -125,4 +126,41 @@ fn h2() -> Vec<Vec<u8>> {
     ]
     .map(hex)
     .to_vec()
+}
+
+/// Talks as the oracle reads them: a size of pieces, then who says what.
+fn observe() -> Vec<Vec<u8>> {
+    const CLIENT: u8 = 0;
+    const SERVER: u8 = 1;
+    let talk = |said: &[(u8, &[u8])]| {
+        let steps = said.iter().flat_map(|(side, bytes)| [&[*side, bytes.len() as u8][..], bytes].concat());
+        std::iter::once(5).chain(steps).collect::<Vec<u8>>()
+    };
+    let begun = hex("505249202a20485454502f322e300d0a0d0a534d0d0a0d0a 000000040000000000");
+    // A request of gRPC with the table's first entry, its answer and its trailers; a block in two frames, a reset.
+    let call = hex("000016 01 04 00000001 83 86 84 0f10 10 6170706c69636174696f6e2f67727063");
+    let answer = hex("000001 01 04 00000001 88 000002 00 00 00000001 0000 00000f 01 05 00000001 40 0b 677270632d737461747573 01 37");
+    let parts = hex("000002 01 00 00000003 8386 000001 09 04 00000003 84 000004 03 00 00000003 00000008");
+    let hello = hex(
+        "16 0301 0047 01 000043 0303 0707070707070707070707070707070707070707070707070707070707070707 00 0002 1301 01 00 0018 0000 0014 0012 00 000f 7777772e73686f702e6578616d706c65",
+    );
+    vec![
+        talk(&[
+            (CLIENT, b"POST /a HTTP/1.1\r\nContent-Length: 3\r\n\r\nabcHEAD / HTTP/1.1\r\n\r\n"),
+            (SERVER, b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201 x\r\nTransfer-Encoding: chunked\r\n\r\n3;a\r\nabc\r\n0\r\nx: y\r\n\r\n"),
+            (SERVER, b"HTTP/1.1 304 x\r\nContent-Length: 9\r\n\r\n"),
+        ]),
+        [talk(&[(CLIENT, b"GET / HTTP/1.0\r\n\r\n"), (SERVER, b"HTTP/1.0 200 OK\r\n\r\nto the end")]), vec![0x81]].concat(),
+        talk(&[
+            (CLIENT, b"GET /chat HTTP/1.1\r\nUpgrade: websocket\r\n\r\n"),
+            (SERVER, b"HTTP/1.1 101 x\r\nUpgrade: websocket\r\n\r\n\x81\x01a"),
+        ]),
+        talk(&[(CLIENT, &begun), (CLIENT, &call), (CLIENT, &parts), (SERVER, &answer)]),
+        talk(&[(CLIENT, &hello)]),
+        talk(&[(CLIENT, &hex("00000013 00030000 75736572 00 73686f70 00 00"))]),
+        talk(&[(CLIENT, b"*1\r\n$4\r\nPING\r\n")]),
+        talk(&[(CLIENT, &hex("00000017 0012 0003 00000001 0007 72646b61666b61 00 01010101"))]),
+        talk(&[(SERVER, &hex("4a000000 0a 382e342e32 00 08000000"))]),
+        talk(&[(SERVER, b"SSH-2.0-x\r\n")]),
+    ]
 }

@@ -71,6 +71,7 @@ impl Observer {
 
     /// More bytes of this side, behind `offset` others; each request that is over is told.
     pub fn feed(&mut self, from: Side, offset: u64, bytes: &[u8], now: Instant, tell: &mut dyn FnMut(Exchange)) {
+        let tell = if self.depth == Depth::Requests { tell } else { &mut |_| {} };
         let seen = &mut self.seen[usize::from(from == Side::Server)];
         if *seen != offset {
             return self.abandon(GaveUp::Gap);
@@ -87,6 +88,7 @@ impl Observer {
 
     /// This side says nothing more.
     pub fn finished(&mut self, from: Side, now: Instant, tell: &mut dyn FnMut(Exchange)) {
+        let tell = if self.depth == Depth::Requests { tell } else { &mut |_| {} };
         if let State::Http1(http) = &mut self.state {
             http.finished(from, now, tell);
         }
@@ -94,6 +96,7 @@ impl Observer {
 
     /// The connection is over: requests that wait are told as they are.
     pub fn end(&mut self, now: Instant, tell: &mut dyn FnMut(Exchange)) {
+        let tell = if self.depth == Depth::Requests { tell } else { &mut |_| {} };
         match std::mem::replace(&mut self.state, State::Over) {
             State::Http1(mut http) => http.end(now, tell),
             State::Http2(mut http) => http.end(now, tell),
@@ -118,6 +121,7 @@ impl Observer {
             Guess::None => return self.state = State::Over,
             Guess::Is(protocol) => self.protocol = Some(protocol),
         }
+        let is_greeted = sniffer.is_greeted() && from == Side::Client;
         let before = sniffer.first();
         self.server_name = sniffer.server_name.take();
         self.state = match self.protocol {
@@ -125,6 +129,10 @@ impl Observer {
             Some(Protocol::Http2) => State::Http2(Box::new(Http2::new(self.depth))),
             _ => return self.state = State::Over,
         };
+        if is_greeted {
+            // A server of HTTP says nothing unasked.
+            return self.abandon(GaveUp::Malformed);
+        }
         for piece in [&before, bytes] {
             let progress = match &mut self.state {
                 State::Http1(http) => http.feed(from, piece, now, tell),

@@ -1,4 +1,6 @@
 //! Which protocol a connection speaks, by the first bytes of its client, or of its server where that speaks first.
+use std::borrow::Cow;
+
 use crate::Protocol;
 use crate::hello::{Hello, Read};
 use crate::limits::FIRST;
@@ -17,6 +19,8 @@ pub(crate) enum Guess {
 pub(crate) struct Sniffer {
     /// What the client has said, while that does not tell.
     first: Vec<u8>,
+    /// And the server, where it speaks first.
+    greeting: Vec<u8>,
     hello: Option<Box<Hello>>,
     pub(crate) server_name: Option<Box<str>>,
 }
@@ -33,14 +37,8 @@ impl Sniffer {
             return self.named(read);
         }
         let fresh = self.first.is_empty();
-        let joined;
-        let all = if fresh {
-            bytes
-        } else {
-            joined = [&self.first, &bytes[..bytes.len().min(FIRST - self.first.len())]].concat();
-            &joined
-        };
-        match client(all) {
+        let all = joined(&self.first, bytes);
+        match client(&all) {
             Guess::Is(Protocol::Tls) => {
                 let mut hello = Box::new(Hello::new());
                 let mut read = if fresh { Read::More } else { hello.read(&self.first) };
@@ -52,7 +50,7 @@ impl Sniffer {
             }
             Guess::More if all.len() >= FIRST => Guess::None,
             Guess::More => {
-                self.first = all.to_vec();
+                self.first = all.into_owned();
                 Guess::More
             }
             told => told,
@@ -61,7 +59,23 @@ impl Sniffer {
 
     /// A server that speaks while its client has not told. Of TLS it is clear, be it without a name.
     pub(crate) fn server(&mut self, bytes: &[u8]) -> Guess {
-        if self.hello.is_some() { Guess::Is(Protocol::Tls) } else { server(bytes) }
+        if self.hello.is_some() {
+            return Guess::Is(Protocol::Tls);
+        }
+        let all = joined(&self.greeting, bytes);
+        match server(&all) {
+            Guess::More if all.len() >= FIRST => Guess::None,
+            Guess::More => {
+                self.greeting = all.into_owned();
+                Guess::More
+            }
+            told => told,
+        }
+    }
+
+    /// The server has said something that is nobody's greeting so far.
+    pub(crate) fn is_greeted(&self) -> bool {
+        !self.greeting.is_empty()
     }
 
     fn named(&mut self, read: Read) -> Guess {
@@ -76,8 +90,24 @@ impl Sniffer {
     }
 }
 
+/// What was kept and what came, as far as is looked at.
+fn joined<'a>(kept: &[u8], bytes: &'a [u8]) -> Cow<'a, [u8]> {
+    if kept.is_empty() {
+        Cow::Borrowed(&bytes[..bytes.len().min(FIRST)])
+    } else {
+        [kept, &bytes[..bytes.len().min(FIRST - kept.len())]].concat().into()
+    }
+}
+
 fn client(bytes: &[u8]) -> Guess {
-    let rules = [http2, tls, http1, postgresql, redis, ssh, kafka];
+    any(&[http2, tls, http1, postgresql, redis, ssh, kafka], bytes)
+}
+
+fn server(bytes: &[u8]) -> Guess {
+    any(&[mysql, ssh], bytes)
+}
+
+fn any(rules: &[fn(&[u8]) -> Guess], bytes: &[u8]) -> Guess {
     let mut open = false;
     for rule in rules {
         match rule(bytes) {
@@ -87,17 +117,6 @@ fn client(bytes: &[u8]) -> Guess {
         }
     }
     if open { Guess::More } else { Guess::None }
-}
-
-/// Only what comes at once is looked at: greetings are short and come in one piece.
-fn server(bytes: &[u8]) -> Guess {
-    match mysql(bytes) {
-        Guess::Is(protocol) => Guess::Is(protocol),
-        _ => match ssh(bytes) {
-            Guess::Is(protocol) => Guess::Is(protocol),
-            _ => Guess::None,
-        },
-    }
 }
 
 /// `Is` when `bytes` begin with `wanted`, `More` while they may.
@@ -230,11 +249,19 @@ fn kafka(bytes: &[u8]) -> Guess {
 /// The greeting of version 10: a packet with number 0, and the server's version in words.
 fn mysql(bytes: &[u8]) -> Guess {
     const LONGEST: usize = 512;
-    let [low, middle, high, 0, 10, version @ ..] = bytes else { return Guess::None };
-    let length = usize::from(*low) | usize::from(*middle) << 8 | usize::from(*high) << 16;
-    let text = version.split(|byte| *byte == 0).next().unwrap_or_default();
-    let fits = length <= LONGEST && text.first().is_some_and(u8::is_ascii_digit) && text.iter().all(u8::is_ascii_graphic);
-    if fits { Guess::Is(Protocol::Mysql) } else { Guess::None }
+    let (head, version) = bytes.split_at(bytes.len().min(5));
+    let length = head.iter().take(3).rev().fold(0, |length, byte| length << 8 | usize::from(*byte));
+    if length > LONGEST || !head.iter().skip(3).zip([0, 10]).all(|(byte, wanted)| *byte == wanted) {
+        return Guess::None;
+    }
+    let end = version.iter().position(|byte| *byte == 0);
+    let text = &version[..end.unwrap_or(version.len())];
+    let fits = text.iter().all(u8::is_ascii_graphic) && text.first().is_none_or(u8::is_ascii_digit) && (end != Some(0));
+    match (fits, end.is_some() || bytes.len() >= FIRST) {
+        (false, _) => Guess::None,
+        (true, true) => Guess::Is(Protocol::Mysql),
+        (true, false) => Guess::More,
+    }
 }
 
 #[cfg(test)]
@@ -295,8 +322,15 @@ mod tests {
     #[test]
     fn a_server_that_speaks_first_tells_too() {
         let greeting = [&[74, 0, 0, 0, 10][..], b"8.4.2\0", &[0; 68]].concat();
-        assert_eq!(Sniffer::default().server(&greeting), Guess::Is(Protocol::Mysql));
-        assert_eq!(Sniffer::default().server(b"SSH-2.0-dropbear\r\n"), Guess::Is(Protocol::Ssh));
-        assert_eq!(Sniffer::default().server(b"220 mail ESMTP\r\n"), Guess::None);
+        let told = |bytes: &[u8], piece| {
+            let mut sniffer = Sniffer::default();
+            bytes.chunks(piece).map(|piece| sniffer.server(piece)).find(|guess| *guess != Guess::More)
+        };
+        for piece in [1, 3, 1000] {
+            assert_eq!(told(&greeting, piece), Some(Guess::Is(Protocol::Mysql)));
+            assert_eq!(told(b"SSH-2.0-dropbear\r\n", piece), Some(Guess::Is(Protocol::Ssh)));
+            assert_eq!(told(b"220 mail ESMTP\r\n", piece), Some(Guess::None));
+            assert_eq!(told(b"\x4a\0\0\0\x0a-8.4", piece), Some(Guess::None));
+        }
     }
 }
