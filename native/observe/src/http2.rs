@@ -105,6 +105,11 @@ impl Http2 {
         }
     }
 
+    /// The client has said that it speaks HTTP/2.
+    pub(crate) fn is_begun(&self) -> bool {
+        !matches!(self.client.place, Place::Preface(_))
+    }
+
     pub(crate) fn is_grpc(&self) -> bool {
         self.grpc
     }

@@ -121,19 +121,16 @@ impl Observer {
             Guess::None => return self.state = State::Over,
             Guess::Is(protocol) => self.protocol = Some(protocol),
         }
-        let is_greeted = sniffer.is_greeted() && from == Side::Client;
-        let before = sniffer.first();
+        let [first, greeting] = sniffer.before();
         self.server_name = sniffer.server_name.take();
         self.state = match self.protocol {
+            // A server of HTTP/1.1 says nothing unasked.
+            Some(Protocol::Http1) if !greeting.is_empty() => return self.abandon(GaveUp::Malformed),
             Some(Protocol::Http1) => State::Http1(Box::new(Http1::new(self.depth))),
             Some(Protocol::Http2) => State::Http2(Box::new(Http2::new(self.depth))),
             _ => return self.state = State::Over,
         };
-        if is_greeted {
-            // A server of HTTP says nothing unasked.
-            return self.abandon(GaveUp::Malformed);
-        }
-        for piece in [&before, bytes] {
+        for (from, piece) in [(Side::Client, &first[..]), (Side::Server, &greeting), (from, bytes)] {
             let progress = match &mut self.state {
                 State::Http1(http) => http.feed(from, piece, now, tell),
                 State::Http2(http) => http.feed(from, piece, now, tell),
@@ -156,7 +153,15 @@ impl Observer {
                 self.protocol = Some(protocol);
                 self.state = State::Over;
             }
-            Progress::GaveUp(why) => self.abandon(why),
+            Progress::GaveUp(why) => {
+                // What only the server has said is not certain.
+                if let State::Http2(http) = &self.state
+                    && !http.is_begun()
+                {
+                    self.protocol = None;
+                }
+                self.abandon(why);
+            }
         }
     }
 

@@ -26,9 +26,9 @@ pub(crate) struct Sniffer {
 }
 
 impl Sniffer {
-    /// What the client said before the piece that told.
-    pub(crate) fn first(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.first)
+    /// What the client and the server said before the piece that told.
+    pub(crate) fn before(&mut self) -> [Vec<u8>; 2] {
+        [std::mem::take(&mut self.first), std::mem::take(&mut self.greeting)]
     }
 
     pub(crate) fn client(&mut self, bytes: &[u8]) -> Guess {
@@ -73,11 +73,6 @@ impl Sniffer {
         }
     }
 
-    /// The server has said something that is nobody's greeting so far.
-    pub(crate) fn is_greeted(&self) -> bool {
-        !self.greeting.is_empty()
-    }
-
     fn named(&mut self, read: Read) -> Guess {
         match read {
             Read::More => Guess::More,
@@ -104,7 +99,7 @@ fn client(bytes: &[u8]) -> Guess {
 }
 
 fn server(bytes: &[u8]) -> Guess {
-    any(&[mysql, ssh], bytes)
+    any(&[settings, mysql, ssh], bytes)
 }
 
 fn any(rules: &[fn(&[u8]) -> Guess], bytes: &[u8]) -> Guess {
@@ -246,6 +241,23 @@ fn kafka(bytes: &[u8]) -> Guess {
     }
 }
 
+/// A server of HTTP/2 may say its SETTINGS before it has heard anything: a frame of some pairs, on no stream.
+fn settings(bytes: &[u8]) -> Guess {
+    const PAIR: u8 = 6;
+    const LONGEST: u8 = 20 * PAIR;
+    const KIND: u8 = 4;
+    let fits = |(index, byte): (usize, &u8)| match index {
+        2 => *byte <= LONGEST && byte.is_multiple_of(PAIR),
+        3 => *byte == KIND,
+        _ => *byte == 0,
+    };
+    match (bytes.iter().take(9).enumerate().all(fits), bytes.len() >= 9) {
+        (false, _) => Guess::None,
+        (true, true) => Guess::Is(Protocol::Http2),
+        (true, false) => Guess::More,
+    }
+}
+
 /// The greeting of version 10: a packet with number 0, and the server's version in words.
 fn mysql(bytes: &[u8]) -> Guess {
     const LONGEST: usize = 512;
@@ -329,6 +341,8 @@ mod tests {
         for piece in [1, 3, 1000] {
             assert_eq!(told(&greeting, piece), Some(Guess::Is(Protocol::Mysql)));
             assert_eq!(told(b"SSH-2.0-dropbear\r\n", piece), Some(Guess::Is(Protocol::Ssh)));
+            assert_eq!(told(&[0, 0, 12, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 100], piece), Some(Guess::Is(Protocol::Http2)));
+            assert_eq!(told(&[0, 0, 5, 4, 0, 0, 0, 0, 0], piece), Some(Guess::None));
             assert_eq!(told(b"220 mail ESMTP\r\n", piece), Some(Guess::None));
             assert_eq!(told(b"\x4a\0\0\0\x0a-8.4", piece), Some(Guess::None));
         }

@@ -86,6 +86,20 @@ fn each_stream_is_told_with_its_status_and_that_of_grpc() {
 }
 
 #[test]
+fn a_server_may_speak_first_and_only_its_client_makes_it_certain() {
+    let (mut client, mut server) = (End::new(), End::new());
+    let settings = frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 100]);
+    let talk = Talk::new()
+        .server(&settings)
+        .client([PREFACE, &frame(SETTINGS, 0, 0, &[]), &client.ask(1, "application/grpc")].concat())
+        .server(server.headers(1, END_STREAM, &[(":status", "200"), ("grpc-status", "0")]));
+    assert_eq!(all(&talk), [Told(Protocol::Grpc, Some(200), Some(0))]);
+    assert_eq!(told(&talk, Depth::Protocol, 4).protocol, Some(Protocol::Grpc));
+    let other = told(&Talk::new().server(&settings).client("HELO shop"), Depth::Requests, 4);
+    assert_eq!((other.protocol, other.over), (None, true));
+}
+
+#[test]
 fn what_is_reset_or_cut_is_told_as_far_as_it_was_answered() {
     let (mut client, mut server) = (End::new(), End::new());
     let talk = begun()

@@ -138,7 +138,8 @@ impl Control {
         match describe(&entry.spec, &pod.netns, Arc::clone(&pod.open), world) {
             Ok((next, trouble)) => {
                 entry.trouble = trouble;
-                if next.local == pod.local && next.identity == pod.identity && next.dns_search == pod.dns_search {
+                let is_same = next.local == pod.local && next.identity == pod.identity && next.observe == pod.observe;
+                if is_same && next.dns_search == pod.dns_search {
                     return;
                 }
                 let added: Vec<IpAddr> =
