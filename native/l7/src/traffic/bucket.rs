@@ -34,6 +34,16 @@ impl Rate {
         Self { step, depth: step.saturating_mul(burst.max(1)) }
     }
 
+    /// The same with room for what comes in so long at least.
+    pub(super) fn deepened(self, nanoseconds: u64) -> Self {
+        Self { depth: self.depth.max(nanoseconds), ..self }
+    }
+
+    /// Time in which an empty one is full again.
+    pub(super) fn depth(self) -> u64 {
+        self.depth
+    }
+
     pub(super) fn step(self) -> u64 {
         self.step
     }

@@ -12,8 +12,11 @@ use std::time::Duration;
 const EPOCH: u64 = 1_000_000_000;
 /// An epoch has at least so many tokens: fewer say nothing about shares.
 const EPOCH_TOKENS: u64 = 20;
-/// What a client may have at once of its own share.
+/// What a client may have at once of its own share: so many,
 const OWN_BURST: u64 = 2;
+/// or what comes to it in so long, where the bucket is deep enough for all of them. Requests come by chance, and whoever asks for more than its share must
+/// not lose some of it in each pause that they make.
+const OWN_TIME: u64 = EPOCH / 4;
 /// Clients that are told apart; those beyond share one account.
 const CLIENTS: usize = 10_000;
 /// Tokens in the bucket at least: below the half of it only what is a client's own share is given out, and that must be some.
@@ -53,7 +56,7 @@ impl Accounts {
         let new = known && !self.clients.contains_key(&client);
         let account = self.clients.entry(if known { client } else { 0 }).or_default();
         account.asked = account.asked.saturating_add(1);
-        let own = rate.slowed(self.slower.max(1.0), OWN_BURST);
+        let own = rate.slowed(self.slower.max(1.0), OWN_BURST).deepened(OWN_TIME.min(rate.depth() / 4));
         let own_next = own.take(account.full_at, now);
         let next = rate.take(self.full_at, now)?;
         match own_next {
@@ -138,6 +141,27 @@ mod tests {
     fn who_asks_ten_times_as_much_gets_no_more() {
         near(&shares(&[100, 1000]), &[50.0, 50.0]);
         near(&shares(&[60, 70, 5000]), &[33.3, 33.3, 33.3]);
+    }
+
+    #[test]
+    fn requests_that_come_by_chance_get_their_share_too() {
+        let seed = fastrand::u64(..);
+        println!("seed {seed}");
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let (fair, rate) = (Fair::default(), Rate::new(500, Duration::from_secs(1), 500).unwrap());
+        let mut asked: Vec<(u64, u64)> = Vec::new();
+        for (client, demand) in [(1, 400.0), (2, 4000.0)] {
+            let mut now = Duration::ZERO;
+            while now < Duration::from_mins(2) {
+                now += Duration::from_secs_f64(-(1.0 - rng.f64()).ln() / demand);
+                asked.push((u64::try_from(now.as_nanos()).unwrap(), client));
+            }
+        }
+        asked.sort_unstable();
+        let admitted = asked.iter().filter(|(now, client)| fair.take(*client, rate, *now).is_ok() && *now > 10 * SECOND);
+        let modest = u32::try_from(admitted.filter(|(_, client)| *client == 1).count()).unwrap();
+        let share = f64::from(modest) / 110.0 / 500.0;
+        assert!((share - 0.5).abs() < 0.01, "{share} instead of half");
     }
 
     #[test]
