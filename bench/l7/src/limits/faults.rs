@@ -10,7 +10,7 @@ use super::waypoint::Waypoint;
 use crate::{Failure, rule};
 
 const REQUESTS: u32 = 20_000;
-const RATE: f64 = 4000.0;
+const RATE: f64 = 2000.0;
 /// Far beyond what anything else takes here, and beyond the pauses of a machine that others use too.
 const DELAY: u32 = 400;
 /// Of a binomial distribution: beyond that chance comes once in 16,000 runs.

@@ -2,7 +2,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use trackbed_contract::route::HttpRule;
+use trackbed_contract::route::{HttpRule, Protocol};
 use trackbed_contract::traffic::{Algorithm, BackendPort, HealthCheck, LoadBalancer, SlowStart};
 
 use super::claim::{Bound, Claims, number};
@@ -50,7 +50,11 @@ impl Place {
             Fails::Slow => bad.state.service.store(5_000_000, Relaxed),
             Fails::Grpc => bad.speak_grpc(14),
         }
-        let mut waypoint = Waypoint::start(&["web"], HttpRule { backend_timeout_milliseconds: milliseconds(LATE), ..rule() })?;
+        let mut rule = HttpRule { backend_timeout_milliseconds: milliseconds(LATE), ..rule() };
+        if fails == Fails::Grpc {
+            rule.backends.iter_mut().for_each(|backend| backend.protocol = Protocol::Grpc.into());
+        }
+        let mut waypoint = Waypoint::start(&["web"], rule)?;
         waypoint.endpoints((0..).zip(&servers));
         let load_balancer = Some(LoadBalancer {
             algorithm: Algorithm::RoundRobin.into(),

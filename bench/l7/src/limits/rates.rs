@@ -38,9 +38,9 @@ fn others(gots: &[Got]) -> f64 {
 
 pub(super) fn exact(_: &Servers, claims: &mut Claims) -> Result<(), Failure> {
     let nginx = Nginx::start()?;
-    // Together what does not ask for much. 2 % of 10 a second are one request in five seconds.
-    let rounds: [(u64, &[(u32, f64)]); 4] =
-        [(15, &[(10, 1.5), (10, 100.0), (1000, 1.5)]), (7, &[(1000, 15.0)]), (8, &[(20_000, 1.5)]), (7, &[(20_000, 2.0)])];
+    // Together what does not ask for much. 2 % of 10 a second are one request in five seconds. More than 30,000 a second are too much for two CPUs that client,
+    // data threads and nginx share.
+    let rounds: [(u64, &[(u32, f64)]); 3] = [(15, &[(10, 1.5), (10, 100.0), (1000, 1.5)]), (7, &[(1000, 15.0)]), (8, &[(20_000, 1.5)])];
     for (seconds, limits) in rounds {
         let time = Duration::from_secs(seconds);
         let (mut waypoints, mut asks) = (Vec::new(), Vec::new());

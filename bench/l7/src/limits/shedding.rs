@@ -12,9 +12,9 @@ use super::waypoint::Waypoint;
 use crate::{Failure, rule};
 
 const SLOTS: u32 = 20;
-const SERVICE: Duration = Duration::from_millis(40);
+const SERVICE: Duration = Duration::from_millis(60);
 /// Each second.
-const CAPACITY: f64 = SLOTS as f64 / 0.04;
+const CAPACITY: f64 = SLOTS as f64 / 0.06;
 /// Until a limit is found.
 const WARM: Duration = Duration::from_secs(8);
 const TIME: Duration = Duration::from_secs(20);
