@@ -101,6 +101,23 @@ test("fields that no record holds are named, unless the rest decides without the
   assert.deepEqual(paths((await replay(word, closed, seen())).newlyDenied), ["/items/7"], "it was allowed, whatever its header was");
 });
 
+test("policies of a service that a route leads to are named, for whether it is taken may hang on what is not recorded", async () => {
+  const v1 = { targetRefs: [{ group: "", kind: "Service", name: "stock-v1" }] };
+  const waypoint = shop.map((object) =>
+    object.kind === "Service" && object.metadata.name === "stock-v1"
+      ? { ...object, metadata: { ...object.metadata, labels: { ...object.metadata.labels, "trackbed.dev/use-waypoint": "waypoint" } } }
+      : object,
+  );
+  await using evaluator = startEvaluator();
+  const mesh = (objects: readonly MeshObject[]) => compileMesh([...waypoint, ...objects], settings);
+  const observations = { edges: [], requests: [seen()], routes: [], unnamed: 0, unread: 0, unreadExample: null, missing: [] };
+  const { requests } = await simulate(evaluator, mesh([]), mesh(onStock("AuthorizationPolicy", "v1", { ...v1, rules: [] })), observations);
+  assert.deepEqual(
+    [requests.newlyDenied, requests.undecided.map(({ depends }) => depends)],
+    [[], [["policies of shop/stock-v1.shop.svc.cluster.local"]]],
+  );
+});
+
 test("a service whose policies stay as they are is not asked about, also where they cannot be decided", async () => {
   const word = onStock("AuthorizationPolicy", "word", { rules: [{ when: [{ key: "request.headers[x-word]", values: ["please"] }] }] });
   const other = parse(

@@ -1,6 +1,7 @@
 // What a change of policy would do to the requests that were seen at waypoints: each asked of the deciding functions, before and after.
 import { create, equals, fromBinary } from "@bufbuild/protobuf";
 import { AccessSchema } from "#contract/gen/authorization_pb.ts";
+import { RoutesSchema } from "#contract/gen/route_pb.ts";
 import type { Judgement, Replay, ReplayAnswer } from "./eval/contract.ts";
 import type { Evaluator } from "./eval/evaluator.ts";
 import type { AskedMesh } from "./eval/mesh.ts";
@@ -43,7 +44,8 @@ export function requestReplay(before: AskedMesh, after: AskedMesh, observed: rea
     [before, after].every(({ resources }) => resources.has(service === null ? `access/${OF_PODS}` : `routes/${service}`));
   const changes = ({ service }: ObservedRequest): boolean => {
     const name = service ?? OF_PODS;
-    return ["access", "routes"].some((type) => versionOf(before, `${type}/${name}`) !== versionOf(after, `${type}/${name}`));
+    const keys = [`access/${name}`, `routes/${name}`, ...backendsOf(after, name).map((backend) => `access/${backend}`)];
+    return keys.some((key) => versionOf(before, key) !== versionOf(after, key));
   };
   const there = observed.filter(isThere);
   const asked = there.filter(changes);
@@ -83,6 +85,17 @@ export function requestReplay(before: AskedMesh, after: AskedMesh, observed: rea
 const isRefused = ({ verdict }: Judgement): boolean => verdict === "denied" || verdict === "failed";
 
 const versionOf = ({ resources }: AskedMesh, key: string): string | undefined => resources.get(key)?.version;
+
+/** Where a service's routes lead: policies of other services may be asked about its requests. */
+function backendsOf({ resources }: AskedMesh, service: string): string[] {
+  const routes = fromBinary(RoutesSchema, Buffer.from(resources.get(`routes/${service}`)?.body ?? "", "base64"));
+  const sets = routes.ports.flatMap(({ producer, consumers }) => [
+    ...(producer === undefined ? [] : [producer]),
+    ...Object.values(consumers),
+  ]);
+  const rules = sets.flatMap(({ kind }) => (kind.case === "http" ? kind.value.rules : []));
+  return [...new Set(rules.flatMap(({ backends }) => backends.map(({ service }) => service)))];
+}
 
 const wasTokenPassed = ({ code }: ObservedRequest): boolean => code !== "E_TOKEN_REFUSED";
 

@@ -2,11 +2,14 @@
 use crate::access::Access;
 use crate::canonical::canonical;
 use crate::client::Served;
+use crate::onward::Way;
 use crate::record::Decided;
+use crate::service::Rules;
 use crate::table::{Guard, Table};
 use http::header::HOST;
 use http::request::Parts;
 use http::{HeaderValue, Request};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use trackbed_contract::Identity;
@@ -53,14 +56,40 @@ impl Table {
             Ok(canonical) => canonical.path,
             Err(refusal) => return refused(errors::DESTINATION_REFUSED, refusal.reason.into_owned()),
         };
-        match self.guard(recorded.service) {
-            Guard::Nobody => Ok(Replayed::default()),
-            Guard::By(access) => Ok(replay(&access, recorded, &request, path.as_deref().unwrap_or(request.uri.path()))),
+        let mut replayed = match self.guard(recorded.service) {
+            Guard::Nobody => Replayed::default(),
+            Guard::By(access) => replay(&access, recorded, &request, path.as_deref().unwrap_or(request.uri.path())),
             Guard::Unknown if served.is_pod() || self.has(recorded.service) => {
-                refused(errors::ACCESS_UNKNOWN, "the policies of the service are not known".to_owned())
+                return refused(errors::ACCESS_UNKNOWN, "the policies of the service are not known".to_owned());
             }
-            Guard::Unknown => refused(errors::ROUTES_UNKNOWN, format!("nothing is known of {}", recorded.service)),
+            Guard::Unknown => return refused(errors::ROUTES_UNKNOWN, format!("nothing is known of {}", recorded.service)),
+        };
+        let is_refused = replayed.decided.as_ref().is_some_and(|decided| !decided.code.is_empty());
+        let onward = self.onward(recorded, &served);
+        if !is_refused && !onward.is_empty() {
+            replayed.decided = None;
+            replayed.depends.extend(onward);
         }
+        Ok(replayed)
+    }
+
+    /// Whose policies a request may meet on its way: which rule it takes may depend on its headers, and what filters make of it is not followed here.
+    fn onward(&self, recorded: &Recorded<'_>, served: &Served) -> BTreeSet<String> {
+        let service = self.service(recorded.service);
+        let ports = service.into_iter().flat_map(|service| service.ports(recorded.port));
+        let mut found = BTreeSet::new();
+        for port in ports {
+            let Some(Rules::Http(rules)) = port.rules(recorded.identity.map(Identity::namespace)) else { continue };
+            for rule in rules.all() {
+                for (backend, _) in rule.backends.weighted() {
+                    let is_asked = Way::of(served, rule.name.as_ref(), &backend).is_some();
+                    if is_asked && !matches!(self.guard_of_backend(&backend.service), Guard::Nobody) {
+                        found.insert(format!("policies of {}", backend.service));
+                    }
+                }
+            }
+        }
+        found
     }
 }
 

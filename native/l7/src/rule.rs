@@ -48,6 +48,10 @@ impl HttpRules {
         Ok(Self { entries: each("entries", &from.entries, entry)?, rules })
     }
 
+    pub(crate) fn all(&self) -> &[Arc<HttpRule>] {
+        &self.rules
+    }
+
     /// `path` is the merged one of [`crate::path::normal`]. With the prefix that matched, for changes of the path.
     pub(crate) fn find(&self, request: &Parts, path: &str) -> Option<(&Arc<HttpRule>, Option<&str>)> {
         let (entry, rule) = self.entries.iter().find(|(entry, _)| entry.holds(request, path))?;

@@ -51,6 +51,11 @@ impl Service {
         Ok(Self { ports, name, guarded: from.guarded })
     }
 
+    /// One of them, or all.
+    pub(crate) fn ports(&self, number: Option<u16>) -> impl Iterator<Item = &Arc<Port>> {
+        self.ports.iter().filter(move |port| number.is_none_or(|number| port.number == number))
+    }
+
     pub(crate) fn port(&self, number: u16) -> Arc<Port> {
         let known = self.ports.iter().find(|port| port.number == number);
         known.map_or_else(|| Arc::new(Port::unnamed(number, &self.name)), Arc::clone)
