@@ -134,6 +134,39 @@ test("with a policy at its waypoint a service's pods are reached through it alon
   await settled("the pod answers again", POD, 200);
 });
 
+test("a route to another service of the waypoint is no way around that service's policies", async () => {
+  const path = (value: string) => [{ path: { type: "PathPrefix", value } }];
+  const open = { type: "URLRewrite", urlRewrite: { path: { type: "ReplacePrefixMatch", replacePrefixMatch: "/keys" } } };
+  const rules = [
+    { matches: path("/open"), filters: [open], backendRefs: [{ name: "vault", port: 80 }] },
+    { matches: path("/vault"), backendRefs: [{ name: "vault", port: 80 }] },
+    { matches: path("/"), backendRefs: [{ name: "web", port: 80 }] },
+  ];
+  const route = { parentRefs: [{ group: "", kind: "Service", name: "web" }], rules };
+  const keys = {
+    targetRefs: [{ group: "", kind: "Service", name: "vault" }],
+    action: "DENY",
+    rules: [{ to: [{ operation: { paths: ["/keys*"] } }] }],
+  };
+  const port = { name: "http", port: 80, targetPort: PORT };
+  const use = { "trackbed.dev/use-waypoint": "waypoint" };
+  mesh.document(
+    "vault.yaml",
+    json(
+      service("vault", ["10.96.99.27"], { app: "web-v1" }, port, use),
+      named("HTTPRoute", "to-vault", route, "gateway.networking.k8s.io/v1"),
+      named("AuthorizationPolicy", "keys", keys),
+    ),
+  );
+  const denied = await settled("the denial behind the route", { url: `http://${WEB}/open/1` }, 403);
+  assert.match(denied.body, /app\/keys/);
+  const statusOf = async (url: string) => (await statuses({ url }))[0];
+  assert.deepEqual([await statusOf(`http://${WEB}/vault/1`), await statusOf(`http://${WEB}/keys`)], [200, 200]);
+  assert.equal(await statusOf("http://10.96.99.27/keys"), 403, "as when it is addressed");
+  mesh.document("vault.yaml", null);
+  await settled("free again", { url: `http://${WEB}/open/1` }, 200);
+});
+
 test("a token is asked for, and one that is forged, over, of another or without a signature is refused", async () => {
   const jwks = JSON.stringify({ keys: [{ ...keys.publicKey.export({ format: "jwk" }), kid: "one", alg: "ES256" }] });
   mesh.document(
