@@ -22,14 +22,14 @@ const PARTS: Readonly<Record<string, readonly Part[]>> = {
 
 /**
  * Drills that neither look at a node's cable nor send in clear over it, and leave the processes of the mesh and of the cluster alone: they run
- * beside those of their number that do look.
+ * beside those of their stage that do look.
  */
-const BESIDE = ["1-manifests", "4-flows", "4-policy"];
+const BESIDE = ["1-manifests", "3-conformance", "4-flows", "4-policy"];
 
-/** Numbers are stages: one after the other, and so the drills of one number but for those that may run beside the others. */
+/** Numbers are stages, but 3 and 4 are one: stages come one after the other, and so do the drills of one, but for those that may run beside. */
 function stagesOf(files: readonly string[]): Stage[] {
   const name = (file: string): string => basename(file, ".test.ts");
-  const numbers = Object.values(Object.groupBy(files, (file) => name(file).charAt(0)));
+  const numbers = Object.values(Object.groupBy(files, (file) => name(file).charAt(0).replace("4", "3")));
   return numbers.map((of = []) => [of.filter((file) => !BESIDE.includes(name(file))), of.filter((file) => BESIDE.includes(name(file)))]);
 }
 
