@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response};
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
+use http_body_util::channel::Channel;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -206,8 +208,12 @@ async fn grpc(stream: TcpStream, state: Arc<State>) -> std::io::Result<()> {
             state.work().await;
             let code = HeaderValue::from(state.grpc_status.load(Relaxed));
             let trailers = HeaderMap::from_iter([(http::HeaderName::from_static("grpc-status"), code)]);
-            let message = Full::new(bytes::Bytes::from_static(b"\0\0\0\0\x01a"));
-            let mut response = Response::new(message.with_trailers(std::future::ready(Some(Ok(trailers)))));
+            // Of no length that is told before, as streams of gRPC are.
+            let (mut send, body) = Channel::<Bytes>::new(2);
+            // There is room for both, and who asks has not gone yet.
+            let _ = send.send_data(Bytes::from_static(b"\0\0\0\0\x01a")).await;
+            let _ = send.send_trailers(trailers).await;
+            let mut response = Response::new(body);
             response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
             response.headers_mut().insert("x-backend", HeaderValue::from(state.number));
             Ok::<_, hyper::Error>(response)
