@@ -173,3 +173,17 @@ impl Observer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each observed connection holds one; tables and lists beside it are bounded by `limits` and begin empty.
+    #[test]
+    fn what_is_kept_of_a_connection_is_small() {
+        println!("observer {}, http1 {}, http2 {}", size_of::<Observer>(), size_of::<Http1>(), size_of::<Http2>());
+        assert!(size_of::<Observer>() <= 160, "{}", size_of::<Observer>());
+        assert!(size_of::<Http1>() <= 320, "{}", size_of::<Http1>());
+        assert!(size_of::<Http2>() <= 400, "{}", size_of::<Http2>());
+    }
+}

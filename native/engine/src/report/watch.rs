@@ -173,3 +173,14 @@ pub(crate) fn tap(watch: Option<Rc<Watch>>, recorder: Option<Rc<dyn Tap>>) -> Op
         (None, recorder) => recorder,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every connection of a pod that is not off holds one.
+    #[test]
+    fn what_an_idle_connection_keeps_for_it_is_small() {
+        assert!(size_of::<Watch>() <= 80, "{}", size_of::<Watch>());
+    }
+}
