@@ -125,8 +125,8 @@ const sendPlain = (host: string, port: number, text: string): Promise<unknown> =
 test("what is on the wire of a pod's tunnels is TLS to the byte, and plaintext to the tunnels' port is seen as what it is", async () => {
   const server = mesh.lab.pod("app/server");
   /** What was on the wire of the server while `act` ran. */
-  async function watched(act: () => Promise<unknown>): Promise<Wire> {
-    const question = { about: "frames", pods: [{ namespace: "app", name: "server" }], milliseconds: 2000 };
+  async function watched(act: () => Promise<unknown>, between: readonly string[] = []): Promise<Wire> {
+    const question = { about: "frames", pods: [{ namespace: "app", name: "server" }], between, milliseconds: 2000 };
     const socketPath = join(mesh.lab.node("node-b").runDirectory, paths.adminSocket);
     const path = `/v1/ask?${new URLSearchParams({ question: JSON.stringify(question) })}`;
     const response = await new Promise<IncomingMessage>((resolve, reject) =>
@@ -142,8 +142,9 @@ test("what is on the wire of a pod's tunnels is TLS to the byte, and plaintext t
     await acted;
     return counts ?? assert.fail("nothing was counted");
   }
-  const good = await watched(() =>
-    mesh.lab.pod("app/client").run([LOAD, "bulk", `${address(server)}:${SERVER_PORT}`, "--seconds", "1"], { timeoutMs: 20_000 }),
+  const good = await watched(
+    () => mesh.lab.pod("app/client").run([LOAD, "bulk", `${address(server)}:${SERVER_PORT}`, "--seconds", "1"], { timeoutMs: 20_000 }),
+    [address(mesh.lab.pod("app/client")), address(server)].map((one) => one.replace(/[[\]]/g, "")),
   );
   assert.ok(good.records > 100 && good.tlsBytes > 1e6, JSON.stringify(good));
   assert.equal(good.otherBytes, 0, JSON.stringify(good));

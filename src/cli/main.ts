@@ -10,6 +10,7 @@ import { runDemo } from "./demo/demo.ts";
 import { runExec } from "./exec.ts";
 import { runExplain } from "./explain.ts";
 import { type FlowsOptions, runFlows } from "./flows.ts";
+import { type HubbleOptions, runHubble } from "./hubble.ts";
 import { addNodeCommands } from "./node/commands.ts";
 import { describeError, exit, exitOf, type Format } from "./outcome.ts";
 import { type PcapOptions, runPcap } from "./pcap.ts";
@@ -95,6 +96,15 @@ Exit codes: 0 fine · 1 not healthy, or it did not work · 64 wrong command line
     .action((filter: string | undefined, { output, ...options }: Common & TopOptions) =>
       act(runTop({ ...options, ...(filter === undefined ? {} : { filter }) }, output)),
     );
+  withTarget(
+    program
+      .command("hubble")
+      .description("serve flows to programs of this machine that speak with Hubble, until it is ended")
+      .option("--listen <place>", "unix:/PATH or 127.0.0.1:PORT (default: a socket that only its owner can reach)")
+      .option("-n, --namespace <name>", "only with one end in this namespace")
+      .option("--account <namespace/name>", "of a cluster: the ServiceAccount whose right counts (default: the viewer of all)")
+      .option("--run <dir>", "run directory of a daemon (repeatable)", collect, []),
+  ).action((options: HubbleOptions) => act(runHubble(options)));
   onFlows("verify", "proof that traffic between two ends is mutual TLS: identities, certificates, cipher of each connection that was seen")
     .argument("<source>", "NAMESPACE/WORKLOAD")
     .argument("<destination>", "NAMESPACE/WORKLOAD")
