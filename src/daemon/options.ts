@@ -69,7 +69,11 @@ export function parseOptions(argv: readonly string[], env: NodeJS.ProcessEnv = p
     .requiredOption("--token <file>", "this node's token")
     .option("--cluster-domain <name>", "DNS domain of services until control says it for the first time", domainName, "cluster.local")
     .option("--health <address>", "ADDRESS:PORT of /healthz/ready and /metrics", listenAddress)
-    .option("--ledger <file>", `where edges are kept for days, or none (default: ${paths.ledger}, with --mesh below --run)`)
+    .addOption(
+      new Option("--ledger <file>", `where edges are kept for days, or none (default: ${paths.ledger}, with --mesh below --run)`).env(
+        "TRACKBED_LEDGER",
+      ),
+    )
     .option("--otlp-endpoint <url>", "OTLP collector that takes flow records as logs (default: as OTEL_EXPORTER_OTLP_ENDPOINT says)", "")
     .option("--export-file <file>", "flow records as lines of JSON, there or (-) on standard output", "")
     .option("--export-file-bytes <count>", "most bytes of that file and its three predecessors together", exportBytes, DEFAULT_FILE_BYTES)
