@@ -43,8 +43,9 @@ impl Waypoint {
         runtime.block_on(async {
             let metrics = scrape::bind_or_any("--metrics", options.metrics, ports::WAYPOINT_METRICS).await?;
             let health = scrape::bind_or_any("--health", options.health, ports::WAYPOINT_HEALTH).await?;
-            tokio::spawn(scrape::serve(metrics, &["/metrics"], Arc::clone(&shared)));
-            tokio::spawn(scrape::serve(health, &["/healthz/ready"], Arc::clone(&shared)));
+            let served = |paths, threads| scrape::Served { paths, threads, shared: Arc::clone(&shared) };
+            tokio::spawn(scrape::serve(metrics, served(&["/metrics"], threads.clone())));
+            tokio::spawn(scrape::serve(health, served(&["/healthz/ready"], Vec::new())));
             if let Some(traces) = options.traces {
                 tokio::spawn(spans::export(traces.collector.into(), Arc::clone(&shared)));
             }

@@ -5,7 +5,8 @@ use std::fmt;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker, ready};
 use std::time::Instant;
 
@@ -110,15 +111,17 @@ impl Duplex {
 
 impl AsyncRead for Duplex {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let turn = ready!(poll_proceed(cx));
         self.tasks.set(READER, cx.waker());
+        // Libraries ask again and again.
+        if self.tasks.is_quiet() {
+            return Poll::Pending;
+        }
+        let turn = ready!(poll_proceed(cx));
         let read = self.with(|core, id| {
             let from = peer(core);
             let Some(stream) = core.h2.stream(id) else { return Ok(None) };
             let leg = &mut stream.user;
-            let mut pieces = [IoSlice::new(&[]); PIECES];
-            let pieces = leg.backlog.slices(&mut pieces).min(PIECES).checked_sub(1).map(|last| &pieces[..=last]);
-            let Some(pieces) = pieces else {
+            if leg.backlog.is_empty() {
                 return match leg.gone {
                     _ if leg.fin => {
                         self.finished(from);
@@ -127,7 +130,10 @@ impl AsyncRead for Duplex {
                     Some(gone) => Err(lost(gone)),
                     None => Ok(None),
                 };
-            };
+            }
+            let mut pieces = [IoSlice::new(&[]); PIECES];
+            let filled = leg.backlog.slices(&mut pieces);
+            let pieces = &pieces[..filled];
             let mut count = 0;
             for piece in pieces {
                 let some = piece.len().min(buffer.remaining());
@@ -140,10 +146,12 @@ impl AsyncRead for Duplex {
             core.h2.read(id, count, keeps_up, Instant::now());
             Ok(Some(()))
         });
-        read.transpose().map_or(Poll::Pending, |read| {
-            turn.made_progress();
-            Poll::Ready(read)
-        })
+        let Some(read) = read.transpose() else {
+            self.tasks.told_nothing();
+            return Poll::Pending;
+        };
+        turn.made_progress();
+        Poll::Ready(read)
     }
 }
 
@@ -217,17 +225,34 @@ fn lost(gone: Gone) -> io::Error {
 
 /// A stream knows one waker; whoever reads and whoever writes may be two tasks.
 #[derive(Default)]
-struct Tasks(Mutex<[Option<Waker>; 2]>);
+struct Tasks {
+    wakers: Mutex<[Option<Waker>; 2]>,
+    /// The stream has had nothing to say since its reader was told that there is nothing to read.
+    quiet: AtomicBool,
+}
 
 const READER: usize = 0;
 const WRITER: usize = 1;
 
 impl Tasks {
     fn set(&self, who: usize, waker: &Waker) {
-        let mut wakers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut wakers = self.lock();
         if !wakers[who].as_ref().is_some_and(|known| known.will_wake(waker)) {
             wakers[who] = Some(waker.clone());
         }
+    }
+
+    fn told_nothing(&self) {
+        self.quiet.store(true, Ordering::Relaxed);
+    }
+
+    /// The stream wakes its tasks whenever something becomes of it.
+    fn is_quiet(&self) -> bool {
+        self.quiet.load(Ordering::Relaxed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, [Option<Waker>; 2]> {
+        self.wakers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -237,8 +262,9 @@ impl Wake for Tasks {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
+        self.quiet.store(false, Ordering::Relaxed);
         // Taken out first: a task that runs at once may come back here.
-        let wakers = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let wakers = self.lock().clone();
         let [reader, writer] = &wakers;
         if let Some(reader) = reader {
             reader.wake_by_ref();

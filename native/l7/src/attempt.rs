@@ -1,19 +1,19 @@
 //! One try of a request at one endpoint: a connection from the pool or a new one, then the request and the head of its answer.
 use crate::balancing::Chosen;
-use crate::link::{Http1, Terms, http2_over};
+use crate::left::Left;
+use crate::link::{Http1, Http2, Terms, http2_over};
 use crate::pool::{Key, Place, Pool};
-use crate::rewound::Rewound;
 use crate::traffic::Open;
 use crate::upload::Outgoing;
 use crate::{ConnectError, Upstream};
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http2};
+use hyper::client::conn::TrySendError;
 use std::future::poll_fn;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::Poll;
-use tokio::sync::oneshot;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use trackbed_contract::tables::errors;
 
@@ -26,14 +26,14 @@ pub(crate) struct Ready<Io: 'static> {
 
 enum Sender<Io: 'static> {
     Http1 { link: Http1<Io>, pool: Rc<Pool<Io>>, place: Weak<Place<Io>> },
-    Http2 { sender: http2::SendRequest<Outgoing>, stream: Rc<()> },
+    Http2 { link: Http2, stream: Rc<()> },
 }
 
 pub(crate) struct Answered<Io: 'static> {
     pub(crate) response: Response<Incoming>,
     pub(crate) lease: Lease<Io>,
-    /// Of HTTP/1.1, for requests that wish to upgrade: what is left of the connection when it did.
-    pub(crate) left: Option<oneshot::Receiver<Rewound<Io>>>,
+    /// For requests that wish to go on without HTTP.
+    pub(crate) left: Option<Left<Io>>,
 }
 
 /// Why there is no connection.
@@ -70,16 +70,30 @@ impl<Io> Lease<Io> {
 
 impl<Io> Ready<Io>
 where
-    Io: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
+    Io: AsyncRead + AsyncWrite + Unpin + 'static,
 {
+    fn own(link: Http1<Io>, reused: bool, pool: &Rc<Pool<Io>>, place: &Rc<Place<Io>>) -> Self {
+        Self { sender: Sender::Http1 { link, pool: Rc::clone(pool), place: Rc::downgrade(place) }, reused }
+    }
+
+    /// Whether a request that wishes to go on without HTTP means anything to the server.
+    pub(crate) async fn takes_upgrades(&self) -> bool {
+        match &self.sender {
+            Sender::Http1 { .. } => true,
+            Sender::Http2 { link, .. } => link.allowed.connect().await,
+        }
+    }
+
     pub(crate) async fn send(self, request: Request<Outgoing>, upgrade: bool) -> Result<Answered<Io>, Failure> {
         match self.sender {
-            Sender::Http2 { mut sender, stream } => {
-                let response = sender.try_send_request(request).await.map_err(Failure::of)?;
-                Ok(Answered { response, lease: Lease::Http2(stream), left: None })
+            Sender::Http2 { mut link, stream } => {
+                let mut response = link.sender.try_send_request(request).await.map_err(Failure::of)?;
+                let goes_on = upgrade && response.status() == StatusCode::OK;
+                let left = goes_on.then(|| Left::Stream(hyper::upgrade::on(&mut response), Rc::clone(&stream)));
+                Ok(Answered { response, lease: Lease::Http2(stream), left })
             }
             Sender::Http1 { mut link, pool, place } => {
-                let left = upgrade.then(|| link.left());
+                let left = upgrade.then(|| Left::Connection(link.left()));
                 let response = link.sender.try_send_request(request).await.map_err(Failure::of)?;
                 Ok(Answered { response, lease: Lease::Http1 { link: Some(link), pool, place }, left })
             }
@@ -106,7 +120,35 @@ pub(crate) async fn acquire<U: Upstream>(
 ) -> Result<Ready<U::Io>, NotReady> {
     let key: Key = (Arc::clone(&endpoint.uid), endpoint.address);
     let place = pool.place(&key);
-    if http2 { shared(upstream, &place, endpoint, fresh).await } else { own(upstream, pool, &place, endpoint, fresh).await }
+    let kept = match http2 {
+        _ if fresh => None,
+        true => kept_shared(&place),
+        false => kept_own(pool, &place).await,
+    };
+    match kept {
+        Some(kept) => Ok(kept),
+        // In a box: making a connection is a large future, and hardly any request has to.
+        None if http2 => Box::pin(shared(upstream, &place, endpoint, fresh)).await,
+        None => Box::pin(own(upstream, pool, &place, endpoint)).await,
+    }
+}
+
+/// One that waits for a request.
+async fn kept_own<Io>(pool: &Rc<Pool<Io>>, place: &Rc<Place<Io>>) -> Option<Ready<Io>>
+where
+    Io: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    while let Some(mut link) = pool.take(place) {
+        if is_ready(&mut link).await {
+            return Some(Ready::own(link, true, pool, place));
+        }
+    }
+    None
+}
+
+fn kept_shared<Io: 'static>(place: &Place<Io>) -> Option<Ready<Io>> {
+    let (link, stream) = place.share()?;
+    Some(Ready { sender: Sender::Http2 { link, stream }, reused: true })
 }
 
 async fn own<U: Upstream>(
@@ -114,22 +156,13 @@ async fn own<U: Upstream>(
     pool: &Rc<Pool<U::Io>>,
     place: &Rc<Place<U::Io>>,
     endpoint: &Chosen<U::Detail>,
-    fresh: bool,
 ) -> Result<Ready<U::Io>, NotReady> {
-    let ready = |link, reused| Ready { sender: Sender::Http1 { link, pool: Rc::clone(pool), place: Rc::downgrade(place) }, reused };
-    if !fresh {
-        while let Some(mut link) = pool.take(place) {
-            if is_ready(&mut link).await {
-                return Ok(ready(link, true));
-            }
-        }
-    }
     let settings = endpoint.settings();
     let _pending = settings.breaker.pending().map_err(NotReady::Open)?;
     let permit = settings.breaker.connection().await;
     let io = connected(upstream, endpoint).await.map_err(NotReady::Failed)?;
     let link = Http1::over(io, Terms::new(settings, permit)).await;
-    link.map(|link| ready(link, false)).map_err(|cause| NotReady::Failed(unusable(&cause)))
+    link.map(|link| Ready::own(link, false, pool, place)).map_err(|cause| NotReady::Failed(unusable(&cause)))
 }
 
 /// Its task may have to turn once more after the last answer; one that then still is not ready is of no use.
@@ -151,17 +184,13 @@ async fn shared<U: Upstream>(
     endpoint: &Chosen<U::Detail>,
     fresh: bool,
 ) -> Result<Ready<U::Io>, NotReady> {
-    let ready = |(sender, stream), reused| Ready { sender: Sender::Http2 { sender, stream }, reused };
-    let reuse = || if fresh { None } else { place.share() };
-    if let Some(shared) = reuse() {
-        return Ok(ready(shared, true));
-    }
     let settings = endpoint.settings();
     let _pending = settings.breaker.pending().map_err(NotReady::Open)?;
     let before = place.failures();
     let _dialing = place.dialing.lock().await;
-    if let Some(shared) = reuse() {
-        return Ok(ready(shared, true));
+    // Somebody else may have made one meanwhile.
+    if let Some(kept) = kept_shared(place).filter(|_| !fresh) {
+        return Ok(kept);
     }
     if let Some(failure) = place.failed_since(before) {
         return Err(NotReady::Failed(failure));
@@ -169,8 +198,9 @@ async fn shared<U: Upstream>(
     let terms = Terms::new(settings, settings.breaker.connection().await);
     let failed = |error| NotReady::Failed(place.failed(error));
     let io = connected(upstream, endpoint).await.map_err(failed)?;
-    let sender = http2_over(io, &terms).await.map_err(|cause| failed(unusable(&cause)))?;
-    Ok(ready(place.add(sender, terms), false))
+    let link = http2_over(io, &terms).await.map_err(|cause| failed(unusable(&cause)))?;
+    let (link, stream) = place.add(link, terms);
+    Ok(Ready { sender: Sender::Http2 { link, stream }, reused: false })
 }
 
 /// Within the backend's own time, where it has one.

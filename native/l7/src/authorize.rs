@@ -50,9 +50,23 @@ pub(crate) async fn authorize<U: Upstream>(
     body: &mut Ahead,
     record: &mut Record,
 ) -> Result<Option<Admitted>, Refusal> {
-    let mut access = match session.guard() {
-        Guard::Nobody => return Ok(None),
-        Guard::Unknown => return Err(refuse(not_known(), record)),
+    match session.guard() {
+        Guard::Nobody => Ok(None),
+        // In a box: what it may wait for is large, and memory of every request otherwise.
+        guard => Box::pin(guarded(session, guard, request, canonical, body, record)).await.map(Some),
+    }
+}
+
+async fn guarded<U: Upstream>(
+    session: &Session<U>,
+    guard: Guard,
+    request: &mut Parts,
+    canonical: &Canonical,
+    body: &mut Ahead,
+    record: &mut Record,
+) -> Result<Admitted, Refusal> {
+    let mut access = match guard {
+        Guard::Nobody | Guard::Unknown => return Err(refuse(not_known(), record)),
         Guard::By(access) => access,
     };
     let accepted = authenticate(&access, request, None, record)?;
@@ -77,7 +91,7 @@ pub(crate) async fn authorize<U: Upstream>(
     }
     let admission = session.context.live.begin(&session.parties, Some(known));
     settle(admission.evaluate(&access.policies), record)?;
-    Ok(Some(Admitted { admission, accepted, answer }))
+    Ok(Admitted { admission, accepted, answer })
 }
 
 /// The request's token; None: it has none, which policies may object to.

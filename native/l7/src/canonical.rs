@@ -237,6 +237,9 @@ pub(crate) fn for_backend(request: &mut Parts, path: Option<&str>, http2: bool, 
         if canonical.trailers {
             request.headers.insert(TE, HeaderValue::from_static("trailers"));
         }
+        if let Some(protocol) = &canonical.upgrade {
+            extended::ask(request, protocol)?;
+        }
         request.version = Version::HTTP_2;
     }
     request.uri = Uri::from_parts(uri).map_err(|_| bad())?;

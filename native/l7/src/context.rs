@@ -1,6 +1,7 @@
 //! What all connections of one worker share: the table in force, the pool of upstream connections, budgets, and what was learnt of ports.
 use crate::admission::Live;
 use crate::balancing::Balancers;
+use crate::batch::Batch;
 use crate::budget::Budgets;
 use crate::learnt::Learnt;
 use crate::pool::Pool;
@@ -14,6 +15,8 @@ use tokio::sync::watch;
 pub struct Context<U: Upstream> {
     pub(crate) upstream: U,
     pub(crate) report: Rc<dyn Report>,
+    /// What tells `report` of requests.
+    pub(crate) batch: Rc<Batch>,
     pub(crate) pool: Rc<Pool<U::Io>>,
     pub(crate) budgets: Budgets<Served>,
     pub(crate) balancers: Balancers<U>,
@@ -35,9 +38,11 @@ pub struct Context<U: Upstream> {
 
 impl<U: Upstream> Context<U> {
     pub fn new(upstream: U, report: Box<dyn Report>) -> Rc<Self> {
+        let report: Rc<dyn Report> = Rc::from(report);
         Rc::new(Self {
             upstream,
-            report: Rc::from(report),
+            batch: Batch::new(Rc::clone(&report)),
+            report,
             pool: Rc::new(Pool::new()),
             budgets: Budgets::default(),
             balancers: Balancers::default(),
@@ -63,6 +68,11 @@ impl<U: Upstream> Context<U> {
         }
     }
 
+    /// Requests that are over and were not told of yet are told of now.
+    pub fn tell(&self) {
+        self.batch.tell();
+    }
+
     /// The workload is gone, or is reached in another way now: idle connections to it are closed, those in use are not used again.
     pub fn retire(&self, uid: &str) {
         self.pool.retire(uid);
@@ -72,6 +82,7 @@ impl<U: Upstream> Context<U> {
     /// itself. A connection that is closed while it is idle may lose the request that is on its way.
     pub fn leave(&self) {
         self.leaving.set(true);
+        self.batch.leave();
     }
 
     pub(crate) fn is_leaving(&self) -> bool {

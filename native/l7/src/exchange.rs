@@ -6,6 +6,7 @@ use crate::authorize::{Admitted, authorize, denied};
 use crate::backend::Backend;
 use crate::canonical::{self, canonical, for_backend, is_grpc};
 use crate::extended::{self, Tunnel};
+use crate::left::Left;
 use crate::limits::REPLAY_BYTES;
 use crate::mirror::mirror;
 use crate::onward::{Way, authorize_onward};
@@ -141,11 +142,12 @@ async fn pass<U: Upstream>(
 
     let path = shaped.path.as_deref().or(canonical.path.as_deref());
     if let Some(way) = Way::of(served, rule.name.as_ref(), &backend.key) {
-        admitted = authorize_onward(session, way, (&mut request, path, &mut incoming), admitted, record).await?;
+        admitted = Box::pin(authorize_onward(session, way, (&mut request, path, &mut incoming), admitted, record)).await?;
     }
 
     let http2 = speaks_http2(backend.protocol, if tunnel.is_some() { Version::HTTP_11 } else { request.version }, grpc);
-    canonical.upgrade = wished(canonical.upgrade, http2, tunnel.is_some())?;
+    // In HTTP/1.1 it may go unheard, as the standard says; an extended CONNECT is nothing else.
+    canonical.upgrade = canonical.upgrade.filter(|_| !http2 || tunnel.is_some());
     let upload = (!incoming.is_end_stream()).then(|| {
         let keep = if rule.retry.is_some() { REPLAY_BYTES } else { 0 };
         Upload::new(incoming, keep, scope.as_ref().and_then(|scope| scope.most_body_bytes), Rc::clone(&record.request_bytes))
@@ -194,15 +196,6 @@ async fn pass<U: Upstream>(
     Ok(Passed::Backend(response))
 }
 
-/// What is left of a wish to upgrade. In HTTP/1.1 it may go unheard, as the standard says; an extended CONNECT is nothing else.
-fn wished(upgrade: Option<HeaderValue>, http2: bool, tunnelled: bool) -> Result<Option<HeaderValue>, Refusal> {
-    match (http2, tunnelled) {
-        (false, _) => Ok(upgrade),
-        (true, false) => Ok(None),
-        (true, true) => Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, Flag::NoBackend, "WebSockets go to backends of HTTP/1.1 alone")),
-    }
-}
-
 /// A gRPC request has no meaning in HTTP/1.1, whatever the backend's port is called.
 pub(crate) fn speaks_http2(backend: Protocol, client: Version, grpc: bool) -> bool {
     match backend {
@@ -243,7 +236,7 @@ fn received<U: Upstream>(
     if head.headers.contains_key(TRANSFER_ENCODING) && head.headers.contains_key(CONTENT_LENGTH) {
         return Err(broken("the backend's answer has two lengths"));
     }
-    let switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
+    let switched = head.status == StatusCode::SWITCHING_PROTOCOLS || matches!(answered.left, Some(Left::Stream(..)));
     let protocol = if switched { head.headers.get(UPGRADE).cloned() } else { None };
     canonical::take_off(&mut head.headers).map_err(|_| broken("the backend's answer is malformed"))?;
     head.version = Version::default();

@@ -34,12 +34,18 @@ impl Tunnel {
                 carried.flag = Some(Flag::ClientGone);
                 return;
             };
-            match upgraded.backend.await {
-                Ok(backend) => drop(carried.carry(TokioIo::new(client), backend).await),
-                Err(_) => carried.flag = Some(Flag::ConnectionTermination),
-            }
+            upgraded.backend.carry(carried, TokioIo::new(client)).await;
         });
     }
+}
+
+/// The other way round, for a backend of HTTP/2.
+pub(crate) fn ask(request: &mut Parts, protocol: &HeaderValue) -> Result<(), Refusal> {
+    let protocol = protocol.to_str().map_err(|_| Refusal::bad_request("the protocol cannot be sent on"))?;
+    request.method = Method::CONNECT;
+    request.headers.remove(SEC_WEBSOCKET_KEY);
+    request.extensions.insert(Protocol::from(protocol));
+    Ok(())
 }
 
 /// Makes of a CONNECT with `:protocol` the request that it means, so that routes and policies see no other than of HTTP/1.1. Returns what it

@@ -69,10 +69,7 @@ where
     };
     let held = upgraded.held;
     let carried = held.carried(&session.parties);
-    match upgraded.backend.await {
-        Ok(backend) => carried.carry(Rewound::new(parts.read_buf, io), backend).await,
-        Err(_) => End::Upstream,
-    }
+    upgraded.backend.carry(carried, Rewound::new(parts.read_buf, io)).await
 }
 
 pub(crate) async fn serve_http2<Io, U>(io: Io, session: Rc<Session<U>>) -> End

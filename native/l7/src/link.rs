@@ -1,4 +1,5 @@
 //! One connection to an endpoint: its handshake, the task that drives it, and what is left of it after an upgrade.
+use crate::allowed::{Allowed, Heard};
 use crate::limits::{CONNECTION_WINDOW, HEAD_BYTES, HEADERS, IDLE_TIME, STREAM_WINDOW};
 use crate::rewound::Rewound;
 use crate::traffic::{BackendSettings, Breaker};
@@ -96,7 +97,14 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Local {
     }
 }
 
-pub(crate) async fn http2_over<Io>(io: Io, terms: &Terms) -> hyper::Result<http2::SendRequest<Outgoing>>
+/// To send on a shared connection.
+#[derive(Clone)]
+pub(crate) struct Http2 {
+    pub(crate) sender: http2::SendRequest<Outgoing>,
+    pub(crate) allowed: Rc<Allowed>,
+}
+
+pub(crate) async fn http2_over<Io>(io: Io, terms: &Terms) -> hyper::Result<Http2>
 where
     Io: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -106,6 +114,8 @@ where
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(HEAD_BYTES);
+    let io = Heard::new(io);
+    let allowed = Rc::clone(io.allowed());
     let (sender, connection) = builder.handshake(TokioIo::new(io)).await?;
     let permit = terms.permit.clone();
     spawn_local(async move {
@@ -114,5 +124,5 @@ where
             tracing::debug!(%cause, "an HTTP/2 connection to an endpoint ended");
         }
     });
-    Ok(sender)
+    Ok(Http2 { sender, allowed })
 }

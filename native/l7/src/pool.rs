@@ -1,10 +1,8 @@
 //! Connections to endpoints that wait for the next request: the one used last first, so that those too many grow old and go.
 use crate::ConnectError;
 use crate::limits::{IDLE, IDLE_OF_ENDPOINT, IDLE_SWEEP, STREAMS};
-use crate::link::{Http1, Terms};
+use crate::link::{Http1, Http2, Terms};
 use crate::traffic::Wanted;
-use crate::upload::Outgoing;
-use hyper::client::conn::http2;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -38,7 +36,7 @@ pub(crate) struct Place<Io> {
 }
 
 struct Shared {
-    sender: http2::SendRequest<Outgoing>,
+    link: Http2,
     terms: Terms,
     /// One more owner for each stream that is open.
     streams: Rc<()>,
@@ -135,7 +133,7 @@ impl<Io: 'static> Pool<Io> {
             let open = |shared: &Shared| {
                 Rc::strong_count(&shared.streams) > 1 || now.saturating_duration_since(shared.used) < shared.terms.idle_time()
             };
-            place.http2.borrow_mut().retain(|shared| !shared.sender.is_closed() && shared.terms.lasts(now) && open(shared));
+            place.http2.borrow_mut().retain(|shared| !shared.link.sender.is_closed() && shared.terms.lasts(now) && open(shared));
         }
         // Nobody holds it and it holds nothing.
         self.drop_places(|_, place| Rc::strong_count(place) == 1 && Rc::weak_count(place) == 0 && place.is_empty());
@@ -159,22 +157,22 @@ impl<Io> Place<Io> {
     }
 
     /// A shared connection with a stream to spare; the stream is open until what comes with it is dropped.
-    pub(crate) fn share(&self) -> Option<(http2::SendRequest<Outgoing>, Rc<()>)> {
+    pub(crate) fn share(&self) -> Option<(Http2, Rc<()>)> {
         let mut all = self.http2.borrow_mut();
         let now = Instant::now();
         // What is let go here ends with its last stream.
-        all.retain(|shared| !shared.sender.is_closed() && shared.terms.lasts(now));
+        all.retain(|shared| !shared.link.sender.is_closed() && shared.terms.lasts(now));
         let shared = all.iter_mut().find(|shared| Rc::strong_count(&shared.streams) <= STREAMS as usize)?;
         shared.used = now;
         shared.terms.used();
-        Some((shared.sender.clone(), Rc::clone(&shared.streams)))
+        Some((shared.link.clone(), Rc::clone(&shared.streams)))
     }
 
-    pub(crate) fn add(&self, sender: http2::SendRequest<Outgoing>, terms: Terms) -> (http2::SendRequest<Outgoing>, Rc<()>) {
+    pub(crate) fn add(&self, link: Http2, terms: Terms) -> (Http2, Rc<()>) {
         let streams = Rc::new(());
         terms.used();
-        self.http2.borrow_mut().push(Shared { sender: sender.clone(), terms, streams: Rc::clone(&streams), used: Instant::now() });
-        (sender, streams)
+        self.http2.borrow_mut().push(Shared { link: link.clone(), terms, streams: Rc::clone(&streams), used: Instant::now() });
+        (link, streams)
     }
 
     pub(crate) fn failures(&self) -> u64 {

@@ -2,16 +2,17 @@
 use crate::admission::Admission;
 use crate::backend::Backend;
 use crate::balancing::{Chosen, Met};
+use crate::batch::Batch;
 use crate::rule::HttpRule;
 use crate::trace::Trace;
 use crate::traffic::Pass;
-use crate::{Client, Flag, Report, RequestRecord, Served};
+use crate::{Client, Flag, Report, RequestRecord, Served, Span};
 use http::{HeaderValue, Method, StatusCode, Uri, Version};
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use trackbed_policy::{PolicyRef, Refused};
 
 /// What all requests of a connection have in common.
@@ -21,6 +22,8 @@ pub(crate) struct Parties {
     pub(crate) address: HeaderValue,
     pub(crate) served: Served,
     pub(crate) report: Rc<dyn Report>,
+    /// For requests.
+    pub(crate) batch: Rc<Batch>,
 }
 
 /// What policies said of a request or a connection.
@@ -157,8 +160,66 @@ impl Drop for Record {
         if !self.complete && self.flags.is_empty() {
             self.flags.push(Flag::ClientGone);
         }
-        let trace = self.trace.as_ref();
-        self.parties.report.request(&RequestRecord {
+        let trace = self.trace.take();
+        let texts = Texts::of([
+            text(self.authority.as_ref()),
+            self.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str),
+            text(trace.as_ref().map(|trace| &trace.request_id)),
+            text(trace.as_ref().map(|trace| &trace.traceparent)),
+        ]);
+        self.parties.batch.push(Over {
+            parties: Rc::clone(&self.parties),
+            rule: self.rule.take(),
+            backend: self.backend.take(),
+            endpoint: self.endpoint.take(),
+            decided: self.decided.take(),
+            method: std::mem::take(&mut self.method),
+            texts,
+            version: self.version,
+            grpc: self.grpc,
+            status: self.status.map_or(0, |status| status.as_u16()),
+            grpc_status: self.grpc_status,
+            flags: std::mem::take(&mut self.flags),
+            limited_by: self.limited_by.take(),
+            retries: self.retries,
+            span: trace.and_then(|trace| trace.span),
+            request_bytes: self.request_bytes.get(),
+            response_bytes: self.response_bytes,
+            ended: SystemTime::now(),
+            duration: self.begun.elapsed(),
+            first_byte: self.first_byte,
+        });
+    }
+}
+
+/// A request of which nothing is to come any more, until it is told. It holds nothing of its connection's buffers.
+pub(crate) struct Over {
+    parties: Rc<Parties>,
+    rule: Option<Arc<HttpRule>>,
+    backend: Option<Arc<Backend>>,
+    endpoint: Option<(Arc<str>, SocketAddr)>,
+    decided: Option<Box<Decided>>,
+    method: Method,
+    texts: Texts,
+    version: Version,
+    grpc: bool,
+    status: u16,
+    grpc_status: Option<u16>,
+    flags: Vec<Flag>,
+    limited_by: Option<Box<str>>,
+    retries: u32,
+    span: Option<Span>,
+    request_bytes: u64,
+    response_bytes: u64,
+    ended: SystemTime,
+    duration: Duration,
+    first_byte: Option<Duration>,
+}
+
+impl Over {
+    pub(crate) fn record(&self) -> RequestRecord<'_> {
+        let [authority, path, request_id, traceparent] = self.texts.all();
+        RequestRecord {
             client: &self.parties.client,
             served: &self.parties.served,
             route: self.rule.as_ref().and_then(|rule| rule.name.as_ref()),
@@ -166,26 +227,92 @@ impl Drop for Record {
             endpoint: self.endpoint.as_ref().map(|(uid, address)| (uid, *address)),
             decided: self.decided.as_deref(),
             method: &self.method,
-            authority: text(self.authority.as_ref()),
-            path: self.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str),
+            authority,
+            path,
             version: self.version,
             grpc: self.grpc,
-            status: self.status.map_or(0, |status| status.as_u16()),
+            status: self.status,
             grpc_status: self.grpc_status,
             flags: &self.flags,
             limited_by: self.limited_by.as_deref(),
             retries: self.retries,
-            request_id: text(trace.map(|trace| &trace.request_id)),
-            traceparent: text(trace.map(|trace| &trace.traceparent)),
-            span: trace.and_then(|trace| trace.span),
-            request_bytes: self.request_bytes.get(),
+            request_id,
+            traceparent,
+            span: self.span,
+            request_bytes: self.request_bytes,
             response_bytes: self.response_bytes,
-            duration: self.begun.elapsed(),
+            ended: self.ended,
+            duration: self.duration,
             first_byte: self.first_byte,
+        }
+    }
+}
+
+/// Authority, path, request id and trace in one piece of memory.
+struct Texts {
+    text: String,
+    ends: [usize; 4],
+}
+
+impl Texts {
+    fn of(parts: [&str; 4]) -> Self {
+        let mut text = String::with_capacity(parts.iter().map(|part| part.len()).sum());
+        let ends = parts.map(|part| {
+            text.push_str(part);
+            text.len()
         });
+        Self { text, ends }
+    }
+
+    fn all(&self) -> [&str; 4] {
+        let mut from = 0;
+        self.ends.map(|end| &self.text[std::mem::replace(&mut from, end)..end])
     }
 }
 
 fn text(value: Option<&HeaderValue>) -> &str {
     value.and_then(|value| std::str::from_utf8(value.as_bytes()).ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn over(batch: Rc<Batch>, texts: [&str; 4]) -> Over {
+        struct Nobody;
+        impl Report for Nobody {
+            fn request(&self, _: &RequestRecord<'_>) {}
+            fn connection(&self, _: &crate::StreamRecord<'_>) {}
+        }
+        let address = SocketAddr::from(([10, 0, 0, 1], 1));
+        let parties = Parties {
+            client: Client { identity: None, address, addressed: None },
+            address: HeaderValue::from_static("10.0.0.1"),
+            served: Served { service: "shop/cart".into(), port: 80 },
+            report: Rc::new(Nobody),
+            batch,
+        };
+        Over {
+            parties: Rc::new(parties),
+            rule: None,
+            backend: None,
+            endpoint: None,
+            decided: None,
+            method: Method::GET,
+            texts: Texts::of(texts),
+            version: Version::HTTP_11,
+            grpc: false,
+            status: 200,
+            grpc_status: None,
+            flags: Vec::new(),
+            limited_by: None,
+            retries: 0,
+            span: None,
+            request_bytes: 0,
+            response_bytes: 0,
+            ended: SystemTime::UNIX_EPOCH,
+            duration: Duration::ZERO,
+            first_byte: None,
+        }
+    }
 }

@@ -2,12 +2,12 @@
 use crate::{Client, Decided, Served};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 pub use trackbed_balance::{Cause, Ejection};
 
 /// Called on the worker, between two requests: it counts and queues, it does not write.
 pub trait Report: 'static {
-    /// Once for each request, after the last byte of its response, or when it was given up.
+    /// Once for each request, after the last byte of its response, or when it was given up; together with others, within 50 ms.
     fn request(&self, record: &RequestRecord<'_>);
     /// Once for each connection that is not carried as HTTP, upgraded ones included, when it is over; and for one that was to be HTTP and is not.
     fn connection(&self, record: &StreamRecord<'_>);
@@ -91,6 +91,8 @@ pub struct RequestRecord<'a> {
     pub span: Option<Span>,
     pub request_bytes: u64,
     pub response_bytes: u64,
+    /// It may be told a moment later.
+    pub ended: SystemTime,
     /// Until the last byte.
     pub duration: Duration,
     /// Until the backend's answer began.

@@ -4,8 +4,8 @@ use crate::backend::Backend;
 use crate::balancing::Chosen;
 use crate::carry::Carried;
 use crate::guard::Upgrading;
+use crate::left::Left;
 use crate::record::Parties;
-use crate::rewound::Rewound;
 use crate::rule::HttpRule;
 use crate::service::Port;
 use crate::table::Guard;
@@ -14,7 +14,7 @@ use http::HeaderValue;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 
 /// A table, and what it says of the port and who guards it; None: nothing is known of the service.
 struct Looked {
@@ -40,7 +40,7 @@ pub(crate) struct Session<U: Upstream> {
 
 /// What goes on without HTTP.
 pub(crate) struct Upgraded<U: Upstream> {
-    pub(crate) backend: oneshot::Receiver<Rewound<U::Io>>,
+    pub(crate) backend: Left<U::Io>,
     pub(crate) held: Held<U>,
 }
 
@@ -67,7 +67,8 @@ impl<U: Upstream> Session<U> {
     pub(crate) fn new(context: Rc<Context<U>>, client: Client, served: Served) -> Rc<Self> {
         // An address is always a value.
         let address = HeaderValue::from_str(&client.address.ip().to_string()).unwrap_or_else(|_| HeaderValue::from_static("unknown"));
-        let parties = Rc::new(Parties { client, address, served, report: Rc::clone(&context.report) });
+        let (report, batch) = (Rc::clone(&context.report), context.batch.shared());
+        let parties = Rc::new(Parties { client, address, served, report, batch });
         Rc::new(Self {
             context,
             parties,

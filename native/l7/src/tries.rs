@@ -55,6 +55,8 @@ enum Tried<Io: 'static> {
     /// On a connection that others used before, and that was closed before the request was on it.
     Stale,
     Refused,
+    /// Its server takes no WebSockets in HTTP/2.
+    Unfit,
     Lost {
         reused: bool,
         parse: bool,
@@ -120,6 +122,7 @@ pub(crate) async fn tries<U: Upstream>(session: &Session<U>, errand: Errand<'_>,
                 (Met::Unheard, Outcome::Unreachable)
             }
             Some(Tried::Open(open)) => return Err(overflow(open)),
+            Some(Tried::Unfit) => return Err(unfit()),
             Some(Tried::Refused) if replayable => (Met::Unheard, Outcome::Lost),
             Some(Tried::Refused | Tried::Lost { .. }) => (Met::Lost, Outcome::Lost),
             None => (Met::Status(StatusCode::GATEWAY_TIMEOUT), Outcome::Lost),
@@ -187,6 +190,9 @@ async fn once<U: Upstream>(
         Err(NotReady::Failed(error)) => return Tried::Unreached(error),
         Err(NotReady::Open(open)) => return Tried::Open(open),
     };
+    if how.upgrade && !ready.takes_upgrades().await {
+        return Tried::Unfit;
+    }
     let reused = ready.reused;
     if !reused {
         endpoint.sent(Instant::now().into_std());
@@ -241,6 +247,7 @@ fn end<U: Upstream>(
     match tried {
         Some(Tried::Answered(answered)) => Ok(Arrived { answered, endpoint, upload, deadline }),
         Some(Tried::Open(open)) => Err(overflow(&open)),
+        Some(Tried::Unfit) => Err(unfit()),
         Some(Tried::Unreached(_)) => Err(Refusal::unavailable(Flag::ConnectFailure, "the backend cannot be reached")),
         Some(Tried::Lost { parse: true, .. }) => {
             Err(Refusal::new(StatusCode::BAD_GATEWAY, Flag::UpstreamProtocolError, "the backend's answer is malformed"))
@@ -268,6 +275,10 @@ fn not_chosen(none: NotChosen) -> Refusal {
         NotChosen::NoEndpoint(NoEndpoint::None) => Refusal::unavailable(Flag::NoEndpoint, "the backend has no endpoint"),
         NotChosen::Open(open) => overflow(&open),
     }
+}
+
+fn unfit() -> Refusal {
+    Refusal::new(StatusCode::NOT_IMPLEMENTED, Flag::NoBackend, "the backend takes no WebSockets in HTTP/2: its SETTINGS do not allow it")
 }
 
 fn overflow(open: &Open) -> Refusal {

@@ -73,6 +73,8 @@ pub(crate) enum Order {
         uid: Arc<str>,
         result: oneshot::Sender<Result<(), String>>,
     },
+    /// Count what is over and was not counted yet.
+    Tell(oneshot::Sender<()>),
     /// A waypoint will stop soon: its clients are told to go with their next answer.
     Leave,
     /// Accept nothing more; what is open goes on.
@@ -201,6 +203,10 @@ impl Thread {
                     };
                     let _ = result.send(proof);
                 });
+            }
+            Order::Tell(done) => {
+                self.contexts().for_each(|context| context.tell());
+                let _ = done.send(());
             }
             Order::Leave => self.contexts().for_each(|context| context.leave()),
             Order::StopAccepting => self.stations.borrow().values().for_each(|station| station.stop_accepting()),

@@ -22,8 +22,8 @@ use super::ledger;
 use super::series::{Escaped, Labels, write_labels};
 use super::spans;
 use super::targets::{Target, Targets};
-use crate::clock;
 use crate::worker::shared::Shared;
+use crate::{clock, log};
 
 /// Bounds memory and scrape size: about 20 KiB of text each. Sets that no thread uses any more make room first.
 const MOST_SETS: usize = 1024;
@@ -181,7 +181,7 @@ impl Report for Requests {
     fn request(&self, record: &RequestRecord<'_>) {
         let service = record.backend.map_or(&record.served.service, |backend| &backend.service);
         let ends = self.ends(record.client, service, record.endpoint);
-        access::request(record, &ends);
+        log::as_of(record.ended, || access::request(record, &ends));
         if let Some(audit) = record.decided.and_then(|decided| decided.audit.as_ref()) {
             self.shared.audits.would_deny(&audit.policy.name);
         }
@@ -265,7 +265,7 @@ fn flow(record: &RequestRecord<'_>, ends: &Ends, shared: &Shared) -> Flow {
         code: record.decided.map(|decided| decided.code.to_owned()).unwrap_or_default(),
         reason: record.decided.map(|decided| decided.reason.clone()).unwrap_or_default(),
         audit: record.decided.and_then(|decided| decided.audit.as_ref()).map(flow::audit),
-        start: clock::unix_nanoseconds() - i64::try_from(record.duration.as_nanos()).unwrap_or_default(),
+        start: clock::nanoseconds(record.ended) - i64::try_from(record.duration.as_nanos()).unwrap_or_default(),
         source: Some(End::new(record.client.address, ends.source.as_ref(), ends.identity.as_ref()).to_wire()),
         destination: Some(destination.unwrap_or_default()),
         service: if record.served.is_pod() { String::new() } else { record.served.service.to_string() },

@@ -11,10 +11,11 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use trackbed_contract::tables::metrics;
 
 use super::series::header;
+use crate::data::{self, Order};
 use crate::worker::shared::Shared;
 
 /// Prometheus needs one connection; a few people with curl may look at the same time.
@@ -23,10 +24,19 @@ const MOST_CLIENTS: usize = 8;
 const HEAD_LIMIT: Duration = Duration::from_secs(5);
 /// And one that keeps its connection open without asking gives it back.
 const CONNECTION_LIMIT: Duration = Duration::from_mins(5);
+/// For a thread to count: far more than a turn of a busy one takes.
+const COUNTING_LIMIT: Duration = Duration::from_secs(1);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Only `paths` are known on this listener.
-pub(crate) async fn serve(listener: TcpListener, paths: &'static [&'static str], shared: Arc<Shared>) {
+/// What is served: only `paths` are known on this listener, and `threads` count what they know before they are looked at.
+#[derive(Debug, Clone)]
+pub(crate) struct Served {
+    pub(crate) paths: &'static [&'static str],
+    pub(crate) threads: Vec<data::Handle>,
+    pub(crate) shared: Arc<Shared>,
+}
+
+pub(crate) async fn serve(listener: TcpListener, served: Served) {
     let places = Arc::new(Semaphore::new(MOST_CLIENTS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
@@ -34,12 +44,12 @@ pub(crate) async fn serve(listener: TcpListener, paths: &'static [&'static str],
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        let shared = Arc::clone(&shared);
+        let served = served.clone();
         tokio::spawn(async move {
             let _place = place;
             let answer = service_fn(move |request| {
-                let response = respond(&request, paths, &shared);
-                async move { Ok::<_, Infallible>(response) }
+                let served = served.clone();
+                async move { Ok::<_, Infallible>(respond(&request, &served).await) }
             });
             let mut builder = hyper::server::conn::http1::Builder::new();
             let connection =
@@ -50,11 +60,14 @@ pub(crate) async fn serve(listener: TcpListener, paths: &'static [&'static str],
     }
 }
 
-fn respond<B>(request: &Request<B>, paths: &[&str], shared: &Shared) -> Response<Text> {
+async fn respond<B>(request: &Request<B>, Served { paths, threads, shared }: &Served) -> Response<Text> {
     let path = paths.iter().find(|path| **path == request.uri().path()).copied();
     let (status, body) = match (request.method(), path) {
         (_, None) => (StatusCode::NOT_FOUND, format!("known paths: {}\n", paths.join(" "))),
-        (&Method::GET, Some("/metrics")) => (StatusCode::OK, text(shared)),
+        (&Method::GET, Some("/metrics")) => {
+            counted(threads).await;
+            (StatusCode::OK, text(shared))
+        }
         (&Method::GET, Some("/healthz/ready")) => match shared.unready.load().as_str() {
             "" => (StatusCode::OK, "ready\n".to_owned()),
             why => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
@@ -66,6 +79,16 @@ fn respond<B>(request: &Request<B>, paths: &[&str], shared: &Shared) -> Response
     *response.status_mut() = status;
     response.headers_mut().insert("content-type", hyper::header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
     response
+}
+
+/// Whatever was answered before is in what is shown. A thread that is too busy to say so keeps nobody from the rest.
+async fn counted(threads: &[data::Handle]) {
+    for thread in threads {
+        let (done, told) = oneshot::channel();
+        if thread.try_send(Order::Tell(done)).is_ok() {
+            let _ = tokio::time::timeout(COUNTING_LIMIT, told).await;
+        }
+    }
 }
 
 fn text(shared: &Shared) -> String {

@@ -78,7 +78,7 @@ impl Spans {
 /// A request that is over, as a span; None if it is not traced.
 pub(super) fn of(record: &RequestRecord<'_>, ends: &Ends) -> Option<Span> {
     let span = record.span?;
-    let end = u64::try_from(clock::unix_nanoseconds()).unwrap_or_default();
+    let end = u64::try_from(clock::nanoseconds(record.ended)).unwrap_or_default();
     let route = access::route(record.route);
     let path = record.path.split('?').next().unwrap_or_default();
     let mut attributes = vec![

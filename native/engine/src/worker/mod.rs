@@ -53,7 +53,10 @@ impl Worker {
         runtime.block_on(async {
             if let Some(address) = options.metrics {
                 let listener = scrape::bind("--metrics", address).await?;
-                tokio::spawn(scrape::serve(listener, &["/metrics", "/healthz"], Arc::clone(&shared)));
+                tokio::spawn(scrape::serve(
+                    listener,
+                    scrape::Served { paths: &["/metrics", "/healthz"], threads: Vec::new(), shared: Arc::clone(&shared) },
+                ));
             }
             let control = Control::new(Arc::clone(&shared), threads, safe, log, &mut heritage).await;
             // What nobody took up belongs to an older version's worker.

@@ -61,7 +61,7 @@ fn who_is_denied_learns_the_policy_and_the_backend_hears_nothing() {
         assert_eq!((got.status.as_u16(), got.header("grpc-status")), (200, "7"));
         assert_eq!(got.header("grpc-message"), "RBAC: access denied by shop/no-admin, rule 0");
         assert_eq!(v1.seen.borrow().len(), 1);
-        let told = waypoint.ledger.requests.borrow();
+        let told = waypoint.ledger().requests.borrow();
         let decided: Vec<_> = told.iter().map(|told| (told.status, told.flags.as_slice(), told.decided.as_str())).collect();
         let denied = "E_POLICY_DENIED shop/no-admin 0";
         assert_eq!(decided, [(200, &[][..], ""), (403, &[Flag::Denied][..], denied), (200, &[Flag::Denied][..], denied)]);
@@ -80,7 +80,7 @@ fn with_an_allow_everything_else_is_denied() {
             assert_eq!(client.send(request).await.status, 403, "{method} {path}");
         }
         assert_eq!(v1.seen.borrow().len(), 1);
-        assert_eq!(waypoint.ledger.requests.borrow()[1].decided, "E_POLICY_NO_ALLOW shop/readers -");
+        assert_eq!(waypoint.ledger().requests.borrow()[1].decided, "E_POLICY_NO_ALLOW shop/readers -");
     });
 }
 
@@ -92,7 +92,7 @@ fn a_service_whose_policies_are_not_known_yet_is_not_served() {
         assert_eq!(client.get("/").await.status, 200);
         waypoint.guard(one_rule(to("shop/v1")), None);
         assert_eq!(client.get("/").await.status, 503);
-        assert_eq!(waypoint.ledger.requests.borrow()[1].decided, "E_ACCESS_UNKNOWN  -");
+        assert_eq!(waypoint.ledger().requests.borrow()[1].decided, "E_ACCESS_UNKNOWN  -");
         assert_eq!(v1.seen.borrow().len(), 1);
     });
 }
@@ -216,14 +216,14 @@ fn bytes_without_http_are_held_to_what_can_be_known_of_them() {
         let (waypoint, v1) = guarded(&access(vec![])).await;
         let echo = async |policies: Vec<Policy>| {
             waypoint.guard(tcp(), Some(&access(policies)));
-            let told = waypoint.ledger.connections.borrow().len();
+            let told = waypoint.ledger().connections.borrow().len();
             let mut io = tokio::net::TcpStream::connect(waypoint.address).await.unwrap();
             let _ = io.write_all(b"GET / HTTP/1.0\r\n\r\n").await;
             let mut all = Vec::new();
             let _ = io.read_to_end(&mut all).await;
             drop(io);
             // It is not to be cut by the next policies.
-            until("the connection has ended", || waypoint.ledger.connections.borrow().len() > told).await;
+            until("the connection has ended", || waypoint.ledger().connections.borrow().len() > told).await;
             !all.is_empty()
         };
         // One that began before anybody guarded the service.
@@ -234,14 +234,14 @@ fn bytes_without_http_are_held_to_what_can_be_known_of_them() {
         waypoint.guard(tcp(), Some(&access(vec![policy("bank", Action::Allow, std::slice::from_ref(&from_bank))])));
         let mut rest = Vec::new();
         let _ = early.read_to_end(&mut rest).await;
-        until("it is cut", || waypoint.ledger.connections.borrow().len() == 1).await;
+        until("it is cut", || waypoint.ledger().connections.borrow().len() == 1).await;
         assert!(echo(vec![]).await);
         assert!(echo(vec![policy("bank", Action::Deny, std::slice::from_ref(&from_bank))]).await);
         assert!(!echo(vec![policy("bank", Action::Allow, &[from_bank])]).await, "the client is of namespace shop");
         assert!(!echo(vec![policy("paths", Action::Deny, &[paths(&[exact("/other")])])]).await, "a path is not known: it is denied");
         assert!(!echo(vec![policy("paths", Action::Allow, &[paths(&[exact("/")])])]).await, "nor is it allowed");
         assert_eq!(v1.seen.borrow().len(), 3);
-        let told = waypoint.ledger.connections.borrow();
+        let told = waypoint.ledger().connections.borrow();
         assert_eq!(told.iter().filter(|told| told.flags == [Flag::Denied]).count(), 4);
     });
 }

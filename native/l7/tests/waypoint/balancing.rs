@@ -189,12 +189,12 @@ fn an_endpoint_that_fails_in_a_row_leaves_and_returns() {
         waypoint.backend_settings(SERVICE, traffic::BackendPort { health_check, load_balancer, ..Default::default() });
         let mut client = waypoint.http1().await;
         let mut failures = 0;
-        while waypoint.ledger.ejections.borrow().is_empty() {
+        while waypoint.ledger().ejections.borrow().is_empty() {
             failures += u32::from(client.get("/").await.status == 503);
         }
         assert_eq!(failures, 3);
         let ejected = Instant::now();
-        let ejections = waypoint.ledger.ejections.borrow().clone();
+        let ejections = waypoint.ledger().ejections.borrow().clone();
         assert_eq!(ejections, [("bad".to_owned(), Cause::Consecutive5xx, Duration::from_millis(500))]);
         let before = bad.seen.borrow().len();
         for _ in 0..40 {
@@ -211,7 +211,7 @@ fn an_endpoint_that_fails_in_a_row_leaves_and_returns() {
             sleep(Duration::from_millis(1)).await;
         }
         assert!(ejected.elapsed() >= Duration::from_millis(500), "not before its time was over");
-        assert_eq!(waypoint.ledger.ejections.borrow().len(), 1);
+        assert_eq!(waypoint.ledger().ejections.borrow().len(), 1);
     });
 }
 
@@ -310,7 +310,7 @@ fn tries_beyond_the_first_are_held_to_their_own_limit() {
         for client in clients {
             assert_eq!(client.await.unwrap(), 503);
         }
-        let told = waypoint.ledger.requests.borrow();
+        let told = waypoint.ledger().requests.borrow();
         assert!(told.iter().filter(|told| told.flags.contains(&Flag::Overflow)).count() >= 4, "{told:?}");
     });
 }

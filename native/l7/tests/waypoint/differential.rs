@@ -196,7 +196,7 @@ fn nginx_serves_nothing_that_policies_do_not_admit() {
             for turn in turns {
                 clients.push(turn.await.unwrap());
             }
-            waypoint.ledger.requests.borrow_mut().clear();
+            waypoint.ledger().requests.borrow_mut().clear();
             waypoint.endpoints.observed.borrow_mut().clear();
         }
         let Counts { admitted, denied, refused, careful } = &*counts;

@@ -187,7 +187,7 @@ fn what_it_denies_is_answered_in_its_words() {
         decider.answers(Ok(CheckResponse { status: Some(Status { code: 16, ..Status::default() }), http_response: None }));
         assert_eq!(waypoint.http1().await.get("/private").await.status, 403);
         assert!(v1.seen.borrow().is_empty());
-        let told = waypoint.ledger.requests.borrow();
+        let told = waypoint.ledger().requests.borrow();
         assert!(told.iter().all(|told| told.flags == [Flag::ExternallyDenied] && told.decided == "E_POLICY_EXTERNAL shop/ask 0"));
     });
 }
@@ -226,8 +226,8 @@ fn who_cannot_be_asked_or_answers_nonsense_denies() {
             assert_eq!((got.status.as_u16(), got.body.as_str()), (403, "external authorization for shop/ask failed"), "{answer:?}");
         }
         assert!(v1.seen.borrow().is_empty());
-        assert!(waypoint.ledger.requests.borrow().iter().all(|told| told.decided == "E_POLICY_EXTERNAL_FAILED shop/ask 0"));
-        assert_eq!(waypoint.ledger.requests.borrow().len(), count);
+        assert!(waypoint.ledger().requests.borrow().iter().all(|told| told.decided == "E_POLICY_EXTERNAL_FAILED shop/ask 0"));
+        assert_eq!(waypoint.ledger().requests.borrow().len(), count);
         // Nobody there at all.
         let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         for (decided, expected) in [

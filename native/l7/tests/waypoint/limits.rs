@@ -44,7 +44,7 @@ fn what_is_beyond_a_rate_limit_is_answered_429_and_never_reaches_the_backend() {
         // One more a second, on a machine that may be slow.
         assert!((5..=8).contains(&counts.0) && counts.0 + counts.1 == 20, "{counts:?}");
         assert_eq!(backend.seen.borrow().len(), counts.0);
-        let told = waypoint.ledger.requests.borrow();
+        let told = waypoint.ledger().requests.borrow();
         let refused: Vec<_> = told.iter().filter(|told| told.flags == [Flag::RateLimited]).collect();
         assert!(refused.len() == counts.1 && refused.iter().all(|told| told.limited_by.as_deref() == Some("shop/limit/0")));
     });
@@ -142,7 +142,7 @@ async fn at_once(waypoint: &Waypoint, backend: &Backend, go: &Cell<bool>, count:
         }));
     }
     until("those that may have reached the backend", || backend.seen.borrow().len() >= reach).await;
-    until("the others are refused", || waypoint.ledger.requests.borrow().len() >= count - reach).await;
+    until("the others are refused", || waypoint.ledger().requests.borrow().len() >= count - reach).await;
     go.set(true);
     let mut statuses = Vec::new();
     for client in clients {
@@ -174,7 +174,7 @@ fn what_is_beyond_the_requests_under_way_is_shed_and_what_matters_less_before() 
             assert_eq!(statuses.iter().filter(|status| **status == 200).count(), admitted, "{header}");
             assert_eq!(statuses.iter().filter(|status| **status == 503).count(), 15 - admitted, "{header}");
             {
-                let told = waypoint.ledger.requests.borrow();
+                let told = waypoint.ledger().requests.borrow();
                 let shed: Vec<_> = told.iter().filter(|told| told.flags == [Flag::Overloaded]).collect();
                 assert!(shed.len() == 15 - admitted && shed.iter().all(|told| told.limited_by.as_deref() == Some("shop/shed")));
             }
@@ -194,7 +194,7 @@ fn a_circuit_breaker_refuses_what_is_beyond_the_parallel_requests() {
         waypoint.backend_settings(SERVICE, traffic::BackendPort { circuit_breaker, ..Default::default() });
         let statuses = at_once(&waypoint, &backend, &go, 10, 4, "").await;
         assert_eq!((statuses.iter().filter(|status| **status == 200).count(), statuses.len()), (4, 10));
-        assert_eq!(waypoint.ledger.requests.borrow().iter().filter(|told| told.flags == [Flag::Overflow]).count(), 6);
+        assert_eq!(waypoint.ledger().requests.borrow().iter().filter(|told| told.flags == [Flag::Overflow]).count(), 6);
     });
 }
 
@@ -211,7 +211,7 @@ fn requests_wait_for_one_of_the_connections_and_no_more_of_them_than_may() {
             clients.push(spawn_local(async move { client.get("/").await.status.as_u16() }));
         }
         until("two connections are in use", || backend.seen.borrow().len() == 2).await;
-        until("five are refused", || waypoint.ledger.requests.borrow().len() == 5).await;
+        until("five are refused", || waypoint.ledger().requests.borrow().len() == 5).await;
         go.set(true);
         let mut admitted = 0;
         for client in clients {
@@ -220,7 +220,7 @@ fn requests_wait_for_one_of_the_connections_and_no_more_of_them_than_may() {
         assert_eq!(admitted, 5, "two that had a connection, and three that waited for one");
         // Never more than two at a time: a third one is made only when one of them has gone.
         assert!(backend.seen.borrow().len() == 5);
-        assert_eq!(waypoint.ledger.requests.borrow().iter().filter(|told| told.flags == [Flag::Overflow]).count(), 5);
+        assert_eq!(waypoint.ledger().requests.borrow().iter().filter(|told| told.flags == [Flag::Overflow]).count(), 5);
     });
 }
 
@@ -241,7 +241,7 @@ fn faults_hit_their_share_of_the_requests_and_nothing_of_them_reaches_the_backen
         // Four standard deviations.
         assert!((150..=250).contains(&aborted), "{aborted} of 1000");
         assert_eq!(backend.seen.borrow().len(), 1000 - aborted as usize);
-        let told = waypoint.ledger.requests.borrow();
+        let told = waypoint.ledger().requests.borrow();
         assert_eq!(told.iter().filter(|told| told.flags.contains(&Flag::FaultInjected)).count(), aborted as usize);
         let delayed = told.iter().filter(|told| told.flags.contains(&Flag::Delayed)).count();
         assert!((430..=570).contains(&delayed), "{delayed} of 1000");
@@ -276,7 +276,7 @@ fn a_body_that_is_too_large_is_refused_by_its_length_or_where_it_becomes_so() {
         let answer = waypoint.raw(chunked.as_bytes()).await;
         assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
         assert_eq!(backend.seen.borrow().len(), 1);
-        let told = waypoint.ledger.requests.borrow();
+        let told = waypoint.ledger().requests.borrow();
         assert_eq!(told.iter().filter(|told| told.flags == [Flag::TooLarge]).count(), 2);
     });
 }

@@ -26,7 +26,7 @@ fn a_copy_has_the_same_head_and_body_and_its_answer_is_dropped() {
         let text = "x".repeat(200_000);
         let got = waypoint.http1().await.send(get("/a?b").method("PUT").header("x-own", "1").body(body(text.clone())).unwrap()).await;
         assert_eq!((got.status.as_u16(), got.body.len()), (200, text.len()));
-        until("the copy was answered", || *waypoint.ledger.copies.borrow() == [Copied::Answered(500)]).await;
+        until("the copy was answered", || *waypoint.ledger().copies.borrow() == [Copied::Answered(500)]).await;
         let seen = mirror.seen.borrow();
         assert_eq!(
             (seen[0].method.as_str(), seen[0].uri.as_str(), seen[0].header("x-own"), seen[0].header("x-copy")),
@@ -48,7 +48,7 @@ fn a_share_of_the_requests_is_copied() {
         for _ in 0..200 {
             client.get("/").await;
         }
-        until("all copies were answered", || waypoint.ledger.copies.borrow().len() == mirror.seen.borrow().len()).await;
+        until("all copies were answered", || waypoint.ledger().copies.borrow().len() == mirror.seen.borrow().len()).await;
         let copies = mirror.seen.borrow().len();
         assert!((38..=42).contains(&copies), "{copies} of 200");
     });
@@ -62,7 +62,7 @@ fn a_mirror_that_is_away_or_stands_still_harms_nobody() {
         waypoint.backend("shop/v1", &v1);
         let mut client = waypoint.http1().await;
         assert_eq!(client.get("/").await.status, 200);
-        until("the copy was given up", || *waypoint.ledger.copies.borrow() == [Copied::Failed]).await;
+        until("the copy was given up", || *waypoint.ledger().copies.borrow() == [Copied::Failed]).await;
         // Takes the connection and never reads: more than it, and we, may hold goes through to the client.
         let still = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         waypoint.endpoint("shop/mirror", PORT, "still", still.local_addr().unwrap());
@@ -70,7 +70,7 @@ fn a_mirror_that_is_away_or_stands_still_harms_nobody() {
         let upload = BodyExt::boxed(StreamBody::new(futures_util::stream::iter(pieces)));
         let got = client.send(get("/").method("POST").body(upload).unwrap()).await;
         assert_eq!(got.body.len(), 2048 * 16 * 1024);
-        until("the copy was given up", || waypoint.ledger.copies.borrow().len() == 2).await;
-        assert_eq!(waypoint.ledger.copies.borrow()[1], Copied::Failed);
+        until("the copy was given up", || waypoint.ledger().copies.borrow().len() == 2).await;
+        assert_eq!(waypoint.ledger().copies.borrow()[1], Copied::Failed);
     });
 }

@@ -66,7 +66,7 @@ fn what_the_backends_policies_deny_does_not_get_there_by_a_route() {
         let call = get("/admin").header("content-type", "application/grpc").body(body("")).unwrap();
         assert_eq!(waypoint.http2().await.send(call).await.header("grpc-status"), "7");
         assert_eq!(v1.seen.borrow().len(), 1);
-        let told = waypoint.ledger.requests.borrow();
+        let told = waypoint.ledger().requests.borrow();
         assert_eq!((told[1].flags.as_slice(), told[1].decided.as_str()), (&[Flag::Denied][..], "E_POLICY_DENIED shop/no-admin 0"));
         assert_eq!((told[1].route.as_deref(), told[1].backend.as_deref()), (Some("route-0"), Some("shop/v1")));
     });
@@ -130,7 +130,7 @@ fn without_its_policies_nothing_goes_to_a_service_that_has_some() {
         guarded(&waypoint, "shop/v1", access(vec![invalid]));
         assert_eq!(waypoint.http1().await.get("/").await.status, 403);
         assert_eq!(v1.seen.borrow().len(), 1);
-        let told = waypoint.ledger.requests.borrow();
+        let told = waypoint.ledger().requests.borrow();
         assert_eq!(
             told.iter().map(|told| told.decided.as_str()).collect::<Vec<_>>(),
             ["", "E_ACCESS_UNKNOWN  -", "E_POLICY_INVALID shop/odd -"]
@@ -150,7 +150,9 @@ fn of_several_backends_only_the_one_that_is_guarded_is_closed() {
             client.get("/").await;
         }
         assert!(v1.seen.borrow().is_empty() && (9..=11).contains(&v2.seen.borrow().len()), "shares fall evenly");
-        assert!(waypoint.ledger.requests.borrow().iter().all(|told| (told.status == 403) == (told.backend.as_deref() == Some("shop/v1"))));
+        assert!(
+            waypoint.ledger().requests.borrow().iter().all(|told| (told.status == 403) == (told.backend.as_deref() == Some("shop/v1")))
+        );
     });
 }
 
@@ -172,7 +174,7 @@ fn a_policy_of_both_services_sees_a_request_once_if_the_route_is_the_backends_ow
             assert_eq!(client.get(path).await.status, expected, "{path}");
         }
         assert_eq!(v1.seen.borrow()[0].uri, "/public");
-        assert_eq!(waypoint.ledger.requests.borrow()[2].decided, "E_POLICY_DENIED shop/no-secrets 0");
+        assert_eq!(waypoint.ledger().requests.borrow()[2].decided, "E_POLICY_DENIED shop/no-secrets 0");
         // Somebody else's route does not choose what the policy sees.
         let (waypoint, v1) = both(moved("/", of("till", to("shop/v1")))).await;
         assert_eq!(waypoint.http1().await.get("/x/public").await.status, 403);
@@ -260,7 +262,7 @@ fn external_authorization_of_the_backend_is_asked_about_what_goes_on() {
         assert_eq!((destination.service.as_str(), destination.address), ("shop/v1", None));
         decider.answers(denied(DeniedHttpResponse::default()));
         assert_eq!(waypoint.http1().await.get("/x/y").await.status, 403);
-        assert_eq!(waypoint.ledger.requests.borrow()[1].decided, "E_POLICY_EXTERNAL shop/ask 0");
+        assert_eq!(waypoint.ledger().requests.borrow()[1].decided, "E_POLICY_EXTERNAL shop/ask 0");
         // One that holds for both services asks once, of a route of their own; of somebody else's it asks about both.
         decider.answers(ok(OkHttpResponse::default()));
         for (namespace, expected) in [("shop", &["/private/x"][..]), ("till", &["/private/x", "/private/y/x"])] {
@@ -298,12 +300,12 @@ fn a_copy_goes_only_where_its_policies_admit_it() {
         for path in ["/", "/admin", "/ask"] {
             assert_eq!(client.get(path).await.status, 200, "{path}");
         }
-        until("each copy was told of", || waypoint.ledger.copies.borrow().len() == 3).await;
-        assert_eq!(waypoint.ledger.copies.borrow().iter().filter(|copied| **copied == Copied::Denied).count(), 2);
+        until("each copy was told of", || waypoint.ledger().copies.borrow().len() == 3).await;
+        assert_eq!(waypoint.ledger().copies.borrow().iter().filter(|copied| **copied == Copied::Denied).count(), 2);
         assert_eq!((v1.seen.borrow().len(), mirror.seen.borrow().len()), (3, 1));
         guarded(&waypoint, "shop/v1", access(vec![deny("closed", "/")]));
         assert_eq!(client.get("/").await.status, 403);
-        assert_eq!(waypoint.ledger.copies.borrow().len(), 3, "what is denied has no effect");
+        assert_eq!(waypoint.ledger().copies.borrow().len(), 3, "what is denied has no effect");
     });
 }
 
@@ -358,13 +360,13 @@ fn connections_without_http_are_held_to_what_can_be_known_of_them() {
         let (waypoint, v1) = routed(tcp(), vec![]).await;
         let echo = async |policies: Vec<Policy>| {
             guarded(&waypoint, "shop/v1", access(policies));
-            let told = waypoint.ledger.connections.borrow().len();
+            let told = waypoint.ledger().connections.borrow().len();
             let mut io = TcpStream::connect(waypoint.address).await.unwrap();
             let _ = io.write_all(b"GET / HTTP/1.0\r\n\r\n").await;
             let mut all = Vec::new();
             let _ = io.read_to_end(&mut all).await;
             drop(io);
-            until("the connection has ended", || waypoint.ledger.connections.borrow().len() > told).await;
+            until("the connection has ended", || waypoint.ledger().connections.borrow().len() > told).await;
             !all.is_empty()
         };
         assert!(echo(vec![]).await);
@@ -378,14 +380,14 @@ fn connections_without_http_are_held_to_what_can_be_known_of_them() {
         assert_eq!(v1.seen.borrow().len(), 2);
         // One that began before is cut.
         waypoint.replace(tcp());
-        let told = waypoint.ledger.connections.borrow().len();
+        let told = waypoint.ledger().connections.borrow().len();
         let mut early = TcpStream::connect(waypoint.address).await.unwrap();
         early.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
         assert!(early.read(&mut [0; 64]).await.unwrap() > 0);
         guarded(&waypoint, "shop/v1", access(vec![policy("bank", Action::Allow, &[from("bank")])]));
         let _ = early.read_to_end(&mut Vec::new()).await;
-        until("it is cut", || waypoint.ledger.connections.borrow().len() > told).await;
-        let connections = waypoint.ledger.connections.borrow();
+        until("it is cut", || waypoint.ledger().connections.borrow().len() > told).await;
+        let connections = waypoint.ledger().connections.borrow();
         assert_eq!(connections.last().unwrap().decided, "E_POLICY_NO_ALLOW shop/bank -");
         assert_eq!(connections.iter().filter(|told| told.flags == [Flag::Denied]).count(), 5);
     });

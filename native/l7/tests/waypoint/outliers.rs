@@ -76,7 +76,7 @@ async fn call(waypoint: &Waypoint, heads: &Heads, most: usize) -> Vec<Option<Str
         let got = Got::of(response).await.ok();
         let status = |headers: &HeaderMap| headers.get("grpc-status").map(|code| code.to_str().unwrap().to_owned());
         ends.push(got.and_then(|got| got.trailers.as_ref().and_then(status).or(status(&got.headers))));
-        if !waypoint.ledger.ejections.borrow().is_empty() {
+        if !waypoint.ledger().ejections.borrow().is_empty() {
             break;
         }
     }
@@ -91,7 +91,7 @@ fn statuses_of_calls_that_stand_for_a_failing_server_eject_it_wherever_they_are_
             for ends in [Ends::Trailers(code), Ends::TrailersOnly(code)] {
                 let (waypoint, heads) = with_one_that(ends, in_a_row()).await;
                 let calls = call(&waypoint, &heads, 12).await;
-                let ejected: Vec<_> = waypoint.ledger.ejections.borrow().iter().map(|(uid, cause, _)| (uid.clone(), *cause)).collect();
+                let ejected: Vec<_> = waypoint.ledger().ejections.borrow().iter().map(|(uid, cause, _)| (uid.clone(), *cause)).collect();
                 assert_eq!(ejected, [("bad".to_owned(), Cause::Consecutive5xx)], "{ends:?}");
                 let bad = calls.iter().filter(|call| **call == Some(code.to_string())).count();
                 assert_eq!(bad, 3, "{ends:?}: it is asked no more often than it may fail: {calls:?}");
@@ -109,7 +109,7 @@ fn what_a_server_says_of_the_call_and_not_of_itself_is_a_good_answer() {
             for ends in [Ends::Trailers(code), Ends::TrailersOnly(code)] {
                 let (waypoint, heads) = with_one_that(ends, in_a_row()).await;
                 call(&waypoint, &heads, 15).await;
-                assert_eq!(*waypoint.ledger.ejections.borrow(), [], "{ends:?}");
+                assert_eq!(*waypoint.ledger().ejections.borrow(), [], "{ends:?}");
             }
         }
     });
@@ -121,7 +121,7 @@ fn a_call_that_breaks_off_before_its_status_is_a_failure_of_the_connection() {
         let health_check = traffic::HealthCheck { consecutive_local_origin_errors: 3, ..Default::default() };
         let (waypoint, heads) = with_one_that(Ends::Breaks, health_check).await;
         let calls = call(&waypoint, &heads, 12).await;
-        let ejected: Vec<_> = waypoint.ledger.ejections.borrow().iter().map(|(uid, cause, _)| (uid.clone(), *cause)).collect();
+        let ejected: Vec<_> = waypoint.ledger().ejections.borrow().iter().map(|(uid, cause, _)| (uid.clone(), *cause)).collect();
         assert_eq!(ejected, [("bad".to_owned(), Cause::ConsecutiveLocal)]);
         assert_eq!(calls.iter().filter(|call| call.is_none()).count(), 3);
     });
@@ -139,6 +139,6 @@ fn good_calls_between_failed_ones_keep_a_server_in() {
         waypoint.backend(SERVICE, &flaky.await);
         waypoint.backend_settings(SERVICE, traffic::BackendPort { health_check: Some(in_a_row()), ..Default::default() });
         call(&waypoint, &heads, 30).await;
-        assert_eq!(*waypoint.ledger.ejections.borrow(), []);
+        assert_eq!(*waypoint.ledger().ejections.borrow(), []);
     });
 }

@@ -55,7 +55,7 @@ fn grpc_of_others_passes_its_interoperability_tests() {
         let (passed, text) = said(command).await;
         assert!(passed, "{text}");
         assert_eq!(text.lines().count(), 14, "{text}");
-        let requests = waypoint.ledger.requests.borrow();
+        let requests = waypoint.ledger().requests.borrow();
         let statuses: Vec<_> = requests.iter().filter_map(|told| told.grpc_status).collect();
         assert!([0, 2, 12].iter().all(|status| statuses.contains(status)), "{statuses:?}");
     });

@@ -29,7 +29,7 @@ fn what_no_endpoint_heard_is_tried_elsewhere_without_a_rule() {
         }
         assert_eq!(alive.seen.borrow().len(), 4);
         assert!(waypoint.endpoints.observed.borrow().contains(&("dead".into(), Outcome::Unreachable)));
-        assert!(waypoint.ledger.requests.borrow().iter().any(|told| told.retries == 1 && told.flags.is_empty()));
+        assert!(waypoint.ledger().requests.borrow().iter().any(|told| told.retries == 1 && told.flags.is_empty()));
     });
 }
 
@@ -160,7 +160,7 @@ fn a_connection_that_the_backend_closed_while_it_was_idle_is_no_error() {
         for _ in 0..20 {
             assert_eq!(client.get("/").await.body, "ok");
         }
-        assert!(waypoint.ledger.requests.borrow().iter().all(|told| told.flags.is_empty()));
+        assert!(waypoint.ledger().requests.borrow().iter().all(|told| told.flags.is_empty()));
         // What may have had an effect is not sent twice.
         let got = client.send(get("/").method("POST").body(body("")).unwrap()).await;
         assert_eq!(got.status, 503);

@@ -31,7 +31,7 @@ fn the_first_entry_that_matches_wins_and_nothing_else_is_let_through() {
         for (path, expected) in [("/v1", "v1"), ("/v2/x", "v2"), ("/old", "v1"), ("/%761/../v2", "v2")] {
             assert_eq!(client.get(path).await.header("x-backend"), expected, "{path}");
         }
-        waypoint.ledger.requests.borrow_mut().clear();
+        waypoint.ledger().requests.borrow_mut().clear();
         let got = client.get("/v3").await;
         assert_eq!((got.status.as_u16(), got.body.as_str()), (404, "no rule of the routes matches"));
         let told = waypoint.told().await;

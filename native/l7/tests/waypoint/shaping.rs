@@ -90,7 +90,7 @@ fn a_redirect_goes_nowhere_and_keeps_the_query() {
         let request = http::Request::get("/c").header("host", "cart:80").body(body("")).unwrap();
         assert_eq!(client.send(request).await.header("location"), "http://cart/c");
         let flags: Vec<_> =
-            waypoint.ledger.requests.borrow().iter().map(|told| (told.status, told.flags.clone(), told.backend.clone())).collect();
+            waypoint.ledger().requests.borrow().iter().map(|told| (told.status, told.flags.clone(), told.backend.clone())).collect();
         assert_eq!(flags, [(308, vec![], None), (302, vec![], None)]);
     });
 }

@@ -61,7 +61,7 @@ fn tcp_goes_by_weight_and_each_direction_ends_by_itself() {
         assert!((29..=31).contains(&v1.get()), "{}", v1.get());
         assert_eq!(v2.get(), 40 - v1.get());
         assert_eq!(waypoint.ended().await, End::Closed);
-        let told = waypoint.ledger.connections.borrow_mut().remove(0);
+        let told = waypoint.ledger().connections.borrow_mut().remove(0);
         assert_eq!((told.route.as_deref(), told.request_bytes, told.flags), (Some("stream-0"), 18, vec![]));
     });
 }
@@ -147,7 +147,7 @@ fn an_undeclared_port_is_http_when_the_client_speaks_it() {
         let mut heard = String::new();
         io.read_to_string(&mut heard).await.unwrap();
         assert!(heard.starts_with("HTTP/1.1 200"), "{heard}");
-        assert_eq!(waypoint.ledger.requests.borrow().len(), 3);
+        assert_eq!(waypoint.ledger().requests.borrow().len(), 3);
     });
 }
 
@@ -183,7 +183,7 @@ fn an_undeclared_port_carries_what_it_does_not_know() {
             assert_eq!(says(&waypoint, bytes).await.as_bytes(), [b"db:", String::from_utf8_lossy(bytes).as_bytes()].concat());
         }
         assert_eq!(count.get(), 5);
-        assert!(waypoint.ledger.requests.borrow().is_empty());
+        assert!(waypoint.ledger().requests.borrow().is_empty());
     });
 }
 

@@ -214,7 +214,7 @@ pub(crate) struct Waypoint {
     pub(crate) address: SocketAddr,
     pub(crate) context: Rc<Context<Plain>>,
     pub(crate) endpoints: Rc<Endpoints>,
-    pub(crate) ledger: Rc<Ledger>,
+    ledger: Rc<Ledger>,
     pub(crate) table: RefCell<Table>,
     /// By service. In turn where nothing else is said: tests know then who is asked.
     backends: RefCell<BTreeMap<String, traffic::BackendSettings>>,
@@ -354,6 +354,12 @@ impl Waypoint {
     pub(crate) async fn ended(&self) -> trackbed_l7::End {
         until("a connection has ended", || !self.ends.borrow().is_empty()).await;
         self.ends.borrow_mut().remove(0)
+    }
+
+    /// With everything in it that is over.
+    pub(crate) fn ledger(&self) -> &Ledger {
+        self.context.tell();
+        &self.ledger
     }
 
     /// The only record there is.

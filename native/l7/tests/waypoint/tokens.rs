@@ -94,7 +94,7 @@ fn a_good_token_passes_and_every_other_is_refused() {
             assert_eq!(got.header("www-authenticate"), challenge);
         }
         assert_eq!(v1.seen.borrow().len(), 3);
-        let told = waypoint.ledger.requests.borrow();
+        let told = waypoint.ledger().requests.borrow();
         assert_eq!((told[3].flags.as_slice(), told[3].decided.as_str()), (&[Flag::TokenRefused][..], "E_TOKEN_REFUSED shop/jwt -"));
     });
 }

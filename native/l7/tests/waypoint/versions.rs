@@ -4,8 +4,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::channel::Channel;
 use http_body_util::{BodyExt, StreamBody};
-use hyper::body::Frame;
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use std::cell::RefCell;
 use std::rc::Rc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -397,6 +399,93 @@ fn a_websocket_of_http2_that_nobody_takes_is_answered() {
         }
         let plain = Request::connect("cart:80").body(body("")).unwrap();
         assert_eq!(client.0.send_request(plain).await.unwrap().status(), StatusCode::METHOD_NOT_ALLOWED);
+    });
+}
+
+/// A server of HTTP/2 that takes extended CONNECTs as RFC 8441 has it and sends every word back, in capitals. Everything else it answers.
+async fn socket_of_http2(waypoint: &Waypoint) -> Rc<RefCell<Vec<http::request::Parts>>> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    waypoint.endpoint("shop/v1", PORT, "socket", listener.local_addr().unwrap());
+    let seen: Rc<RefCell<Vec<_>>> = Rc::default();
+    let kept = Rc::clone(&seen);
+    spawn_local(async move {
+        while let Ok((io, _)) = listener.accept().await {
+            let seen = Rc::clone(&kept);
+            let service = service_fn(move |mut request: Request<Incoming>| {
+                let upgrade = hyper::upgrade::on(&mut request);
+                let (head, _) = request.into_parts();
+                let connects = head.method == Method::CONNECT;
+                let refuses = head.uri.path() == "/refused";
+                seen.borrow_mut().push(head);
+                if connects && !refuses {
+                    spawn_local(async move {
+                        let mut io = TokioIo::new(upgrade.await.unwrap());
+                        let mut buffer = [0; 1024];
+                        while let Some(count) = io.read(&mut buffer).await.ok().filter(|count| *count > 0) {
+                            io.write_all(&buffer[..count].to_ascii_uppercase()).await.unwrap();
+                        }
+                        io.write_all(b"bye").await.unwrap();
+                        io.shutdown().await.unwrap();
+                    });
+                }
+                let status = if refuses { StatusCode::FORBIDDEN } else { StatusCode::OK };
+                let answer = Response::builder().status(status).header("sec-websocket-protocol", "chat");
+                std::future::ready(Ok::<_, hyper::Error>(answer.body(body("")).unwrap()))
+            });
+            let mut builder = hyper::server::conn::http2::Builder::new(Local);
+            spawn_local(builder.enable_connect_protocol().serve_connection(TokioIo::new(io), service));
+        }
+    });
+    seen
+}
+
+#[test]
+fn websockets_of_http2_share_a_connection_to_a_backend_of_http2() {
+    run(async {
+        let waypoint = waypoint(to_protocol(Protocol::Http2)).await;
+        let seen = socket_of_http2(&waypoint).await;
+        let mut client = waypoint.http2().await;
+        let mut open = Vec::new();
+        for word in ["one", "two"] {
+            let answer = client.0.send_request(extended("websocket")).await.unwrap();
+            assert_eq!((answer.status(), answer.headers()["sec-websocket-protocol"].to_str().unwrap()), (StatusCode::OK, "chat"));
+            let mut io = TokioIo::new(hyper::upgrade::on(answer).await.unwrap());
+            io.write_all(word.as_bytes()).await.unwrap();
+            let mut got = [0; 3];
+            io.read_exact(&mut got).await.unwrap();
+            assert_eq!(got.as_slice(), word.to_uppercase().as_bytes());
+            open.push(io);
+        }
+        assert_eq!(client.get("/").await.status, 200, "other requests go beside them");
+        for mut io in open {
+            io.shutdown().await.unwrap();
+            let mut rest = String::new();
+            io.read_to_string(&mut rest).await.unwrap();
+            assert_eq!(rest, "bye");
+        }
+        let asked = |head: &http::request::Parts| {
+            let protocol = head.extensions.get::<hyper::ext::Protocol>().map(|protocol| protocol.as_str().to_owned());
+            let named = ["sec-websocket-key", "upgrade", "connection"].iter().any(|name| head.headers.contains_key(*name));
+            (head.method.clone(), head.uri.path_and_query().unwrap().to_string(), protocol, named)
+        };
+        let socket = (Method::CONNECT, "/chat?x=1".to_owned(), Some("websocket".to_owned()), false);
+        let all: Vec<_> = seen.borrow().iter().map(asked).collect();
+        assert_eq!(all, [socket.clone(), socket, (Method::GET, "/".to_owned(), None, false)]);
+        until("both are told of", || waypoint.ledger().connections.borrow().len() == 2).await;
+        let told = waypoint.ledger().connections.borrow();
+        assert!(told.iter().all(|told| (told.endpoint.as_deref(), told.request_bytes, told.response_bytes) == (Some("socket"), 3, 6)));
+    });
+}
+
+#[test]
+fn a_websocket_that_a_backend_of_http2_refuses_is_answered_as_it_says() {
+    run(async {
+        let waypoint = waypoint(to_protocol(Protocol::Http2)).await;
+        socket_of_http2(&waypoint).await;
+        let mut client = waypoint.http2().await;
+        let mut request = extended("websocket");
+        *request.uri_mut() = "http://cart/refused".parse().unwrap();
+        assert_eq!(client.0.send_request(request).await.unwrap().status(), StatusCode::FORBIDDEN);
     });
 }
 

@@ -26,12 +26,24 @@ pub(crate) struct Asked {
     candidates: Candidates,
     pod: Arc<Pod>,
     world: RefCell<std::sync::Weak<Option<World>>>,
+    /// To each candidate, as far as somebody went there in this world.
+    ways: RefCell<Box<[Gone]>>,
 }
+
+/// The way to a candidate, and its address, if somebody went there.
+type Gone = Option<(Rc<Way>, SocketAddr)>;
 
 /// How an endpoint is reached.
 pub(crate) enum Way {
     Tunnel(Box<Tunnel>),
     Plain(Box<Plain>),
+}
+
+impl Asked {
+    /// Whether they were last seen to be current in this very world. Held weakly, its place in memory is nobody else's.
+    fn is_of(&self, snapshot: &Arc<Option<World>>) -> bool {
+        std::ptr::eq(self.world.borrow().as_ptr(), Arc::as_ptr(snapshot))
+    }
 }
 
 impl Backends {
@@ -82,7 +94,7 @@ impl Backends {
 
 impl Upstream for Backends {
     type Io = Carrier;
-    type Detail = Way;
+    type Detail = Rc<Way>;
     type Candidates = Asked;
 
     fn candidates(&self, key: &BackendKey) -> Result<Asked, NoEndpoint> {
@@ -90,7 +102,10 @@ impl Upstream for Backends {
         let snapshot = self.thread.shared.world.load_full();
         let world = snapshot.as_ref().as_ref().ok_or(NoEndpoint::None)?;
         match candidates(world, &pod.local, &key.service, key.port) {
-            Ok(candidates) => Ok(Asked { candidates, pod, world: RefCell::new(Arc::downgrade(&snapshot)) }),
+            Ok(candidates) => {
+                let ways = RefCell::new(vec![None; candidates.members().len()].into());
+                Ok(Asked { candidates, pod, world: RefCell::new(Arc::downgrade(&snapshot)), ways })
+            }
             Err(refusal) => {
                 tracing::debug!(target: "waypoint", backend = %key.service, port = key.port, code = refusal.code, reason = refusal.reason, "no endpoint");
                 Err(if refusal.code == errors::SERVICE_NO_PORT { NoEndpoint::Unknown } else { NoEndpoint::None })
@@ -101,12 +116,13 @@ impl Upstream for Backends {
     fn are_current(&self, _: &BackendKey, asked: &Asked) -> bool {
         let snapshot = self.thread.shared.world.load();
         let Some(pod) = self.pod().filter(|pod| Arc::ptr_eq(pod, &asked.pod)) else { return false };
-        if std::ptr::eq(asked.world.borrow().as_ptr(), Arc::as_ptr(&snapshot)) {
+        if asked.is_of(&snapshot) {
             return true;
         }
         let current = snapshot.as_ref().as_ref().is_some_and(|world| asked.candidates.are_current(world, &pod.local));
         if current {
             *asked.world.borrow_mut() = Arc::downgrade(&snapshot);
+            asked.ways.borrow_mut().fill(None);
         }
         current
     }
@@ -115,26 +131,35 @@ impl Upstream for Backends {
         asked.candidates.members()
     }
 
-    fn endpoint(&self, asked: &Asked, index: usize) -> Option<Endpoint<Way>> {
+    fn endpoint(&self, asked: &Asked, index: usize) -> Option<Endpoint<Rc<Way>>> {
         let snapshot = self.thread.shared.world.load();
-        let way = match asked.candidates.reach(snapshot.as_ref().as_ref()?, index) {
+        let uid = Arc::clone(&asked.candidates.members()[index].uid);
+        // Made of one world, it holds in that one.
+        let same = asked.is_of(&snapshot);
+        if let Some((way, address)) = asked.ways.borrow()[index].as_ref().filter(|_| same) {
+            return Some(Endpoint { uid, address: *address, detail: Rc::clone(way) });
+        }
+        let way = Rc::new(match asked.candidates.reach(snapshot.as_ref().as_ref()?, index) {
             Outbound::Tunnel(tunnel) | Outbound::Relay(Relay { tunnel, .. }) => Way::Tunnel(Box::new(tunnel)),
             Outbound::Plain(plain) => Way::Plain(Box::new(plain)),
             Outbound::Refuse(refusal) => {
                 tracing::debug!(target: "waypoint", code = refusal.code, reason = refusal.reason, "an endpoint cannot be reached");
                 return None;
             }
-        };
-        let address = match &way {
+        });
+        let address = match &*way {
             Way::Tunnel(tunnel) => tunnel.authority.parse().ok()?,
             Way::Plain(plain) => plain.address,
         };
-        Some(Endpoint { uid: Arc::clone(&asked.candidates.members()[index].uid), address, detail: way })
+        if same {
+            asked.ways.borrow_mut()[index] = Some((Rc::clone(&way), address));
+        }
+        Some(Endpoint { uid, address, detail: way })
     }
 
-    async fn connect(&self, endpoint: &Endpoint<Way>) -> Result<Carrier, ConnectError> {
+    async fn connect(&self, endpoint: &Endpoint<Rc<Way>>) -> Result<Carrier, ConnectError> {
         let pod = self.pod().ok_or_else(|| failed(errors::POD_LEFT, "the waypoint has left the mesh"))?;
-        match &endpoint.detail {
+        match &*endpoint.detail {
             Way::Tunnel(tunnel) => self.tunnel(&pod, tunnel).await,
             Way::Plain(plain) => self.plain(&pod, plain).await,
         }
