@@ -26,7 +26,13 @@ export type Parameters = {
   readonly replicas: number | null;
   readonly resources: Readonly<Record<string, unknown>> | null;
   /** Where spans of requests go. */
-  readonly traces: { readonly collector: string /** Null: the engine's own. */; readonly share: number | null } | null;
+  readonly traces: {
+    readonly collector: string;
+    /** Name of a ConfigMap of the namespace; null: roots of the image, if it has some. */
+    readonly roots: string | null;
+    /** Null: the engine's own. */
+    readonly share: number | null;
+  } | null;
 };
 
 export type PlanInputs = {
@@ -48,6 +54,9 @@ const USER = 65_532;
 const TOKEN_SECONDS = 3600;
 const ROOT_DIRECTORY = "/etc/trackbed/root";
 const TOKEN_DIRECTORY = "/var/run/secrets/trackbed";
+const TRACE_ROOTS_DIRECTORY = "/etc/trackbed/traces";
+/** As cert-manager's trust bundles and the cluster's own `kube-root-ca.crt` have it. */
+const TRACE_ROOTS_KEY = "ca.crt";
 /** What it takes with a thousand requests a second, and room for a burst. No limit of memory: its buffers are bounded, and an out-of-memory kill would cut every request. */
 const RESOURCES = { requests: { cpu: "100m", memory: "64Mi" } };
 
@@ -56,23 +65,32 @@ export const NO_PARAMETERS: Parameters = { replicas: null, resources: null, trac
 const amounts = z.record(z.string(), z.union([z.string(), z.number()]));
 const resources = z.strictObject({ requests: amounts.optional(), limits: amounts.optional() });
 const replicas = z.coerce.number().int().min(1).max(MOST_REPLICAS);
-const collector = z.string().regex(/^http:\/\/[^/?#@\s]+:\d+$/, "expected http://HOST:PORT of a collector that takes OTLP over gRPC");
+const collector = z
+  .string()
+  .regex(/^https?:\/\/[^/?#@\s]+:\d+$/, "expected http://HOST:PORT or https://HOST:PORT of a collector that takes OTLP over gRPC");
+/** Of a Kubernetes object. */
+const configMap = z.string().regex(/^[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?$/, "expected the name of a ConfigMap");
 const share = z.coerce.number().min(0).max(1);
 const parameters = z
   .strictObject({
     replicas: replicas.optional(),
     resources: z.string().optional(),
     traces: collector.optional(),
+    traceRoots: configMap.optional(),
     traceShare: share.optional(),
   })
-  .refine(({ traces, traceShare }) => traceShare === undefined || traces !== undefined, "traceShare says nothing without traces");
+  .refine(({ traces, traceShare }) => traceShare === undefined || traces !== undefined, "traceShare says nothing without traces")
+  .refine(
+    ({ traces, traceRoots }) => traceRoots === undefined || traces?.startsWith("https:"),
+    "traceRoots says nothing without traces over https",
+  );
 
 /** The data of the ConfigMap; a text says what of it cannot be used. */
 export function parseParameters(data: Readonly<Record<string, string>>): Parameters | string {
   const read = parameters.safeParse(data);
   if (!read.success) return z.prettifyError(read.error);
-  const { replicas: count = null, resources: text, traces: url, traceShare = null } = read.data;
-  const traces = url === undefined ? null : { collector: url, share: traceShare };
+  const { replicas: count = null, resources: text, traces: url, traceRoots = null, traceShare = null } = read.data;
+  const traces = url === undefined ? null : { collector: url, roots: traceRoots, share: traceShare };
   if (text === undefined) return { replicas: count, resources: null, traces };
   try {
     const found = resources.safeParse(parse(text));
@@ -180,6 +198,11 @@ function deployment(
             sources: [{ serviceAccountToken: { path: "token", audience: kubernetes.tokenAudience, expirationSeconds: TOKEN_SECONDS } }],
           },
         },
+        ...traceRoots(wanted, (name) => ({
+          name: "trace-roots",
+          // without it spans are lost and told so, and requests go on
+          configMap: { name, optional: true, items: [{ key: TRACE_ROOTS_KEY, path: TRACE_ROOTS_KEY }] },
+        })),
       ],
     },
   };
@@ -223,13 +246,19 @@ function container({ image, pullPolicy }: ImageSettings, namespace: string, want
     volumeMounts: [
       { name: "root", mountPath: ROOT_DIRECTORY, readOnly: true },
       { name: "token", mountPath: TOKEN_DIRECTORY, readOnly: true },
+      ...traceRoots(wanted, () => ({ name: "trace-roots", mountPath: TRACE_ROOTS_DIRECTORY, readOnly: true })),
     ],
   };
 }
 
+/** What is there for the ConfigMap with a collector's roots, if one is named. */
+const traceRoots = <T>({ traces }: Parameters, of: (name: string) => T): T[] =>
+  traces === null || traces.roots === null ? [] : [of(traces.roots)];
+
 function tracesArguments(traces: Parameters["traces"]): string[] {
   if (traces === null) return [];
-  return [`--traces=${traces.collector}`, ...(traces.share === null ? [] : [`--trace-share=${traces.share}`])];
+  const roots = traces.roots === null ? [] : [`--trace-roots=${TRACE_ROOTS_DIRECTORY}/${TRACE_ROOTS_KEY}`];
+  return [`--traces=${traces.collector}`, ...roots, ...(traces.share === null ? [] : [`--trace-share=${traces.share}`])];
 }
 
 /** The roots in a namespace with waypoints: it goes with the last of their Gateways. */

@@ -12,8 +12,8 @@ trackbed-engine: moves the bytes of a node's pods, or of a waypoint
 
 usage: trackbed-engine [--run DIR] [--metrics ADDR] [--workers N] [--log FILTER] [--log-format text|json]
        trackbed-engine waypoint --control HOST:PORT --roots FILE --token FILE [--server-name NAME] [--metrics ADDR] [--health ADDR]
-                                [--drain SECONDS] [--traces URL] [--trace-share SHARE] [--workers N] [--log FILTER]
-                                [--log-format text|json]
+                                [--drain SECONDS] [--traces URL] [--trace-roots FILE] [--trace-share SHARE] [--workers N]
+                                [--log FILTER] [--log-format text|json]
        trackbed-engine eval < QUESTIONS
        trackbed-engine --version | --help
 
@@ -33,7 +33,8 @@ waypoint: one process without privileges, directed by control, that routes the r
   --metrics ADDR    serve Prometheus text here (default: port 15020 of all addresses)
   --health ADDR     serve /healthz/ready here (default: port 15021 of all addresses)
   --drain SECONDS   at SIGTERM, requests under way have this long (default 25)
-  --traces URL      send spans of requests to this collector, OTLP over gRPC in plaintext: http://HOST:4317 (default: none)
+  --traces URL      send spans of requests to this collector, OTLP over gRPC: http://HOST:4317, or https: over TLS (default: none)
+  --trace-roots F   certificates that the collector's must lead to, PEM, read for each connection (default: those of the system)
   --trace-share N   of the requests that come without a trace, so many begin one, 0 to 1 (default 0.01)
 ";
 

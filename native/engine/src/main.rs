@@ -12,6 +12,7 @@ mod log;
 mod report;
 mod routes;
 mod sys;
+mod trust;
 mod waypoint;
 mod worker;
 

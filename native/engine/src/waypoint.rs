@@ -47,7 +47,7 @@ impl Waypoint {
             tokio::spawn(scrape::serve(metrics, served(&["/metrics"], threads.clone())));
             tokio::spawn(scrape::serve(health, served(&["/healthz/ready"], Vec::new())));
             if let Some(traces) = options.traces {
-                tokio::spawn(spans::export(traces.collector.into(), Arc::clone(&shared)));
+                tokio::spawn(spans::export(traces, Arc::clone(&shared)));
             }
             let stop = stopped()?;
             let control = Control::of_waypoint(Arc::clone(&shared), threads, log);

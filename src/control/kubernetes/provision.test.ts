@@ -219,6 +219,12 @@ test("replicas and resources come from the ConfigMap that the Gateway names; wha
   await until("three replicas", () => (made(DEPLOYMENTS)?.["spec"] as { replicas?: number } | undefined)?.replicas === 3);
   assert.match(JSON.stringify(made(DEPLOYMENTS)), /"resources":\{"requests":\{"cpu":"200m"\}\}/);
   assert.match(JSON.stringify(made(DEPLOYMENTS)), /"--traces=http:\/\/collector\.ops\.svc:4317","--trace-share=0\.5"/);
+  size({ replicas: "3", traces: "https://collector.ops.svc:4317", traceRoots: "collector-ca" });
+  await until("a collector over TLS", () => JSON.stringify(made(DEPLOYMENTS)).includes('"--traces=https://collector.ops.svc:4317"'));
+  const spec = JSON.stringify(made(DEPLOYMENTS));
+  assert.match(spec, /"--trace-roots=\/etc\/trackbed\/traces\/ca\.crt"/);
+  assert.match(spec, /"configMap":\{"name":"collector-ca","optional":true,"items":\[\{"key":"ca\.crt","path":"ca\.crt"\}\]\}/);
+  assert.match(spec, /\{"name":"trace-roots","mountPath":"\/etc\/trackbed\/traces","readOnly":true\}/);
   for (const wrong of [
     { replicas: "many" },
     { replicas: "0" },
@@ -228,6 +234,9 @@ test("replicas and resources come from the ConfigMap that the Gateway names; wha
     { traces: "collector:4317" },
     { traces: "http://collector" },
     { traceShare: "0.5" },
+    { traces: "http://collector:4317", traceRoots: "collector-ca" },
+    { traceRoots: "collector-ca" },
+    { traceRoots: "Not A Name", traces: "https://collector:4317" },
     { image: "x" },
   ]) {
     size(wrong as unknown as Record<string, string>);

@@ -48,6 +48,8 @@ pub(crate) struct Control {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Traces {
     pub(crate) collector: Uri,
+    /// Over TLS: whom it must show a certificate of. None: whom the system trusts.
+    pub(crate) roots: Option<PathBuf>,
     /// Of `WHOLE`.
     pub(crate) share: u32,
 }
@@ -56,7 +58,7 @@ pub(crate) struct Traces {
 pub(super) fn parse(parser: &mut lexopt::Parser) -> Result<Command, UsageError> {
     let (mut control, mut server_name, mut roots, mut token) = (None, None, None, None);
     let (mut metrics, mut health, mut workers, mut drain) = (None, None, None, DEFAULT_DRAIN);
-    let (mut collector, mut share) = (None, DEFAULT_SHARE);
+    let (mut collector, mut trace_roots, mut share) = (None, None, DEFAULT_SHARE);
     let (mut log, mut format) = ("info".to_owned(), LogFormat::Text);
     let address = |text: &str, option| parsed(text, option, "an address such as 0.0.0.0:15020");
     while let Some(argument) = parser.next()? {
@@ -70,6 +72,7 @@ pub(super) fn parse(parser: &mut lexopt::Parser) -> Result<Command, UsageError> 
             Long("health") => health = Some(address(&parser.value()?.string()?, "--health")?),
             Long("drain") => drain = seconds(&parser.value()?.string()?)?,
             Long("traces") => collector = Some(url(&parser.value()?.string()?)?),
+            Long("trace-roots") => trace_roots = Some(PathBuf::from(parser.value()?)),
             Long("trace-share") => share = fraction(&parser.value()?.string()?)?,
             Long("workers") => workers = Some(worker_count(&parser.value()?.string()?)?),
             Long("log") => log = log_filter(parser.value()?.string()?)?,
@@ -85,7 +88,10 @@ pub(super) fn parse(parser: &mut lexopt::Parser) -> Result<Command, UsageError> 
         roots: roots.ok_or_else(|| missing("--roots FILE"))?,
         token: token.ok_or_else(|| missing("--token FILE"))?,
     };
-    let traces = collector.map(|collector| Traces { collector, share });
+    if trace_roots.is_some() && collector.as_ref().is_none_or(|collector: &Uri| collector.scheme_str() != Some("https")) {
+        return Err(UsageError("--trace-roots FILE: without --traces https://HOST:PORT nobody shows a certificate".to_owned()));
+    }
+    let traces = collector.map(|collector| Traces { collector, roots: trace_roots, share });
     Ok(Command::Waypoint(Box::new(Options { control, metrics, health, drain, traces, workers, log, log_format: format })))
 }
 
@@ -104,9 +110,11 @@ fn name(text: &str, option: &str) -> Result<ServerName<'static>, UsageError> {
 
 /// OTLP's own port is 4317; without one it would be 80, which is nobody's.
 fn url(text: &str) -> Result<Uri, UsageError> {
-    let wrong = || UsageError(format!("--traces {text:?}: expected http://HOST:PORT of a collector that takes OTLP over gRPC"));
+    let wrong = || {
+        UsageError(format!("--traces {text:?}: expected http://HOST:PORT or https://HOST:PORT of a collector that takes OTLP over gRPC"))
+    };
     let uri: Uri = text.parse().map_err(|_| wrong())?;
-    let fits = uri.scheme_str() == Some("http") && uri.port().is_some() && uri.path() == "/" && uri.query().is_none();
+    let fits = matches!(uri.scheme_str(), Some("http" | "https")) && uri.port().is_some() && uri.path() == "/" && uri.query().is_none();
     if fits { Ok(uri) } else { Err(wrong()) }
 }
 
@@ -148,6 +156,17 @@ mod tests {
     }
 
     #[test]
+    fn a_collector_may_be_reached_over_tls() {
+        let whole = ["waypoint", "--control=control:15012", "--roots=/r", "--token=/t", "--traces=https://collector:4317"];
+        for (extra, expected) in [(None, None), (Some("--trace-roots=/c"), Some("/c"))] {
+            let words: Vec<_> = whole.into_iter().chain(extra).collect();
+            let Ok(Command::Waypoint(options)) = parse_words(&words) else { panic!("{words:?}") };
+            let traces = options.traces.expect("traces");
+            assert_eq!((traces.collector.to_string().as_str(), traces.roots), ("https://collector:4317/", expected.map(PathBuf::from)));
+        }
+    }
+
+    #[test]
     fn what_is_missing_or_wrong_is_named() {
         let whole = ["waypoint", "--control=control:15012", "--roots=/r", "--token=/t"];
         for (words, named) in [
@@ -161,7 +180,9 @@ mod tests {
             ([&whole[..], &["--drain=-1"]].concat(), "--drain \"-1\""),
             ([&whole[..], &["--health=15021"]].concat(), "--health \"15021\""),
             ([&whole[..], &["--traces=collector:4317"]].concat(), "--traces \"collector:4317\""),
-            ([&whole[..], &["--traces=https://collector:4317"]].concat(), "--traces"),
+            ([&whole[..], &["--traces=ftp://collector:4317"]].concat(), "--traces"),
+            ([&whole[..], &["--trace-roots=/r"]].concat(), "--trace-roots"),
+            ([&whole[..], &["--traces=http://collector:4317", "--trace-roots=/r"]].concat(), "--trace-roots"),
             ([&whole[..], &["--trace-share=2"]].concat(), "--trace-share \"2\""),
             ([&whole[..], &["--run=/x"]].concat(), "--run"),
             ([&whole[..], &["more"]].concat(), "more"),

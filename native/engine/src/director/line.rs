@@ -1,17 +1,12 @@
 //! The way to the director: a node's stands behind a Unix socket, a waypoint's is control, over TLS and shown a token.
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use rustls::crypto::aws_lc_rs::default_provider;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
@@ -20,14 +15,13 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::cli::waypoint::Control;
+use crate::trust::{read, trusting};
 
 /// A Unix socket answers at once or not at all, and control has done its handshake by then.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// A control that vanished without a word is noticed after both together; one that is busy for seconds is kept.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// A few certificates of a few KiB each, and a token of one.
-const MOST_FILE_BYTES: u64 = 1 << 20;
 
 #[derive(Debug, Clone)]
 pub(crate) enum Line {
@@ -81,35 +75,6 @@ impl Line {
         let stream = TcpStream::connect(&control.address).await?;
         stream.set_nodelay(true)?;
         Ok(Box::new(TlsConnector::from(config).connect(control.server_name, stream).await?))
-    }
-}
-
-/// Whoever holds a certificate of these roots for the name that is dialled. Read each time: roots are rotated under a running process.
-fn trusting(roots: &Path) -> io::Result<ClientConfig> {
-    let wrong = |reason: String| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {reason}", roots.display()));
-    let pem = read(roots)?;
-    let mut store = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
-        store.add(certificate).map_err(|error| wrong(error.to_string()))?;
-    }
-    if store.is_empty() {
-        return Err(wrong("no certificate in it".to_owned()));
-    }
-    let builder = ClientConfig::builder_with_provider(Arc::new(default_provider())).with_safe_default_protocol_versions();
-    let mut config = builder.map_err(io::Error::other)?.with_root_certificates(store).with_no_client_auth();
-    config.alpn_protocols = vec![trackbed_tls::ALPN.to_vec()];
-    Ok(config)
-}
-
-/// A small file of a volume in memory, with its name in the error.
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let count = File::open(path).and_then(|file| file.take(MOST_FILE_BYTES + 1).read_to_end(&mut bytes));
-    match count {
-        Ok(count) if count as u64 <= MOST_FILE_BYTES => Ok(bytes),
-        Ok(_) => Err(io::Error::new(io::ErrorKind::InvalidData, format!("{}: longer than {MOST_FILE_BYTES} bytes", path.display()))),
-        Err(error) => Err(io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
     }
 }
 

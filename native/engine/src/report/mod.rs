@@ -2,6 +2,7 @@
 mod access;
 pub(crate) mod account;
 pub(crate) mod audit;
+mod collector;
 pub(crate) mod edges;
 pub(crate) mod flow;
 mod histogram;

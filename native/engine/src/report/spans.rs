@@ -8,15 +8,17 @@ use tokio::sync::Notify;
 use tonic::Request;
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic_prost::ProstCodec;
 use trackbed_l7::RequestRecord;
 
 use super::access;
+use super::collector;
 use super::otlp::{
     EXPORT, ExportRequest, ExportResponse, KeyValue, Kind, Resource, ResourceSpans, Scope, ScopeSpans, Span, Status, StatusCode,
 };
 use super::requests::{Ends, flags};
+use crate::cli::waypoint::Traces;
 use crate::clock;
 use crate::worker::shared::Shared;
 
@@ -115,9 +117,9 @@ pub(super) fn of(record: &RequestRecord<'_>, ends: &Ends) -> Option<Span> {
 }
 
 /// Sends for the life of the process. What a collector does not take is dropped and counted: requests go on without it.
-pub(crate) async fn export(collector: Endpoint, shared: Arc<Shared>) {
+pub(crate) async fn export(traces: Traces, shared: Arc<Shared>) {
     let Some(spans) = &shared.spans else { return };
-    let mut client = Grpc::new(collector.connect_timeout(LIMIT).timeout(LIMIT).connect_lazy());
+    let mut client = Grpc::new(collector::channel(&traces, LIMIT));
     let mut pause = FIRST_PAUSE;
     loop {
         let batch = spans.take();

@@ -1,11 +1,19 @@
 //! Spans of requests: what a collector gets of them, and what becomes of requests whose collector is not there.
 use std::convert::Infallible;
-use std::net::TcpListener;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 
+use rustls::pki_types::PrivateKeyDer;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::TlsAcceptor;
 use tonic::body::Body;
 use tonic::codegen::http;
 use tonic::server::NamedService;
+use tonic::transport::server::Connected;
 use tonic_prost::ProstCodec;
 
 use super::http::Client;
@@ -25,6 +33,23 @@ struct Collector(Arc<Mutex<Vec<ResourceSpans>>>);
 impl Collector {
     /// Its address within the fabric.
     fn start(&self, shop: &Shop) -> String {
+        format!("http://{}", self.serve(shop, None))
+    }
+
+    /// The same over TLS. Its address, and a file with the certificate that vouches for it.
+    fn start_tls(&self, shop: &Shop) -> (String, PathBuf) {
+        let made = rcgen::generate_simple_self_signed(["10.77.0.1".to_owned()]).unwrap();
+        let roots = std::env::temp_dir().join(format!("trackbed-collector-{}-{:08x}.pem", std::process::id(), fastrand::u32(..)));
+        std::fs::write(&roots, made.cert.pem()).unwrap();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let mut config = builder.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        (format!("https://{}", self.serve(shop, Some(Arc::new(config).into()))), roots)
+    }
+
+    fn serve(&self, shop: &Shop, tls: Option<TlsAcceptor>) -> SocketAddr {
         let listener = shop.fabric.netns.enter(|| TcpListener::bind("10.77.0.1:0")).unwrap().unwrap();
         let address = listener.local_addr().unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -33,18 +58,59 @@ impl Collector {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async move {
                 let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-                let incoming = futures_util::stream::poll_fn(move |context| {
-                    listener.poll_accept(context).map(|one| Some(one.map(|(stream, _)| stream)))
+                let incoming = futures_util::stream::unfold((listener, tls), async |(listener, tls)| {
+                    loop {
+                        let (stream, _) = listener.accept().await.unwrap();
+                        let opened: Option<Box<dyn Wire>> = match &tls {
+                            None => Some(Box::new(stream)),
+                            // Who does not like its certificate goes away.
+                            Some(tls) => tls.accept(stream).await.ok().map(|stream| Box::new(stream) as Box<dyn Wire>),
+                        };
+                        if let Some(opened) = opened {
+                            return Some((Ok::<_, io::Error>(Opened(opened)), (listener, tls)));
+                        }
+                    }
                 });
                 tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
             });
         });
-        format!("http://{address}")
+        address
     }
 
     fn spans(&self) -> Vec<Span> {
         let all = self.0.lock().unwrap();
         all.iter().flat_map(|of| &of.scope_spans).flat_map(|scope| scope.spans.clone()).collect()
+    }
+}
+
+trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
+
+struct Opened(Box<dyn Wire>);
+
+impl Connected for Opened {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
+}
+
+impl AsyncRead for Opened {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Opened {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }
 
@@ -147,6 +213,27 @@ fn a_traced_request_is_a_span_between_its_client_and_its_server() {
     let resource = collector.0.lock().unwrap()[0].resource.clone().unwrap();
     assert!(format!("{resource:?}").contains("gate.shop"), "{resource:?}");
     eventually("they are counted", || waypoint.metrics().contains("trackbed_spans_exported_total 2"));
+}
+
+#[test]
+fn spans_go_over_tls_to_a_collector_that_shows_a_certificate_of_the_roots_and_to_no_other() {
+    let Some(shop) = Shop::new(&["gate"]) else { return };
+    let (right, wrong) = (Collector::default(), Collector::default());
+    let (url, roots) = right.start_tls(&shop);
+    let (stranger, other) = wrong.start_tls(&shop);
+    let options = ["--traces", &url, "--trace-roots", roots.to_str().unwrap(), "--trace-share", "1"];
+    let waypoint = shop.waypoint_with(0, &[cart(vec![to("cart", "/")])], &options);
+    assert_eq!(Client::new(&shop.web, CART, PORT).unwrap().get("/").status, 200);
+    eventually("a span", || right.spans().len() == 1);
+    drop(waypoint);
+    let options = ["--traces", &stranger, "--trace-roots", roots.to_str().unwrap(), "--trace-share", "1"];
+    let waypoint = shop.waypoint_with(0, &[cart(vec![to("cart", "/")])], &options);
+    assert_eq!(Client::new(&shop.web, CART, PORT).unwrap().get("/").status, 200);
+    eventually("it is dropped", || waypoint.metrics().contains("trackbed_spans_dropped_total 1"));
+    assert_eq!(wrong.spans().len(), 0);
+    for file in [roots, other] {
+        std::fs::remove_file(file).unwrap();
+    }
 }
 
 #[test]
