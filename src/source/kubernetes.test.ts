@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
-import { setFlagsFromString } from "node:v8";
+import { queryObjects, setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { openAuthority } from "#ca/local.ts";
 import { keyOf, type MeshObject, type ObjectKey } from "#mesh/objects.ts";
@@ -186,6 +186,23 @@ test("a change that says nothing to the mesh is no change", async (t) => {
   s.api.put(PODS_PATH, pod("web", { status: { podIPs: [{ ip: "10.0.0.2" }] } }));
   await until("the one that counts", () => s.changes.length > 1);
   assert.deepEqual([s.changes.length, s.changes[1]?.put.length, s.changes[1]?.reset], [2, 1, false]);
+});
+
+test("changes leave nothing behind: what waits for the next one is as much as before", async (t) => {
+  const s = await read(t, (api) => api.put(PODS_PATH, pod("web")));
+  const change = async (from: number, to: number): Promise<void> => {
+    for (let i = from; i < to; i++) {
+      s.api.put(PODS_PATH, pod("web", { status: { podIPs: [{ ip: `10.0.1.${i}` }] } }));
+      await until(`change ${i}`, () => s.changes.length > i);
+    }
+  };
+  const promises = (): number => Number(queryObjects(Promise));
+  await until("the first batch", () => s.changes.length === 1);
+  await change(1, 20);
+  const before = promises();
+  await change(20, 120);
+  const more = promises() - before;
+  assert.ok(more < 50, `${more} promises more after 100 changes`);
 });
 
 test("a policy that is not valid is a fault at its API path; its last valid version stays, a new one stands in closed", async (t) => {

@@ -54,12 +54,17 @@ async function* changes(options: KubernetesOptions, stop: AbortSignal): AsyncGen
     }
   }
 
-  const followed = Promise.all(resources.map(follow));
-  followed.catch(() => undefined); // raced below
+  // Not raced in each turn: a promise that stays open for as long as we run would keep a reaction for every turn.
+  const broken: unknown[] = [];
+  const followed = Promise.all(resources.map(follow)).catch((error: unknown) => {
+    broken.push(error);
+    news.resolve();
+  });
   try {
     while (!ending.aborted) {
-      await Promise.race([news.promise, followed]);
-      if (!ending.aborted) await sleep(GATHER_MILLISECONDS, undefined, { signal: ending }).catch(() => undefined);
+      await news.promise;
+      if (!ending.aborted && broken.length === 0) await sleep(GATHER_MILLISECONDS, undefined, { signal: ending }).catch(() => undefined);
+      if (broken.length > 0) throw broken[0];
       if (ending.aborted) return;
       news = Promise.withResolvers<void>();
       const change = holdings.take();
