@@ -141,14 +141,14 @@ impl Observer {
     }
 
     fn went(&mut self, progress: Progress) {
+        // Also when the same bytes went on to what cannot be read.
+        if let State::Http2(http) = &self.state
+            && http.is_grpc()
+        {
+            self.protocol = Some(Protocol::Grpc);
+        }
         match progress {
-            Progress::More => {
-                if let State::Http2(http) = &self.state
-                    && http.is_grpc()
-                {
-                    self.protocol = Some(Protocol::Grpc);
-                }
-            }
+            Progress::More => {}
             Progress::Over(protocol) => {
                 self.protocol = Some(protocol);
                 self.state = State::Over;
