@@ -311,7 +311,8 @@ impl Line {
         let (last, behind) = rest.split_at(end);
         *rest = &behind[1..];
         if self.read || self.text.is_empty() {
-            return Some((without_return(last), false));
+            // No more of it than would be kept were it in pieces: what is told does not depend on that.
+            return Some((without_return(&last[..last.len().min(LINE)]), last.len() > LINE));
         }
         self.keep(last);
         self.read = true;
@@ -334,7 +335,7 @@ fn without_return(line: &[u8]) -> &[u8] {
 
 impl Head {
     fn field(&mut self, line: &[u8], cut: bool) -> Result<(), GaveUp> {
-        let Some(colon) = memchr::memchr(b':', &line[..line.len().min(LINE)]) else { return Ok(()) };
+        let Some(colon) = memchr::memchr(b':', line) else { return Ok(()) };
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
         let is = |wanted: &str| name.eq_ignore_ascii_case(wanted.as_bytes());
         let telling = match name.len() {
