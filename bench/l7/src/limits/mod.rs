@@ -2,6 +2,7 @@
 //! clock are tests of native/l7 and native/balance.
 mod claim;
 mod faults;
+mod hammer;
 mod hashes;
 mod latency;
 mod nginx;

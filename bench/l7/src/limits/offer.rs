@@ -16,9 +16,9 @@ use crate::Failure;
 
 /// Of one client: more than that under way is a server that has stopped answering.
 const CONNECTIONS: usize = 4096;
-const ANSWER_BYTES: usize = 4096;
+pub(super) const ANSWER_BYTES: usize = 4096;
 /// Far longer than anything that is waited for here.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// Time enough for as many as a client asks at most.
 pub(super) const ALL: Duration = Duration::from_mins(1);
 /// Requests that are begun before their answers get a turn.
@@ -46,7 +46,7 @@ impl Ask {
 }
 
 /// What became of one request. Times are since the load began.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Got {
     pub(super) number: usize,
     pub(super) due: Duration,
@@ -165,7 +165,7 @@ async fn exchange(idle: &Idle, head: &[u8], got: &mut Got) -> std::io::Result<()
 }
 
 /// Whether the connection stays, once the answer is whole.
-fn understood(bytes: &[u8], got: &mut Got) -> Option<bool> {
+pub(super) fn understood(bytes: &[u8], got: &mut Got) -> Option<bool> {
     let text = std::str::from_utf8(bytes).ok()?;
     let (head, body) = text.split_once("\r\n\r\n")?;
     let mut lines = head.split("\r\n");
