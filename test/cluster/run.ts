@@ -21,10 +21,10 @@ const PARTS: Readonly<Record<string, readonly Part[]>> = {
 };
 
 /**
- * Drills that neither look at a node's cable nor send in clear over it, and leave the processes of the mesh and of the cluster alone: they run
- * beside those of their stage that do look.
+ * Drills that say nothing over a node's cable, and leave the processes of the mesh and of the cluster alone: they run beside those of their stage. Tunnels count as
+ * well as what is in clear, for others claim that there are none, or that there is one.
  */
-const BESIDE = ["1-manifests", "3-conformance", "4-flows", "4-policy"];
+const BESIDE = ["1-manifests"];
 
 /** Numbers are stages, but 3 and 4 are one: stages come one after the other, and so do the drills of one, but for those that may run beside. */
 function stagesOf(files: readonly string[]): Stage[] {
